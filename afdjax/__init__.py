@@ -1,0 +1,53 @@
+"""Differentiable throughput model for attention-FFN-disaggregated LLM serving."""
+
+from importlib.metadata import version
+
+from afdjax.barrier import Barrier as Barrier, Exact as Exact, Gaussian as Gaussian, MeanField as MeanField
+from afdjax.bundle import Bundle as Bundle, Start as Start, Together as Together, WorkerWise as WorkerWise
+from afdjax.closed_form import ClosedForm as ClosedForm, closed_form as closed_form
+from afdjax.cycle import (
+    Performance as Performance,
+    cycle_time as cycle_time,
+    paper_cycle_time as paper_cycle_time,
+    throughput as throughput,
+)
+from afdjax.latency import (
+    Affine as Affine,
+    AffineWithSlots as AffineWithSlots,
+    Communication as Communication,
+    ExpertHit as ExpertHit,
+    FloorLinear as FloorLinear,
+    Latency as Latency,
+    PerWorker as PerWorker,
+    Profile as Profile,
+    Provenance as Provenance,
+    Shared as Shared,
+    Validity as Validity,
+)
+from afdjax.lengths import (
+    Deterministic as Deterministic,
+    Geometric as Geometric,
+    Length as Length,
+    Lognormal as Lognormal,
+    Pareto as Pareto,
+    Uniform as Uniform,
+)
+from afdjax.planner import Plan as Plan, plan as plan
+from afdjax.profile_files import load_profile as load_profile, profile_to_json as profile_to_json
+from afdjax.provision import optimal_ratio as optimal_ratio
+from afdjax.traces import Columns as Columns, load_trace as load_trace
+from afdjax.workload import (
+    Independent as Independent,
+    Mixture as Mixture,
+    Moments as Moments,
+    Requests as Requests,
+    Rescaled as Rescaled,
+    SlotLoad as SlotLoad,
+    Source as Source,
+    Workload as Workload,
+    horizon_load as horizon_load,
+)
+from afdjax.workload_files import load_workload as load_workload, summarize as summarize
+
+
+__version__ = version("afdjax")

@@ -1,0 +1,64 @@
+"""What is provisioned: an `xA-yF` bundle apart from its number of attention workers, which the planner looks for."""
+
+import abc
+
+import equinox as eqx
+
+from afdjax import _checks
+from afdjax._types import Scalar, ScalarLike
+
+
+class Start(eqx.Module):
+    """When an attention worker may begin its next microbatch. Abstract; `WorkerWise` or `Together`."""
+
+    @abc.abstractmethod
+    def exponents(self, attention_workers: ScalarLike) -> tuple[ScalarLike, ScalarLike]:
+        """Powers of the distribution function before and after the microbatches of a round are combined.
+
+        The slowest of x workers has the distribution function F^x. Where workers run on their own, the round of each is
+        formed first and the slowest round decides: (1, x). Where they start together, every microbatch waits for its
+        slowest worker: (x, 1).
+        """
+
+
+class WorkerWise(Start):
+    """As soon as it has finished the one before and received its own: fast workers run ahead."""
+
+    def exponents(self, attention_workers: ScalarLike) -> tuple[ScalarLike, ScalarLike]:
+        return 1, attention_workers
+
+
+class Together(Start):
+    """When all workers of the bundle may: every microbatch step has its own barrier."""
+
+    def exponents(self, attention_workers: ScalarLike) -> tuple[ScalarLike, ScalarLike]:
+        return attention_workers, 1
+
+
+class Bundle(eqx.Module):
+    """The fixed part of an `xA-yF` bundle.
+
+    **Arguments:**
+
+    - `batch_size`: slots B of one attention worker in one microbatch, > 0.
+    - `in_flight`: microbatches in flight m >= 1 (static). An attention worker holds m B slots.
+    - `ffn_workers`: FFN workers y; each serves x B / y requests of a microbatch.
+    - `attention_weight`, `ffn_weight`: what one instance of each side counts in throughput per instance (GPUs, price,
+      power); 1 and 1 is the paper's count of instances.
+    - `layers`: how many cycles make one decode step: 1 for a profile of the whole model, the number of layers for a
+      profile of one layer.
+    - `start`: `WorkerWise()` or `Together()` (static).
+    """
+
+    batch_size: Scalar = eqx.field(converter=_checks.as_float)
+    in_flight: int = eqx.field(static=True, default=2)
+    ffn_workers: Scalar = eqx.field(converter=_checks.as_float, default=1)  # pyright: ignore[reportAssignmentType]
+    attention_weight: Scalar = eqx.field(converter=_checks.as_float, default=1)  # pyright: ignore[reportAssignmentType]
+    ffn_weight: Scalar = eqx.field(converter=_checks.as_float, default=1)  # pyright: ignore[reportAssignmentType]
+    layers: Scalar = eqx.field(converter=_checks.as_float, default=1)  # pyright: ignore[reportAssignmentType]
+    start: Start = WorkerWise()
+
+    def __check_init__(self):
+        _checks.require_whole("in_flight", self.in_flight)
+        for name in ("batch_size", "ffn_workers", "attention_weight", "ffn_weight", "layers"):
+            _checks.require_positive(name, getattr(self, name))

@@ -1,0 +1,381 @@
+"""The law of one attention worker's token load, and the expected excess of the slowest of many.
+
+In standard units z = (T - mean) / deviation, with F the distribution function of one load, x workers that run on their own, and
+for each worker the round of its m microbatches
+
+    V = max{ sum_i z_i,  max_i z_i + g },      i = 1..m,
+
+all that `afdjax.cycle` needs is the excess E (max_j V_j - level)^+ = Int_level^inf (1 - H(v)^x) dv, where, with c = v - g,
+
+    H(v) = P(V <= v) = P(sum_i z_i <= v, every z_i <= c)
+         = F(c)^m - P(all b_i >= 0, sum_i b_i < L),           b_i = c - z_i,  L = m c - v = (m - 1) c - g.
+
+The corner that is cut off is a simplex of side L: an m-fold convolution over an interval whose ends move smoothly with
+every parameter. Two normal loads need no convolution, because their sum and difference are independent.
+m = 1 with g = 0 is the plain barrier E (W - level)^+. The derivatives need nothing that the value does not,
+
+    d / d level = -(1 - H(level)^x),   d / d x = -Int H^x log H,
+    d / d g     = Int x H^(x-1) m f(c) P(sum_{i<m} z_i <= g, every z_i <= c) dv,
+
+and are the probabilities that a circuit decides: 1 + d/d level that of the level, d/d g that of the round trip.
+Workers that start together replace F by F^x and the outer power by 1 (`afdjax.bundle.Start.exponents`).
+"""
+
+import abc
+import functools
+import math
+import statistics
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.special import erf
+from jaxtyping import Array, Float
+
+from afdjax._quadrature import end_values, gauss_legendre, scaled_products, tail_integrals
+from afdjax._types import Scalar, ScalarLike
+
+_ROOT_HALF = math.sqrt(0.5)
+_CORNER_NODES = 32
+"""Nodes of the inner integrals: 1e-3 standard loads in the worst case met, 1e-5 of a cycle time."""
+
+
+def negligible() -> float:
+    """A probability that the working precision hardly sees beside 1."""
+    return 1e-15 if jax.config.jax_enable_x64 else 1e-7
+
+
+def at_least_tiny(deviation: Scalar, mean: Scalar) -> Scalar:
+    """A load that never varies still needs a scale to be measured in."""
+    return jnp.maximum(deviation, 1e-9 * mean)
+
+
+class WorkerLoad(eqx.Module):
+    """Law of one attention worker's token load.
+
+    `mean` and `deviation` are in tokens; `survival` and `density` belong to the standard load z = (T - mean) / deviation.
+    """
+
+    mean: eqx.AbstractVar[Scalar]
+    deviation: eqx.AbstractVar[Scalar]
+
+    @abc.abstractmethod
+    def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """P(load > z), standard units."""
+
+    @abc.abstractmethod
+    def round_excess(
+        self, level: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike, outer: ScalarLike
+    ) -> Scalar:
+        """E (max_j V_j - level)^+ of this module's docstring: g = `delay`, m = `in_flight`, F^inner before the round and
+        H^outer after it. Standard units."""
+
+    def with_moments(self, mean: Scalar, deviation: Scalar) -> "WorkerLoad":
+        """The same law moved and stretched to another mean and standard deviation [tokens]."""
+        return eqx.tree_at(lambda load: (load.mean, load.deviation), self, (mean, at_least_tiny(deviation, mean)))
+
+    def rounded(self, width: float) -> "WorkerLoad":
+        """The same law without corners in its excess: those of a point mass are rounded off over a relative `width`."""
+        return self
+
+    def excess(self, level: ScalarLike, workers: ScalarLike) -> Scalar:
+        """E (W - level)^+ for the slowest W of `workers` [tokens]."""
+        standard = (level - self.mean) / self.deviation
+        return self.deviation * self.round_excess(standard, jnp.zeros_like(self.mean), 1, 1, workers)
+
+
+class PointLoad(WorkerLoad):
+    """The load is its mean; `deviation` only sets the unit."""
+
+    mean: Scalar
+    deviation: Scalar
+
+    def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.where(z < 0, 1.0, 0.0)
+
+    def round_excess(
+        self, level: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike, outer: ScalarLike
+    ) -> Scalar:
+        return jnp.maximum(jnp.maximum(delay, 0.0) - level, 0.0)
+
+    def with_moments(self, mean: Scalar, deviation: Scalar) -> "PointLoad":
+        return PointLoad(mean, self.deviation)
+
+    def rounded(self, width: float) -> "RoundedPointLoad":
+        return RoundedPointLoad(self.mean, width * self.mean)
+
+
+class RoundedPointLoad(WorkerLoad):
+    """A point mass whose excess (.)^+ is replaced by a hyperbola that leaves it by half a `deviation` at the corner."""
+
+    mean: Scalar
+    deviation: Scalar
+
+    def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        return (1.0 - z / jnp.sqrt(z**2 + 1.0)) / 2.0
+
+    def round_excess(
+        self, level: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike, outer: ScalarLike
+    ) -> Scalar:
+        positive = lambda x: (x + jnp.sqrt(x**2 + 1.0)) / 2.0
+        return positive(positive(delay) - level)
+
+
+class SpreadLoad(WorkerLoad):
+    """A load with a density. Implements the integrals once, for `GaussianLoad` and `GridLoad`."""
+
+    @property
+    @abc.abstractmethod
+    def nodes(self) -> int:
+        """Nodes of the outer integrals."""
+
+    @abc.abstractmethod
+    def density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Density of the standard load."""
+
+    @abc.abstractmethod
+    def bottom(self, workers: ScalarLike) -> Scalar:
+        """A standard load that at least one of `workers` workers exceeds, but for a negligible probability."""
+
+    @abc.abstractmethod
+    def top(self) -> Scalar:
+        """A standard load that none of some thousands of workers exceeds, but for a negligible probability."""
+
+    @abc.abstractmethod
+    def bulk_top(self) -> Scalar:
+        """A standard load that one worker exceeds with a probability of about 1e-9: a lower `top` for inner integrals."""
+
+    def round_excess(
+        self, level: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike, outer: ScalarLike
+    ) -> Scalar:
+        if in_flight == 1:
+            # there is no sum to compare with: V = z + g^+
+            return _excess(1, self, level - jnp.maximum(delay, 0.0), 0.0 * delay, jnp.asarray(inner * outer, float))
+        if _is_one(inner):
+            return _excess(in_flight, self, level, delay, jnp.asarray(outer, float))
+        return self.excess_parts(level, delay, in_flight, inner, outer)[0]
+
+    def excess_parts(
+        self, level: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike, outer: ScalarLike
+    ) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+        """The excess and its derivatives by `level`, by `delay` (both for F^`inner`) and by `outer`."""
+        m, workers = in_flight, inner * outer
+        # Almost surely low <= max_j V_j <= high: below and above, the integrand is 1 and 0.
+        lowest, top = self.bottom(workers), self.top()
+        low, high = lowest + delay, top + delay
+        if m > 1:
+            low = jnp.maximum(low, jnp.where(lowest < 0, math.sqrt(m), 1 if _is_one(inner) else m) * lowest)
+            high = jnp.maximum(high, top + 3.0 * (m - 1))
+        low, high = lax.stop_gradient((low, high))
+        start = jnp.clip(level, low, high)
+        # H is smooth on either side of the point where the sum begins to bind
+        middle = jnp.clip(delay * m / (m - 1), start, high) if m > 1 else high
+
+        t, w = gauss_legendre(self.nodes)
+        free = jnp.append(start + (middle - start) * t, start) - delay
+        tail = self.survival(free)
+        joint = 1.0 - _power_survival(tail, m * inner)
+        weights = (middle - start) * w
+        slower = m * self.density(free) * _power_slope(tail, inner) * jnp.exp((m - 1) * inner * _log_cdf(tail))
+        if m > 1:
+            cut, cut_slower = self.cut_panel(middle, high - middle, delay, m, inner)
+            # at the start the sum may bind already: then the second panel begins there
+            joint = jnp.concatenate([joint[:-1], cut[:-1], jnp.where(middle > start, joint[-1], cut[-1])[None]])
+            slower = jnp.concatenate([slower[:-1], cut_slower])
+            weights = jnp.concatenate([weights, (high - middle) * w])
+        else:
+            slower = slower[:-1]
+        log_joint = jnp.log(jnp.maximum(joint, negligible()))
+        power = jnp.exp(outer * log_joint)
+        value = jnp.maximum(low - level, 0.0) + weights @ (1.0 - power[:-1])
+        by_level = power[-1] - 1.0
+        by_delay = outer * (weights @ (jnp.exp((outer - 1.0) * log_joint[:-1]) * slower))
+        by_outer = -weights @ (power[:-1] * log_joint[:-1])
+        return value, by_level, by_delay, by_outer
+
+    def cut_panel(
+        self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
+    ) -> tuple[Float[Array, " nodes+1"], Float[Array, " nodes"]]:
+        """Where the corner is cut (L >= 0): H at the quadrature nodes of [start, start + width] and at `start`, and at the
+        nodes the density m f(c) P(sum_{i<m} z_i <= g, every z_i <= c) of the slowest microbatch."""
+        m = in_flight
+        t, _ = gauss_legendre(self.nodes)
+        v = jnp.append(start + width * t, start)
+        corner = jnp.minimum(v - delay, self.bulk_top())
+        side = jnp.maximum(m * corner - v, 0.0)
+        cut, cut_before = jax.vmap(lambda c, length: self._simplex(c, length, m, inner))(corner, side)
+        tail = self.survival(corner)
+        whole = 1.0 - _power_survival(tail, m * inner)
+        others = jnp.exp((m - 1) * inner * _log_cdf(tail)) - cut_before
+        slower = m * self.density(v - delay) * _power_slope(tail, inner) * jnp.maximum(others, 0.0)
+        return whole - cut, slower[:-1]
+
+    def _simplex(self, corner: Scalar, side: Scalar, in_flight: int, inner: ScalarLike) -> tuple[Scalar, Scalar]:
+        """P(all b_i >= 0, sum_i b_i < side) for b_i = corner - z_i with z_i of law F^inner: i = 1..m, and i = 1..m-1."""
+        t, w = gauss_legendre(_CORNER_NODES)
+
+        def law(b: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+            """Density of b, and P(b_i < b)."""
+            beyond = self.survival(corner - b)
+            mass = _power_survival(beyond, inner) - _power_survival(self.survival(corner), inner)
+            return self.density(corner - b) * _power_slope(beyond, inner), mass
+
+        density, mass = law(side * t)
+        if in_flight > 2:
+            # from the mass of k variables below side * t to that of k + 1, at the same nodes
+            kernel, _ = law(side * t[:, None] * t[None, :])
+            kernel = side * t[:, None] * w[None, :] * kernel
+            for _ in range(in_flight - 2):
+                mass = jnp.sum(kernel * (scaled_products(_CORNER_NODES) @ mass), axis=1)
+            before = end_values(_CORNER_NODES) @ mass
+        else:
+            before = law(side)[1]
+        # the nodes are symmetric: the mass below side * (1 - t) is the mass reversed
+        return side * jnp.sum(w * density * mass[::-1]), before
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _excess(in_flight: int, load: SpreadLoad, level: Scalar, delay: Scalar, workers: Scalar) -> Scalar:
+    """`round_excess` of workers that run on their own; the law in standard units has no derivative."""
+    return load.excess_parts(level, delay, in_flight, 1, workers)[0]
+
+
+@_excess.defjvp
+def _excess_jvp(in_flight, primals, tangents):
+    load, level, delay, workers = primals
+    value, by_level, by_delay, by_workers = load.excess_parts(level, delay, in_flight, 1, workers)
+    _, d_level, d_delay, d_workers = tangents
+    return value, by_level * d_level + by_delay * d_delay + by_workers * d_workers
+
+
+def _is_one(power: ScalarLike) -> bool:
+    """Whether the power is known to be 1 while tracing."""
+    return isinstance(power, int) and power == 1
+
+
+# Probabilities enter integrals, so absolute precision is enough: `log`, `exp` and `erf` will do, where `log1p`, `expm1` and
+# `erfc` would take several times as long to compile and to run.
+
+
+def _power_survival(survival: Float[Array, "..."], power: ScalarLike) -> Float[Array, "..."]:
+    """1 - F^power from 1 - F."""
+    if _is_one(power):
+        return survival
+    return 1.0 - jnp.exp(power * _log_cdf(survival))
+
+
+def _power_slope(survival: Float[Array, "..."], power: ScalarLike) -> Float[Array, "..."] | float:
+    """d F^power / d F."""
+    if _is_one(power):
+        return 1.0
+    return power * jnp.exp((power - 1.0) * _log_cdf(survival))
+
+
+def _log_cdf(survival: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.log(jnp.maximum(1.0 - survival, negligible()))
+
+
+class GaussianLoad(SpreadLoad):
+    """A normal load."""
+
+    mean: Scalar
+    deviation: Scalar
+
+    @property
+    def nodes(self) -> int:
+        # 1e-9 standard loads in double precision, the noise of single precision in single
+        return 48 if jax.config.jax_enable_x64 else 24
+
+    def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        return (1.0 - erf(z * _ROOT_HALF)) / 2.0
+
+    def density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.exp(-(z**2) / 2.0) * (1.0 / math.sqrt(2.0 * math.pi))
+
+    def bottom(self, workers: ScalarLike) -> Scalar:
+        log_workers, levels = _normal_bottoms(negligible())
+        return jnp.interp(jnp.log(jnp.asarray(workers, float)), log_workers, levels)
+
+    def top(self) -> Scalar:
+        return jnp.asarray(8.8 if jax.config.jax_enable_x64 else 6.2)
+
+    def bulk_top(self) -> Scalar:
+        return jnp.asarray(6.0)
+
+    def cut_panel(
+        self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
+    ) -> tuple[Float[Array, " nodes+1"], Float[Array, " nodes"]]:
+        if in_flight != 2 or not _is_one(inner):
+            return super().cut_panel(start, width, delay, in_flight, inner)
+        # Sum and difference of two normal loads are independent, so V has the density
+        #     phi(v / sqrt 2) / sqrt 2 (2 Phi((v - 2 g) / sqrt 2) - 1)  +  2 phi(v - g) Phi(g)
+        # (the sum at v with both loads below c; or the slower one at c), and H is one integral from the top.
+        t, w = gauss_legendre(self.nodes)
+        v = start + width * t
+        by_sum = self.density(v * _ROOT_HALF) * _ROOT_HALF * erf((v - 2.0 * delay) / 2.0)
+        slower = 2.0 * self.density(v - delay) * (1.0 - self.survival(delay))
+        mass = width * (by_sum + slower)
+        return 1.0 - jnp.append(tail_integrals(self.nodes) @ mass, w @ mass), slower
+
+
+@functools.cache
+def _normal_bottoms(probability: float) -> tuple[np.ndarray, np.ndarray]:
+    """log n and the z with P(normal <= z)^n = `probability`, for n from 1/16 to 16 million."""
+    log_workers = np.log(2.0) * np.arange(-4.0, 25.0)
+    levels = np.maximum(probability ** np.exp(-log_workers), 1e-300)
+    return log_workers, np.array([statistics.NormalDist().inv_cdf(level) for level in levels])
+
+
+class GridLoad(SpreadLoad):
+    """A load on a uniform grid of standard units, with a continuously differentiable distribution function."""
+
+    mean: Scalar
+    deviation: Scalar
+    origin: Scalar
+    spacing: Scalar
+    survival_at: Float[Array, " edges"]
+    density_at: Float[Array, " edges"]
+
+    @property
+    def nodes(self) -> int:
+        return 64
+
+    def _cell(self, z: Float[Array, "..."]) -> tuple[Array, Float[Array, "..."]]:
+        position = (z - self.origin) / self.spacing
+        cell = jnp.clip(jnp.floor(position), 0, self.survival_at.shape[0] - 2).astype(int)
+        return cell, jnp.clip(position - cell, 0.0, 1.0)
+
+    def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        cell, u = self._cell(z)
+        ends = self.survival_at[cell], self.survival_at[cell + 1]
+        slopes = -self.spacing * self.density_at[cell], -self.spacing * self.density_at[cell + 1]
+        cubic = (
+            (1.0 + 2.0 * u) * (1.0 - u) ** 2 * ends[0]
+            + u**2 * (3.0 - 2.0 * u) * ends[1]
+            + u * (1.0 - u) ** 2 * slopes[0]
+            - u**2 * (1.0 - u) * slopes[1]
+        )
+        return jnp.clip(cubic, 0.0, 1.0)
+
+    def density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        cell, u = self._cell(z)
+        rise = (self.survival_at[cell] - self.survival_at[cell + 1]) / self.spacing
+        inside = (u >= 0) & (z >= self.origin) & (u < 1.0)
+        quadratic = (
+            6.0 * u * (1.0 - u) * rise
+            + (1.0 - u) * (1.0 - 3.0 * u) * self.density_at[cell]
+            - u * (2.0 - 3.0 * u) * self.density_at[cell + 1]
+        )
+        return jnp.where(inside, quadratic, 0.0)
+
+    def bottom(self, workers: ScalarLike) -> Scalar:
+        edge = jnp.sum(workers * jnp.log(1.0 - self.survival_at) < math.log(negligible())) - 1
+        return self.origin + self.spacing * jnp.maximum(edge, 0)
+
+    def top(self) -> Scalar:
+        return self.origin + self.spacing * (self.survival_at.shape[0] - 1)
+
+    def bulk_top(self) -> Scalar:
+        return self.origin + self.spacing * jnp.sum(self.survival_at > 1e-9)

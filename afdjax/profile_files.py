@@ -1,0 +1,188 @@
+"""Profiles as JSON files, and the ones that are shipped."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from afdjax import latency
+from afdjax._files import FileError, first_problem, suggestion
+
+
+SCHEMA = "afdjax/profile/1"
+FORMS: dict[str, type[latency.Latency]] = {
+    "affine": latency.Affine,
+    "affine-with-slots": latency.AffineWithSlots,
+    "floor-linear": latency.FloorLinear,
+    "expert-hit": latency.ExpertHit,
+}
+LINKS: dict[str, type[latency.Communication]] = {"per-worker": latency.PerWorker, "shared": latency.Shared}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class _Stage(_Strict):
+    form: Literal["affine", "affine-with-slots", "floor-linear", "expert-hit"]
+    coefficients: dict[str, float]
+    time_unit: str | None = None
+    valid_tokens: tuple[float, float] | None = None
+    valid_batch_size: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _right_coefficients(self) -> "_Stage":
+        fields = FORMS[self.form].__dataclass_fields__
+        unknown = set(self.coefficients) - set(fields)
+        missing = {name for name, field in fields.items() if _required(field)} - set(self.coefficients)
+        if unknown or missing:
+            raise ValueError(
+                f"form '{self.form}' must have the coefficients {', '.join(fields)}, but "
+                + (f"'{min(missing)}' is missing" if missing else f"'{min(unknown)}' is given")
+            )
+        negative = {name: value for name, value in self.coefficients.items() if value < 0}
+        if negative:
+            name, value = next(iter(negative.items()))
+            raise ValueError(f"'{name}' must be at least 0, but it is {value:g}")
+        return self
+
+    def build(self) -> latency.Latency:
+        return FORMS[self.form](**self.coefficients)
+
+    def validity(self) -> latency.Validity:
+        return latency.Validity(self.valid_tokens, self.valid_batch_size)
+
+
+class _CommunicationStage(_Stage):
+    link: Literal["per-worker", "shared"]
+
+
+class _ProfileFile(_Strict):
+    schema_name: Literal["afdjax/profile/1"] = Field(alias="schema")
+    name: str
+    source: str = ""
+    time_unit: str
+    attention: _Stage
+    ffn: _Stage
+    communication: _CommunicationStage
+    covariance: list[list[float]] | None = None
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> "_ProfileFile":
+        for stage in ("attention", "ffn", "communication"):
+            unit = getattr(self, stage).time_unit
+            if unit is not None and unit != self.time_unit:
+                raise ValueError(
+                    f"all stages must be in the profile's time unit '{self.time_unit}', but {stage} is in '{unit}': "
+                    "convert its coefficients"
+                )
+        return self
+
+
+def load_profile(name_or_path: str | Path) -> latency.Profile:
+    """The profile shipped under this name, or read from this JSON file.
+
+    Raises `FileError` (a `ValueError`) with one line that names the file, the field and what would be right.
+    """
+    shipped = resources.files("afdjax.profiles") / f"{name_or_path}.json"
+    path = Path(name_or_path)
+    if shipped.is_file():
+        text, name = shipped.read_text(encoding="utf-8"), str(name_or_path)
+    elif path.is_file():
+        try:
+            text, name = path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError as error:
+            raise FileError(f"{path}: must be a JSON file in UTF-8, but byte {error.start} is not.") from None
+    else:
+        names = shipped_profiles()
+        raise FileError(
+            f"{name_or_path}: no such profile: give a JSON file or one of {', '.join(names)}"
+            f"{suggestion(str(name_or_path), names)}."
+        )
+    return parse_profile(text, name)
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the profiles in the package."""
+    files = resources.files("afdjax.profiles").iterdir()
+    return sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
+
+
+def parse_profile(text: str, name: str) -> latency.Profile:
+    """The profile in a JSON document; `name` is used in errors."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FileError(f"{name}: must be a JSON document, but line {error.lineno} is not ({error.msg}).") from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise FileError(f'{name}: field \'schema\' must be "{SCHEMA}" (is this a profile?).')
+    with first_problem(name):
+        file = _ProfileFile.model_validate(document)
+        profile = latency.Profile(
+            attention=file.attention.build(),
+            ffn=file.ffn.build(),
+            communication=LINKS[file.communication.link](file.communication.build()),
+            covariance=_covariance(file),
+            time_unit=file.time_unit,
+            provenance=latency.Provenance(
+                name=file.name,
+                source=file.source,
+                attention=file.attention.validity(),
+                ffn=file.ffn.validity(),
+                communication=file.communication.validity(),
+            ),
+        )
+    return profile
+
+
+def profile_to_json(profile: latency.Profile) -> str:
+    """The JSON document that `load_profile` reads back to the same profile."""
+    origin = profile.provenance
+    stages: dict[str, dict[str, Any]] = {}
+    for stage, form, validity in (
+        ("attention", profile.attention, origin.attention),
+        ("ffn", profile.ffn, origin.ffn),
+        ("communication", profile.communication.latency, origin.communication),
+    ):
+        stages[stage] = {
+            "form": next(name for name, kind in FORMS.items() if isinstance(form, kind)),
+            "coefficients": {name: float(value) for name, value in vars(form).items()},
+        }
+        if validity.tokens is not None:
+            stages[stage]["valid_tokens"] = list(validity.tokens)
+        if validity.batch_size is not None:
+            stages[stage]["valid_batch_size"] = list(validity.batch_size)
+    stages["communication"]["link"] = next(
+        name for name, kind in LINKS.items() if isinstance(profile.communication, kind)
+    )
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "name": origin.name,
+        "source": origin.source,
+        "time_unit": profile.time_unit,
+        **stages,
+    }
+    if profile.covariance is not None:
+        document["covariance"] = np.asarray(profile.covariance).tolist()
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _covariance(file: _ProfileFile) -> np.ndarray | None:
+    if file.covariance is None:
+        return None
+    size = sum(
+        len(FORMS[stage.form].__dataclass_fields__) for stage in (file.attention, file.ffn, file.communication)
+    )
+    matrix = np.asarray(file.covariance, float) if len({len(row) for row in file.covariance}) == 1 else np.zeros(0)
+    if matrix.shape != (size, size) or not np.allclose(matrix, matrix.T) or np.linalg.eigvalsh(matrix).min() < -1e-12:
+        raise ValueError(
+            f"'covariance' must be a symmetric, non-negative {size} x {size} matrix over all coefficients in their order"
+        )
+    return matrix
+
+
+def _required(field: Any) -> bool:
+    return field.default.__class__.__name__ == "_MISSING_TYPE"

@@ -1,0 +1,162 @@
+"""Plans and workloads as text: the recommendation first, then why, how sure, and what to measure better."""
+
+import io
+
+import numpy as np
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from afdjax.estimation import diagnose, moments, sampling_covariance
+from afdjax.planner import Plan
+from afdjax.workload import Requests
+
+
+WIDTH = 100
+
+
+def plan_report(plan: Plan) -> str:
+    """The report that `afdjax plan` prints."""
+    return _render(*_recommendation(plan), *_reasons(plan), *_certainty(plan), *_measure(plan), *_notes(plan))
+
+
+def workload_report(requests: Requests) -> str:
+    """The report that `afdjax summarize` prints of a log."""
+    source, (theta, nu) = requests.source, moments(requests)
+    covariance, method = sampling_covariance(requests)
+    found = diagnose(requests)
+    error = np.sqrt(np.diag(covariance))
+    rows = [
+        ("requests", f"{source.requests:,} ({source.origin or source.name})"),
+        ("left out", f"{source.without_decode:,} without a decode step, {source.bad_rows:,} bad rows"),
+        ("theta", f"{theta:,.1f} tokens a slot, standard error {error[0]:.2g} ({method})"),
+        ("nu", f"{nu:,.1f} tokens, standard error {error[1]:.2g}"),
+        ("simple theta", f"{found.theta_simple:,.1f} ({found.theta_simple / theta - 1:+.1%}): independent, geometric decode"),
+        ("independent theta", f"{found.theta_independent:,.1f} ({found.theta_independent / theta - 1:+.1%}): true laws"),
+        ("top 1 % of requests", f"carry {found.top_share:.1%} of the token load"),
+        ("effective sample", f"{found.effective_requests:,.0f} independent requests"),
+    ]
+    if found.drift is not None:
+        rows.append(("drift of theta", f"{found.drift[0]:+.1%} to {found.drift[1]:+.1%} over the log"))
+    return _render(_headline(source.name), _pairs(rows))
+
+
+def _recommendation(plan: Plan) -> list:
+    best, unit = plan.at_best, plan.profile.time_unit
+    ffn_workers = float(plan.bundle.ffn_workers)
+    headline = f"{plan.attention_workers}A-{ffn_workers:g}F: {plan.attention_workers} attention workers"
+    headline += " for 1 FFN worker" if ffn_workers == 1 else f" for {ffn_workers:g} FFN workers"
+    interval = "" if plan.ratio_interval is None else " (95 %: {:.2f} to {:.2f})".format(*plan.ratio_interval)
+    throughput = f"{float(best.throughput_per_instance):.4g} tokens per {unit} and instance"
+    if plan.throughput_interval is not None:
+        throughput += " (95 %: {:.4g} to {:.4g})".format(*plan.throughput_interval)
+    return [
+        _headline(headline),
+        _pairs(
+            [
+                ("best ratio r*", f"{plan.ratio:.2f}{interval}"),
+                ("within 1 %", f"{_ranges(plan.near_optimal)} attention workers"),
+                ("throughput", throughput),
+                ("cycle time", f"{float(best.cycle_time):.4g} {unit}; a token every {float(best.tpot):.4g} {unit} (TPOT)"),
+                ("idle", f"attention {float(best.idle_attention):.1%}, FFN {float(best.idle_ffn):.1%}"),
+            ]
+        ),
+    ]
+
+
+def _reasons(plan: Plan) -> list:
+    best = plan.at_best
+    shares = {
+        "the slowest attention worker": best.attention_decides,
+        "the FFN": best.ffn_decides,
+        "the link": best.link_decides,
+        "a microbatch's round trip": best.round_trip_decides,
+    }
+    decides = ", ".join(f"{who} {float(share):.0%}" for who, share in shares.items() if float(share) >= 0.005)
+    rows = [
+        ("workload", f"{plan.workload_name}: theta {plan.theta:,.0f}, nu {plan.nu:,.0f} tokens a slot"),
+        ("profile", f"{plan.profile.provenance.name}, times in {plan.profile.time_unit}"),
+        (
+            "bundle",
+            f"{float(plan.bundle.batch_size):g} slots a worker and microbatch, {plan.bundle.in_flight} in flight, "
+            f"{type(plan.barrier).__name__} barrier",
+        ),
+        ("limited by", f"{plan.regime}; a cycle is decided by {decides}"),
+    ]
+    if plan.closed_form is not None:
+        form = plan.closed_form
+        load = "stationary load" if plan.slot_load == plan.theta else "finite-horizon load"
+        rows.append(
+            (
+                "mean field",
+                f"{float(form.ratio):.2f} ({form.regime} regime; {load} {plan.slot_load:,.1f}): no barrier, every stage "
+                "always busy",
+            )
+        )
+    return [_headline("Why"), _pairs(rows)]
+
+
+def _certainty(plan: Plan) -> list:
+    rows = []
+    if plan.theta_interval is not None:
+        low, high = plan.theta_interval
+        rows.append(("theta", f"{low:,.0f} to {high:,.0f} tokens (95 %, {plan.error_method})"))
+    else:
+        rows.append(("theta", f"no sampling error ({plan.error_method})"))
+    if plan.diagnostics is not None:
+        found = plan.diagnostics
+        rows.append(
+            (
+                "averages alone",
+                f"prompt + decode - 1 = {found.theta_simple:,.0f} is off by {found.theta_simple / plan.theta - 1:+.0%}",
+            )
+        )
+        rows.append(("heaviest 1 %", f"of the requests carry {found.top_share:.0%} of the token load"))
+    if plan.profile.covariance is None:
+        rows.append(("coefficients", "taken as exact: the profile has no covariance"))
+    return [_headline("How sure"), _pairs(rows)]
+
+
+def _measure(plan: Plan) -> list:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("1 % more of")
+    table.add_column("moves r* by", justify="right")
+    table.add_column("and throughput by", justify="right")
+    names = sorted(plan.ratio_elasticities, key=lambda name: -abs(plan.ratio_elasticities[name]))
+    for name in names:
+        table.add_row(name, f"{plan.ratio_elasticities[name]:+.2f} %", f"{plan.throughput_elasticities[name]:+.2f} %")
+    measured = [name for name in names if name not in ("batch_size", "theta", "nu")]
+    first = f"Measure {measured[0]} and {measured[1]} best; theta needs the longest log you have."
+    return [_headline("What to measure better"), Text(first), table]
+
+
+def _notes(plan: Plan) -> list:
+    return [_headline("Notes"), *(Text(f"- {note}") for note in plan.warnings)] if plan.warnings else []
+
+
+def _headline(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _pairs(rows: list[tuple[str, str]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _ranges(numbers: list[int]) -> str:
+    """1, 2, 3, 7 as "1 to 3, 7"."""
+    array = np.asarray(numbers)
+    runs = np.split(array, np.flatnonzero(np.diff(array) > 1) + 1)
+    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+
+
+def _render(*parts) -> str:
+    console = Console(file=io.StringIO(), width=WIDTH, highlight=False, no_color=True)
+    console.print(Group(*parts))
+    lines = console.file.getvalue().strip("\n").splitlines()  # pyright: ignore[reportAttributeAccessIssue]
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,464 @@
+"""The joint law of prompt and decode lengths, and what it makes one decode slot hold.
+
+A slot that serves a request (P, D) holds P + a tokens at age a = 0, ..., D - 1 and is refilled at once. By renewal reward
+the stationary slot is: a request drawn with probability proportional to D, at a uniform age. So its load L has
+
+    theta     = E[L]   = E[D P + D (D - 1) / 2] / E[D]
+    nu^2      = Var[L] = E[D P^2 + P D (D - 1) + D (D - 1) (2 D - 1) / 6] / E[D] - theta^2
+    P(L < t)           = E[min((t - P)^+, D)] / E[D]                                        for whole numbers t
+
+for any joint law of (P, D), correlated or not (arXiv:2601.21351 v2+, the slot-load statistic theta; its v1 has the case of
+an independent geometric D). All averages are per decode step.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
+
+from afdjax import _checks
+from afdjax._types import PerRequest, Scalar, ScalarLike
+from afdjax.lengths import Length
+
+LONGEST = 100_000_000
+"""Lengths above this many tokens are taken for a mistake (another unit, a time stamp in the wrong column)."""
+
+
+class SlotLoad(eqx.Module):
+    """What the planner needs to know of one slot: mean and standard deviation of its stationary token load."""
+
+    @property
+    @abc.abstractmethod
+    def theta(self) -> Scalar:
+        """Mean of the stationary token load of one slot [tokens]."""
+
+    @property
+    @abc.abstractmethod
+    def nu(self) -> Scalar:
+        """Standard deviation of the stationary token load of one slot [tokens]."""
+
+    @abc.abstractmethod
+    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        """P(L + U < load), with U uniform on [0, 1): the law of the load with each atom spread over one token.
+
+        At whole numbers it is P(L < load) exactly; between them it is linear, so it is differentiable and can be binned.
+        """
+
+    @abc.abstractmethod
+    def slot_range(self) -> tuple[Scalar, Scalar]:
+        """The loads between which all of `slot_cdf` lies [tokens]."""
+
+
+class Moments(SlotLoad):
+    """A slot load known by its mean and standard deviation alone: enough for `MeanField` and `Gaussian`.
+
+    **Arguments:** `theta`, `nu` [tokens], scalars (batch them with `jax.vmap`).
+    """
+
+    _theta: Scalar
+    _nu: Scalar
+
+    def __init__(self, theta: ScalarLike, nu: ScalarLike):
+        _checks.require_positive("theta", theta)
+        _checks.require_non_negative("nu", nu)
+        self._theta = _checks.as_float(theta)
+        self._nu = _checks.as_float(nu)
+
+    @property
+    def theta(self) -> Scalar:
+        return self._theta
+
+    @property
+    def nu(self) -> Scalar:
+        return self._nu
+
+    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        raise TypeError(
+            "The law of a slot load must be known for the exact barrier, but `Moments` has only theta and nu: use "
+            "`Gaussian()`, or give a `Workload`."
+        )
+
+    def slot_range(self) -> tuple[Scalar, Scalar]:
+        raise TypeError("The range of a slot load is not known from `Moments`: give a `Workload`.")
+
+
+class Rescaled(SlotLoad):
+    """The slot load of `base`, moved and stretched to another mean and standard deviation.
+
+    The planner differentiates with respect to `theta` and `nu` through this class: the shape of the law is kept.
+    """
+
+    base: SlotLoad
+    _theta: Scalar
+    _nu: Scalar
+
+    def __init__(self, base: SlotLoad, theta: ScalarLike, nu: ScalarLike):
+        self.base = base
+        self._theta = _checks.as_float(theta)
+        self._nu = _checks.as_float(nu)
+
+    @property
+    def theta(self) -> Scalar:
+        return self._theta
+
+    @property
+    def nu(self) -> Scalar:
+        return self._nu
+
+    def _stretch(self) -> Scalar:
+        spread = self.base.nu
+        return jnp.where(spread > 0, self._nu / jnp.where(spread > 0, spread, 1.0), 1.0)
+
+    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.base.slot_cdf(self.base.theta + (load - self._theta) / self._stretch())
+
+    def slot_range(self) -> tuple[Scalar, Scalar]:
+        low, high = self.base.slot_range()
+        move = lambda load: self._theta + (load - self.base.theta) * self._stretch()
+        return move(low), move(high)
+
+
+class Workload(SlotLoad):
+    """A joint law of prompt length P and decode length D, and everything that follows from it.
+
+    Abstract. Final implementations: `Requests` (a log, or a histogram of one), `Independent` (a law for each length),
+    `Mixture` (several services on the same slots).
+    """
+
+    @abc.abstractmethod
+    def _step_moments(self) -> Float[Array, " 4"]:
+        """E[sum over ages of L^k] for k = 0, 1, 2, 3, per request; the first is E[D]."""
+
+    @property
+    @abc.abstractmethod
+    def prompt_mean(self) -> Scalar:
+        """Mean prompt length per request [tokens]."""
+
+    @property
+    def decode_mean(self) -> Scalar:
+        """Mean decode length per request [steps]."""
+        return self._step_moments()[0]
+
+    @property
+    def theta(self) -> Scalar:
+        steps, load, _, _ = self._step_moments()
+        return load / steps
+
+    @property
+    def nu(self) -> Scalar:
+        steps, load, square, _ = self._step_moments()
+        return _safe_sqrt(square / steps - (load / steps) ** 2)
+
+    @property
+    def skewness(self) -> Scalar:
+        """Skewness of the stationary token load of one slot."""
+        steps, *raw = self._step_moments()
+        mean, square, cube = (moment / steps for moment in raw)
+        variance = square - mean**2
+        third = cube - 3.0 * mean * square + 2.0 * mean**3
+        return jnp.where(variance > 0, third / jnp.where(variance > 0, variance, 1.0) ** 1.5, 0.0)
+
+    def slot_pmf(self) -> Float[Array, " support"]:
+        """P(L = l) for l = 0, 1, ..., up to the largest load; needs concrete lengths (not inside `jax.jit`)."""
+        _, high = self.slot_range()
+        cdf = self.slot_cdf(jnp.arange(int(np.ceil(float(high))) + 1, dtype=float))
+        return cdf[1:] - cdf[:-1]
+
+    @abc.abstractmethod
+    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
+        """Fresh requests: (prompt, decode), each of `shape`."""
+
+    @abc.abstractmethod
+    def sample_stationary(
+        self, key: PRNGKeyArray, shape: tuple[int, ...] = ()
+    ) -> tuple[Int[Array, "..."], Int[Array, "..."], Int[Array, "..."]]:
+        """What a slot serves at a random step: (prompt, decode, age), each of `shape`; its load is prompt + age."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a workload comes from; static, printed with every result.
+
+    `requests` is the number behind the rows, `without_decode` how many were left out because they never held a slot,
+    `bad_rows` how many rows were skipped on request.
+    """
+
+    name: str = "requests"
+    requests: int = 0
+    without_decode: int = 0
+    bad_rows: int = 0
+    origin: str = ""
+    licence: str = ""
+
+
+class Requests(Workload):
+    """The empirical law of a request log, or of a weighted histogram of one.
+
+    **Arguments:**
+
+    - `prompt`: prompt lengths P >= 0, whole tokens, shape (requests,).
+    - `decode`: decode steps D >= 1, shape (requests,).
+    - `weight`: how many requests a row stands for (default: one each), shape (requests,).
+    - `time`: arrival times [s], ascending, if they are known: the rows are then in time order and neighbours may
+      depend on each other.
+    - `covariance`: sampling covariance of (theta, nu), shape (2, 2), where the rows no longer show it (a histogram).
+    - `source`: a `Source`.
+
+    Raises `ValueError` for lengths that are empty, fractional, negative, not finite or above 1e8.
+    """
+
+    prompt: PerRequest
+    decode: PerRequest
+    weight: PerRequest
+    time: PerRequest | None
+    covariance: Float[Array, "2 2"] | None
+    source: Source = eqx.field(static=True)
+
+    def __init__(
+        self,
+        prompt: Real[ArrayLike, " requests"] | Sequence[float],
+        decode: Real[ArrayLike, " requests"] | Sequence[float],
+        weight: Real[ArrayLike, " requests"] | Sequence[float] | None = None,
+        time: Real[ArrayLike, " requests"] | Sequence[float] | None = None,
+        covariance: Real[ArrayLike, "2 2"] | None = None,
+        source: Source | None = None,
+    ):
+        lengths = {"prompt": np.asarray(prompt, float), "decode": np.asarray(decode, float)}
+        weights = np.ones_like(lengths["prompt"]) if weight is None else np.asarray(weight, float)
+        if lengths["prompt"].size == 0:
+            raise ValueError("`prompt` must hold at least one request, but it is empty.")
+        times = None if time is None else np.asarray(time, float)
+        given = {**lengths, "weight": weights} | ({} if times is None else {"time": times})
+        for name, array in given.items():
+            if array.ndim != 1 or array.shape != lengths["prompt"].shape:
+                raise ValueError(
+                    f"`{name}` must have one entry for each request, shape {lengths['prompt'].shape}, but it has shape "
+                    f"{array.shape}."
+                )
+        for name, least in (("prompt", 0), ("decode", 1)):
+            values = lengths[name]
+            good = np.isfinite(values) & (values >= least) & (values <= LONGEST) & (values == np.floor(values))
+            if not good.all():
+                row = int(np.argmin(good))
+                raise ValueError(
+                    f"`{name}` must hold whole numbers from {least} to {LONGEST:,}, but row {row} is {values[row]:g}."
+                )
+        if not (np.isfinite(weights).all() and (weights > 0).all()):
+            raise ValueError("`weight` must hold finite numbers above 0, but some entries are not.")
+        if times is not None and not (np.isfinite(times).all() and (np.diff(times) >= 0).all()):
+            raise ValueError("`time` must be finite and ascending, but it is not: sort the requests by time.")
+        self.prompt = jnp.asarray(lengths["prompt"], float)
+        self.decode = jnp.asarray(lengths["decode"], float)
+        self.weight = jnp.asarray(weights, float)
+        self.time = None if times is None else jnp.asarray(times, float)
+        self.covariance = None if covariance is None else jnp.asarray(covariance, float)
+        self.source = Source(requests=round(float(weights.sum()))) if source is None else source
+
+    @property
+    def prompt_mean(self) -> Scalar:
+        return jnp.sum(self.weight * self.prompt) / jnp.sum(self.weight)
+
+    def _step_moments(self) -> Float[Array, " 4"]:
+        sums = jnp.stack(sums_over_ages(self.prompt, self.decode))
+        return sums @ self.weight / jnp.sum(self.weight)
+
+    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        # sum_i w_i min((t - P_i)^+, D_i) is a difference of two ramps: one starts at P_i, one at P_i + D_i.
+        steps = jnp.sum(self.weight * self.decode)
+        return (self._ramps(self.prompt, load) - self._ramps(self.prompt + self.decode, load)) / steps
+
+    def _ramps(self, start: PerRequest, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        """sum_i w_i (load - start_i)^+ by one sort and prefix sums."""
+        order = jnp.argsort(start)
+        begin, weight = start[order], self.weight[order]
+        centre = jnp.mean(begin)  # keeps the prefix sums small
+        count = jnp.concatenate([jnp.zeros(1), jnp.cumsum(weight)])
+        total = jnp.concatenate([jnp.zeros(1), jnp.cumsum(weight * (begin - centre))])
+        below = jnp.searchsorted(begin, load)
+        return count[below] * (load - centre) - total[below]
+
+    def slot_range(self) -> tuple[Scalar, Scalar]:
+        return jnp.min(self.prompt), jnp.max(self.prompt + self.decode)
+
+    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
+        row = _draw_rows(key, self.weight, shape)
+        return self.prompt[row].astype(int), self.decode[row].astype(int)
+
+    def sample_stationary(
+        self, key: PRNGKeyArray, shape: tuple[int, ...] = ()
+    ) -> tuple[Int[Array, "..."], Int[Array, "..."], Int[Array, "..."]]:
+        row_key, age_key = jax.random.split(key)
+        row = _draw_rows(row_key, self.weight * self.decode, shape)
+        decode = self.decode[row]
+        age = jnp.floor(jax.random.uniform(age_key, shape) * decode).clip(0.0, decode - 1.0)
+        return self.prompt[row].astype(int), decode.astype(int), age.astype(int)
+
+
+class Independent(Workload):
+    """Prompt and decode lengths that do not depend on each other, each with its own law.
+
+    The load of a slot is then a fresh prompt plus an independent stationary age.
+    """
+
+    prompt: Length
+    decode: Length
+
+    @property
+    def prompt_mean(self) -> Scalar:
+        return self.prompt.mean
+
+    def _step_moments(self) -> Float[Array, " 4"]:
+        p1, p2, p3 = (self.prompt.moment(order) for order in (1, 2, 3))
+        exceedance = self.decode.exceedance()
+        age = jnp.arange(exceedance.shape[0], dtype=float)
+        a0, a1, a2, a3 = (jnp.sum(age**order * exceedance) for order in (0, 1, 2, 3))
+        return jnp.stack(
+            [a0, a0 * p1 + a1, a0 * p2 + 2.0 * p1 * a1 + a2, a0 * p3 + 3.0 * p2 * a1 + 3.0 * p1 * a2 + a3]
+        )
+
+    def slot_pmf(self) -> Float[Array, " support"]:
+        age = self.decode.exceedance() / self.decode.mean
+        prompt = self.prompt.pmf()
+        size = prompt.shape[0] + age.shape[0] - 1
+        spectrum = jnp.fft.rfft(prompt, n=size) * jnp.fft.rfft(age, n=size)
+        return jnp.maximum(jnp.fft.irfft(spectrum, n=size), 0.0)
+
+    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        cdf = jnp.concatenate([jnp.zeros(1), jnp.cumsum(self.slot_pmf())])
+        return jnp.interp(load, jnp.arange(cdf.shape[0], dtype=float), cdf / cdf[-1])
+
+    def slot_range(self) -> tuple[Scalar, Scalar]:
+        return jnp.asarray(0.0), jnp.asarray(float(self.prompt.maximum + max(self.decode.maximum, 1)))
+
+    def __check_init__(self):
+        if self.decode.maximum < 1:
+            raise ValueError("`decode` must allow at least one step, but its largest length is 0.")
+        at_zero = _checks.concrete(self.decode.pmf()[0])
+        if at_zero is not None and at_zero > 0:
+            raise ValueError("`decode` must be a law on 1, 2, ..., but it gives length 0 a positive probability.")
+
+    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
+        prompt_key, decode_key = jax.random.split(key)
+        return self.prompt.sample(prompt_key, shape), self.decode.sample(decode_key, shape)
+
+    def sample_stationary(
+        self, key: PRNGKeyArray, shape: tuple[int, ...] = ()
+    ) -> tuple[Int[Array, "..."], Int[Array, "..."], Int[Array, "..."]]:
+        prompt_key, age_key, decode_key = jax.random.split(key, 3)
+        age = self.decode.sample_age(age_key, shape)
+        # given its age a, a request's length has the law of D given D > a
+        cdf = 1.0 - self.decode.survival(jnp.arange(self.decode.maximum + 1))
+        passed = cdf[age]
+        level = passed + jax.random.uniform(decode_key, shape) * (1.0 - passed)
+        decode = jnp.searchsorted(cdf, level, side="right").clip(age + 1, self.decode.maximum)
+        return self.prompt.sample(prompt_key, shape), decode, age
+
+
+class Mixture(Workload):
+    """Several workloads on the same slots: a fresh request is of kind i with probability `weights[i]` (normalised)."""
+
+    parts: tuple[Workload, ...]
+    weights: Float[Array, " parts"]
+
+    def __init__(self, parts: Sequence[Workload], weights: Real[ArrayLike, " parts"] | Sequence[float]):
+        self.parts = tuple(parts)
+        array = jnp.asarray(weights, float)
+        if not self.parts or array.shape != (len(self.parts),):
+            raise ValueError(
+                f"`weights` must have one entry for each of the {len(self.parts)} parts, but it has shape {array.shape}."
+            )
+        _checks.require_positive("weights", array)
+        self.weights = array / jnp.sum(array)
+
+    def _step_moments(self) -> Float[Array, " 4"]:
+        return self.weights @ jnp.stack([part._step_moments() for part in self.parts])
+
+    def _step_shares(self) -> Float[Array, " parts"]:
+        """The share of decode steps that each part takes: its weight, biased by its decode length."""
+        steps = self.weights * jnp.stack([part.decode_mean for part in self.parts])
+        return steps / jnp.sum(steps)
+
+    @property
+    def prompt_mean(self) -> Scalar:
+        return self.weights @ jnp.stack([part.prompt_mean for part in self.parts])
+
+    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.tensordot(self._step_shares(), jnp.stack([part.slot_cdf(load) for part in self.parts]), axes=1)
+
+    def slot_range(self) -> tuple[Scalar, Scalar]:
+        lows, highs = zip(*(part.slot_range() for part in self.parts), strict=True)
+        return jnp.min(jnp.stack(lows)), jnp.max(jnp.stack(highs))
+
+    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
+        kind_key, *keys = jax.random.split(key, len(self.parts) + 1)
+        kind = _draw_rows(kind_key, self.weights, shape)
+        prompts, decodes = zip(*(p.sample(k, shape) for p, k in zip(self.parts, keys, strict=True)), strict=True)
+        return lax.select_n(kind, *prompts), lax.select_n(kind, *decodes)
+
+    def sample_stationary(
+        self, key: PRNGKeyArray, shape: tuple[int, ...] = ()
+    ) -> tuple[Int[Array, "..."], Int[Array, "..."], Int[Array, "..."]]:
+        kind_key, *keys = jax.random.split(key, len(self.parts) + 1)
+        kind = _draw_rows(kind_key, self._step_shares(), shape)
+        drawn = [p.sample_stationary(k, shape) for p, k in zip(self.parts, keys, strict=True)]
+        prompts, decodes, ages = zip(*drawn, strict=True)
+        return lax.select_n(kind, *prompts), lax.select_n(kind, *decodes), lax.select_n(kind, *ages)
+
+
+def horizon_load(
+    prompt_mean: ScalarLike, decode_mean: ScalarLike, batch_size: ScalarLike, requests: ScalarLike
+) -> Scalar:
+    """Average token load of one slot over the paper's horizon, from a cold start [tokens].
+
+    arXiv:2601.21351 v1, eq 13 with its eqs 9-12 summed exactly: `requests` completions of a worker of `batch_size` slots
+    take K = requests / (batch_size p) steps, p = 1 / decode_mean; all ages start at zero, so
+
+        load = prompt_mean + (decode_mean - 1) (1 - (1 - (1 - p)^K) / (p K)).
+
+    Geometric decode lengths only. It tends to the stationary theta = prompt_mean + decode_mean - 1 as `requests` grows; the
+    paper's printed ratios use requests = 10,000. Its printed recipe prompt_mean + decode_mean counts one token more,
+    because there a decode length D on 0, 1, ... takes D + 1 slot steps.
+    """
+    for name, value in (("prompt_mean", prompt_mean), ("batch_size", batch_size), ("requests", requests)):
+        _checks.require_positive(name, value)
+    _checks.require_at_least("decode_mean", decode_mean, 1.0)
+    prompt_mean, decode_mean, batch_size, requests = map(
+        _checks.as_float, (prompt_mean, decode_mean, batch_size, requests)
+    )
+    end = 1.0 / decode_mean
+    steps = requests / (batch_size * end)
+    # 1 - (1 - p)^K, without cancellation
+    started = -jnp.expm1(steps * jnp.log1p(-jnp.minimum(end, 1.0 - 1e-7)))
+    return prompt_mean + (decode_mean - 1.0) * (1.0 - started / (end * steps))
+
+
+def sums_over_ages(prompt, decode):
+    """For requests (P, D), arrays of NumPy or JAX, the sums over a = 0..D-1 of (P + a)^k for k = 0, 1, 2, 3."""
+    a1 = decode * (decode - 1.0) / 2.0
+    a2 = a1 * (2.0 * decode - 1.0) / 3.0
+    a3 = a1**2
+    return (
+        decode,
+        decode * prompt + a1,
+        decode * prompt**2 + 2.0 * prompt * a1 + a2,
+        decode * prompt**3 + 3.0 * prompt**2 * a1 + 3.0 * prompt * a2 + a3,
+    )
+
+
+def _draw_rows(key: PRNGKeyArray, weight: Float[Array, " rows"], shape: tuple[int, ...]) -> Int[Array, "..."]:
+    """Rows with probability proportional to their weight."""
+    cumulative = jnp.cumsum(weight)
+    uniform = jax.random.uniform(key, shape) * cumulative[-1]
+    return jnp.searchsorted(cumulative, uniform, side="right").clip(0, weight.shape[0] - 1)
+
+
+def _safe_sqrt(x: Scalar) -> Scalar:
+    """sqrt with value and derivative 0 at and below 0 (a slot that always holds the same load)."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
