@@ -24,7 +24,7 @@ def tail_integrals(order: int) -> np.ndarray:
 @functools.cache
 def end_values(order: int) -> np.ndarray:
     """`v @ f(nodes)` = f(1)."""
-    return interpolation(order, np.ones(()))
+    return interpolation(order, np.ones(1))[0]
 
 
 @functools.cache

@@ -167,9 +167,7 @@ def performance(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_wo
     times = stage_times(load, profile, bundle, attention_workers)
     floor, level, delay, scale = _standard_round(times, load, bundle, 0.0)
     inner, outer = bundle.start.exponents(attention_workers)
-    excess, (by_level, by_delay) = jax.value_and_grad(
-        lambda a, b: load.round_excess(a, b, m, inner, outer), argnums=(0, 1)
-    )(level, delay)
+    excess, by_level, by_delay = load.round_parts(level, delay, m, inner, outer)
     cycle = floor + scale * excess
     # an expected maximum grows with each of its terms by the probability that the term is the largest
     floor_decides, round_trip_decides = 1.0 + by_level, by_delay

@@ -72,6 +72,12 @@ class WorkerLoad(eqx.Module):
         """E (max_j V_j - level)^+ of this module's docstring: g = `delay`, m = `in_flight`, F^inner before the round and
         H^outer after it. Standard units."""
 
+    @abc.abstractmethod
+    def round_parts(
+        self, level: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike, outer: ScalarLike
+    ) -> tuple[Scalar, Scalar, Scalar]:
+        """`round_excess` with its derivatives by `level` and by `delay`."""
+
     def with_moments(self, mean: Scalar, deviation: Scalar) -> "WorkerLoad":
         """The same law moved and stretched to another mean and standard deviation [tokens]."""
         return eqx.tree_at(lambda load: (load.mean, load.deviation), self, (mean, at_least_tiny(deviation, mean)))
@@ -100,6 +106,13 @@ class PointLoad(WorkerLoad):
     ) -> Scalar:
         return jnp.maximum(jnp.maximum(delay, 0.0) - level, 0.0)
 
+    def round_parts(
+        self, level: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike, outer: ScalarLike
+    ) -> tuple[Scalar, Scalar, Scalar]:
+        excess = self.round_excess(level, delay, in_flight, inner, outer)
+        above = (excess > 0).astype(excess.dtype)
+        return excess, -above, jnp.where(delay > 0, above, 0.0)
+
     def with_moments(self, mean: Scalar, deviation: Scalar) -> "PointLoad":
         return PointLoad(mean, self.deviation)
 
@@ -121,6 +134,12 @@ class RoundedPointLoad(WorkerLoad):
     ) -> Scalar:
         positive = lambda x: (x + jnp.sqrt(x**2 + 1.0)) / 2.0
         return positive(positive(delay) - level)
+
+    def round_parts(
+        self, level: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike, outer: ScalarLike
+    ) -> tuple[Scalar, Scalar, Scalar]:
+        excess, slopes = jax.value_and_grad(self.round_excess, argnums=(0, 1))(level, delay, in_flight, inner, outer)
+        return excess, *slopes
 
 
 class SpreadLoad(WorkerLoad):
@@ -156,6 +175,15 @@ class SpreadLoad(WorkerLoad):
         if _is_one(inner):
             return _excess(in_flight, self, level, delay, jnp.asarray(outer, float))
         return self.excess_parts(level, delay, in_flight, inner, outer)[0]
+
+    def round_parts(
+        self, level: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike, outer: ScalarLike
+    ) -> tuple[Scalar, Scalar, Scalar]:
+        if in_flight == 1:
+            nothing = jnp.zeros_like(delay)
+            value, by_level, _, _ = self.excess_parts(level - jnp.maximum(delay, 0.0), nothing, 1, inner, outer)
+            return value, by_level, jnp.where(delay > 0, -by_level, 0.0)
+        return self.excess_parts(level, delay, in_flight, inner, outer)[:3]
 
     def excess_parts(
         self, level: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike, outer: ScalarLike
@@ -205,35 +233,43 @@ class SpreadLoad(WorkerLoad):
         v = jnp.append(start + width * t, start)
         corner = jnp.minimum(v - delay, self.bulk_top())
         side = jnp.maximum(m * corner - v, 0.0)
-        cut, cut_before = jax.vmap(lambda c, length: self._simplex(c, length, m, inner))(corner, side)
+        cut, cut_before = self._simplex(corner, side, m, inner)
         tail = self.survival(corner)
         whole = 1.0 - _power_survival(tail, m * inner)
         others = jnp.exp((m - 1) * inner * _log_cdf(tail)) - cut_before
         slower = m * self.density(v - delay) * _power_slope(tail, inner) * jnp.maximum(others, 0.0)
         return whole - cut, slower[:-1]
 
-    def _simplex(self, corner: Scalar, side: Scalar, in_flight: int, inner: ScalarLike) -> tuple[Scalar, Scalar]:
-        """P(all b_i >= 0, sum_i b_i < side) for b_i = corner - z_i with z_i of law F^inner: i = 1..m, and i = 1..m-1."""
+    def _simplex(
+        self, corner: Float[Array, " n"], side: Float[Array, " n"], in_flight: int, inner: ScalarLike
+    ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+        """P(all b_i >= 0, sum_i b_i < side) for b_i = corner - z_i with z_i of law F^inner: i = 1..m, and i = 1..m-1.
+
+        Each entry of `corner` and `side` is a case of its own.
+        """
         t, w = gauss_legendre(_CORNER_NODES)
+        at_corner = _power_survival(self.survival(corner), inner)
 
-        def law(b: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-            """Density of b, and P(b_i < b)."""
-            beyond = self.survival(corner - b)
-            mass = _power_survival(beyond, inner) - _power_survival(self.survival(corner), inner)
-            return self.density(corner - b) * _power_slope(beyond, inner), mass
+        def density(b: Float[Array, "..."], beyond: Float[Array, "..."], c: Float[Array, "..."]):
+            return self.density(c - b) * _power_slope(beyond, inner)
 
-        density, mass = law(side * t)
+        # P(b_i < side t) at the nodes, and at t = 1
+        b = side[:, None] * np.append(t, 1.0)
+        beyond = self.survival(corner[:, None] - b)
+        below = _power_survival(beyond, inner) - at_corner[:, None]
+        mass, before = below[:, :-1], below[:, -1]
         if in_flight > 2:
-            # from the mass of k variables below side * t to that of k + 1, at the same nodes
-            kernel, _ = law(side * t[:, None] * t[None, :])
-            kernel = side * t[:, None] * w[None, :] * kernel
+            # from the mass of k variables below side t to that of k + 1, at the same nodes
+            inside = side[:, None, None] * (t[:, None] * t[None, :])
+            corners = corner[:, None, None]
+            kernel = density(inside, self.survival(corners - inside), corners)
+            kernel = side[:, None, None] * (t[:, None] * w[None, :]) * kernel
             for _ in range(in_flight - 2):
-                mass = jnp.sum(kernel * (scaled_products(_CORNER_NODES) @ mass), axis=1)
-            before = end_values(_CORNER_NODES) @ mass
-        else:
-            before = law(side)[1]
-        # the nodes are symmetric: the mass below side * (1 - t) is the mass reversed
-        return side * jnp.sum(w * density * mass[::-1]), before
+                mass = jnp.sum(kernel * jnp.einsum("jqi,ni->njq", scaled_products(_CORNER_NODES), mass), axis=2)
+            before = mass @ end_values(_CORNER_NODES)
+        # the nodes are symmetric: the mass below side (1 - t) is the mass reversed
+        last = density(b[:, :-1], beyond[:, :-1], corner[:, None])
+        return side * ((last * mass[:, ::-1]) @ w), before
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
@@ -186,15 +185,15 @@ def _plan(
     load, theta, nu, means = _describe(workload, bundle.batch_size, barrier)
     slot_load = float(theta) if slot_load is None else slot_load
 
-    workers = np.arange(1, int(np.floor(max_ratio * ffn_workers + 1e-9)) + 1)
-    table = _curve(load, profile, bundle, jnp.asarray(workers, float))
-    values = np.asarray(table.throughput_per_instance)
-    best = int(np.argmax(values))
-
     parameters = {"theta": theta, "nu": nu, "batch_size": bundle.batch_size} | profile.coefficients()
-    derivatives = functools.partial(_derivatives, load, profile, bundle, parameters)
-    log_ratio, inside = _top(derivatives, np.log(workers / ffn_workers), best)
-    _, by_parameter, curvature, mixed = derivatives(jnp.asarray(log_ratio, float))
+    at_workers = functools.partial(_at_workers, load, profile, bundle, parameters)
+    workers = np.arange(1, int(np.floor(max_ratio * ffn_workers + 1e-9)) + 1)
+    points = [at_workers(jnp.asarray(x, float)) for x in workers]
+    table = jax.tree.map(lambda *column: np.stack(column), *[point for point, _ in points])
+    values = table.throughput_per_instance
+    best = int(np.argmax(values))
+    log_workers, inside = _top(at_workers, workers, best)
+    _, (_, by_parameter, curvature, mixed) = at_workers(jnp.exp(jnp.asarray(log_workers, float)))
     throughput_elasticities = {name: float(slope * parameters[name]) for name, slope in by_parameter.items()}
     ratio_elasticities = {
         name: float(-slope / curvature * parameters[name]) if inside else 0.0 for name, slope in mixed.items()
@@ -204,7 +203,7 @@ def _plan(
     known = covariance is not None and covariance.any()
     interval = functools.partial(_interval, parameters=parameters, covariance=covariance, profile=profile)
     at_best = jax.tree.map(lambda column: column[best], table)
-    ratio = float(np.exp(log_ratio))
+    ratio = float(np.exp(log_workers)) / ffn_workers
     theta_interval = None
     if covariance is not None and known:
         margin = 1.96 * float(np.sqrt(covariance[0, 0]))
@@ -247,19 +246,11 @@ def _describe(workload: SlotLoad, batch_size: Scalar, barrier: Barrier):
 
 
 @eqx.filter_jit
-def _curve(load: WorkerLoad, profile: Profile, bundle: Bundle, workers: Float[Array, " workers"]) -> Performance:
-    return jax.lax.map(lambda x: performance(load, profile, bundle, x), workers, batch_size=16)
-
-
-@eqx.filter_jit
-def _derivatives(
-    load: WorkerLoad,
-    profile: Profile,
-    bundle: Bundle,
-    parameters: dict[str, Scalar],
-    log_ratio: Scalar,
-):
-    """Derivatives of log throughput by log r, by each parameter, and of the first by log r and by each parameter."""
+def _at_workers(
+    load: WorkerLoad, profile: Profile, bundle: Bundle, parameters: dict[str, Scalar], workers: Scalar
+) -> tuple[Performance, tuple[Scalar, dict[str, Scalar], Scalar, dict[str, Scalar]]]:
+    """Performance with so many attention workers; and the derivatives of log throughput by log r and by each parameter,
+    and of the first of these by log r and by each parameter. One program for all that a plan needs."""
 
     def value(u: Scalar, p: dict[str, Scalar]) -> Scalar:
         batch_size = p["batch_size"]
@@ -268,23 +259,29 @@ def _derivatives(
         varied = eqx.tree_at(lambda b: b.batch_size, bundle, batch_size)
         return log_throughput(moved, profile.with_coefficients(coefficients), varied, u)
 
+    log_ratio = jnp.log(workers / bundle.ffn_workers)
     gradient = lambda u: jax.grad(value, argnums=(0, 1))(u, parameters)
     (slope, by_parameter), (curvature, mixed) = jax.jvp(gradient, (log_ratio,), (jnp.ones_like(log_ratio),))
-    return slope, by_parameter, curvature, mixed
+    return performance(load, profile, bundle, workers), (slope, by_parameter, curvature, mixed)
 
 
-def _top(derivatives, log_ratios: np.ndarray, best: int) -> tuple[float, bool]:
-    """log r* near the best whole number of workers, and whether it is inside of the range."""
-    left, right = log_ratios[max(best - 1, 0)], log_ratios[min(best + 1, len(log_ratios) - 1)]
-    slope = lambda log_ratio: float(derivatives(jnp.asarray(log_ratio, float))[0])
-    if not slope(left) > 0 > slope(right):
-        return float(log_ratios[best]), False
-    # on the host, because the compiled derivatives are needed anyway (`bracketed_root` would compile a second loop)
-    middle = float(log_ratios[best])
+def _top(at_workers, workers: np.ndarray, best: int) -> tuple[float, bool]:
+    """log x at the real optimum near the best whole number of workers, and whether it is inside of the range.
+
+    On the host, because the compiled derivatives are needed anyway (`bracketed_root` would compile a second program).
+    """
+
+    def slopes(log_workers: float) -> tuple[float, float]:
+        _, (slope, _, curvature, _) = at_workers(jnp.exp(jnp.asarray(log_workers, float)))
+        return float(slope), float(curvature)
+
+    left, middle, right = (float(np.log(workers[i])) for i in (max(best - 1, 0), best, min(best + 1, len(workers) - 1)))
+    if not slopes(left)[0] > 0 > slopes(right)[0]:
+        return middle, False
     for _ in range(100):
-        value, _, curvature, _ = derivatives(jnp.asarray(middle, float))
-        left, right = (middle, right) if value > 0 else (left, middle)
-        newton = middle - float(value / curvature)
+        slope, curvature = slopes(middle)
+        left, right = (middle, right) if slope > 0 else (left, middle)
+        newton = middle - slope / curvature
         step = newton if left < newton < right else (left + right) / 2.0
         if abs(step - middle) < 1e-12:
             break
