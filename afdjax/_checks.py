@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import ArrayLike
 
 
 def as_float(value: Any) -> Any:
@@ -30,21 +30,21 @@ def concrete(value: Any) -> np.ndarray | None:
     return np.asarray(value)
 
 
-def require_positive(name: str, value: Array | float) -> None:
+def require_positive(name: str, value: ArrayLike) -> None:
     """Raise `ValueError` unless every entry is finite and above zero."""
     numbers = concrete(value)
     if numbers is not None and not (np.all(np.isfinite(numbers)) and np.all(numbers > 0)):
         raise ValueError(f"`{name}` must be a finite number above 0, but it is {_worst(numbers, numbers > 0)}.")
 
 
-def require_non_negative(name: str, value: Array | float) -> None:
+def require_non_negative(name: str, value: ArrayLike) -> None:
     """Raise `ValueError` unless every entry is finite and at least zero."""
     numbers = concrete(value)
     if numbers is not None and not (np.all(np.isfinite(numbers)) and np.all(numbers >= 0)):
         raise ValueError(f"`{name}` must be a finite number of at least 0, but it is {_worst(numbers, numbers >= 0)}.")
 
 
-def require_at_least(name: str, value: Array | float, least: float) -> None:
+def require_at_least(name: str, value: ArrayLike, least: float) -> None:
     """Raise `ValueError` unless every entry is finite and at least `least`."""
     numbers = concrete(value)
     if numbers is not None and not (np.all(np.isfinite(numbers)) and np.all(numbers >= least)):

@@ -1,5 +1,7 @@
 """Shape and dtype aliases used in every signature."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Array, ArrayLike, Float, Real
 
 Scalar = Float[Array, ""]
@@ -10,3 +12,6 @@ ScalarLike = Real[ArrayLike, ""]
 
 PerRequest = Float[Array, " requests"]
 """One entry for each row of a request log."""
+
+Column = ArrayLike | Sequence[float] | Sequence[int]
+"""What a user may give for a column of numbers; its shape is checked with a message."""

@@ -15,7 +15,7 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Real
 
 from afdjax import _checks
-from afdjax._types import Scalar
+from afdjax._types import Scalar, ScalarLike
 
 CONTEXT_WINDOW = 131_072
 """Default cut-off of the heavy-tailed laws: no request outgrows a context window of this many tokens."""
@@ -52,13 +52,13 @@ class Length(eqx.Module):
     def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
         """Independent draws, by inversion of the distribution function."""
         cdf = 1.0 - self.survival(jnp.arange(self.maximum + 1))
-        return jnp.searchsorted(cdf, jax.random.uniform(key, shape), side="right").clip(0, self.maximum)
+        return jnp.searchsorted(cdf, jax.random.uniform(key, shape), side="right").clip(0, self.maximum).astype(int)
 
     def sample_age(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
         """Draws of the stationary age a, with P(a = k) proportional to P(length > k)."""
         cumulative = jnp.cumsum(self.exceedance())
         uniform = jax.random.uniform(key, shape) * cumulative[-1]
-        return jnp.searchsorted(cumulative, uniform, side="right").clip(0, self.maximum - 1)
+        return jnp.searchsorted(cumulative, uniform, side="right").clip(0, self.maximum - 1).astype(int)
 
 
 class Geometric(Length):
@@ -70,7 +70,7 @@ class Geometric(Length):
     success: Scalar
     maximum: int = eqx.field(static=True)
 
-    def __init__(self, mean: Real[Array, ""] | float, maximum: int | None = None):
+    def __init__(self, mean: ScalarLike, maximum: int | None = None):
         _checks.require_at_least("mean", mean, 1.0)
         number = _checks.concrete(mean)
         if maximum is None:
@@ -96,7 +96,7 @@ class Lognormal(Length):
     maximum: int = eqx.field(static=True)
 
     def __init__(
-        self, median: Real[Array, ""] | float, sigma: Real[Array, ""] | float, maximum: int = CONTEXT_WINDOW
+        self, median: ScalarLike, sigma: ScalarLike, maximum: int = CONTEXT_WINDOW
     ):
         _checks.require_positive("median", median)
         _checks.require_positive("sigma", sigma)
@@ -125,7 +125,7 @@ class Pareto(Length):
     maximum: int = eqx.field(static=True)
 
     def __init__(
-        self, minimum: Real[Array, ""] | float, alpha: Real[Array, ""] | float, maximum: int = CONTEXT_WINDOW
+        self, minimum: ScalarLike, alpha: ScalarLike, maximum: int = CONTEXT_WINDOW
     ):
         _checks.require_positive("minimum", minimum)
         _checks.require_positive("alpha", alpha)

@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Real
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from afdjax import _checks
-from afdjax._types import PerRequest, Scalar, ScalarLike
+from afdjax._types import Column, PerRequest, Scalar, ScalarLike
 from afdjax.lengths import Length
 
 LONGEST = 100_000_000
@@ -222,11 +222,11 @@ class Requests(Workload):
 
     def __init__(
         self,
-        prompt: Real[ArrayLike, " requests"] | Sequence[float],
-        decode: Real[ArrayLike, " requests"] | Sequence[float],
-        weight: Real[ArrayLike, " requests"] | Sequence[float] | None = None,
-        time: Real[ArrayLike, " requests"] | Sequence[float] | None = None,
-        covariance: Real[ArrayLike, "2 2"] | None = None,
+        prompt: Column,
+        decode: Column,
+        weight: Column | None = None,
+        time: Column | None = None,
+        covariance: ArrayLike | None = None,
         source: Source | None = None,
     ):
         lengths = {"prompt": np.asarray(prompt, float), "decode": np.asarray(decode, float)}
@@ -356,7 +356,7 @@ class Independent(Workload):
         cdf = 1.0 - self.decode.survival(jnp.arange(self.decode.maximum + 1))
         passed = cdf[age]
         level = passed + jax.random.uniform(decode_key, shape) * (1.0 - passed)
-        decode = jnp.searchsorted(cdf, level, side="right").clip(age + 1, self.decode.maximum)
+        decode = jnp.searchsorted(cdf, level, side="right").astype(int).clip(age + 1, self.decode.maximum)
         return self.prompt.sample(prompt_key, shape), decode, age
 
 
@@ -366,7 +366,7 @@ class Mixture(Workload):
     parts: tuple[Workload, ...]
     weights: Float[Array, " parts"]
 
-    def __init__(self, parts: Sequence[Workload], weights: Real[ArrayLike, " parts"] | Sequence[float]):
+    def __init__(self, parts: Sequence[Workload], weights: Column):
         self.parts = tuple(parts)
         array = jnp.asarray(weights, float)
         if not self.parts or array.shape != (len(self.parts),):

@@ -1,0 +1,73 @@
+"""Strict numerics for every test: double precision, no silent promotion, two devices, shapes enforced."""
+
+import os
+
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+
+import jax
+from jaxtyping import install_import_hook
+
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+install_import_hook("afdjax", "beartype.beartype")
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+import afdjax as afd
+
+
+hypothesis.settings.register_profile("afdjax", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("afdjax")
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+LOGS = {
+    "azure2023_code": "azure_llm_2023/AzureLLMInferenceTrace_code.csv",
+    "azure2023_conv": "azure_llm_2023/AzureLLMInferenceTrace_conv.csv",
+    "mooncake_conversation": "mooncake_fast25/conversation_trace_lengths.jsonl",
+    "sharegpt_sarathi_8k": "sharegpt_lengths/sharegpt_8k_llama2.csv",
+    "helix_shared_gpt": "sharegpt_lengths/sharegpt_helix.csv",
+    "arxiv_summ_vidur": "arxiv_summarization_vidur/arxiv_summarization.csv",
+    "apex_creation_llama": "apex_plus_traces/creation_llama.csv",
+    "apex_lmsys_llama": "apex_plus_traces/lmsys_llama.csv",
+    "servegen_deepseek-r1": "servegen/deepseek-r1_sample.csv.gz",
+    "servegen_m-large": "servegen/m-large_sample.csv.gz",
+}
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public traces, if it is there."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the shared traces are not on this machine")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session", params=list(LOGS))
+def shared_log(request, shared_data) -> afd.Requests:
+    """Every shared request log in turn."""
+    return afd.load_trace(shared_data / LOGS[request.param])
+
+
+@pytest.fixture(scope="session")
+def geometric() -> afd.Independent:
+    """The paper's workload: prompt mean 100, decode mean 500."""
+    return afd.Independent(afd.Geometric(100.0), afd.Geometric(500.0))
+
+
+@pytest.fixture(scope="session")
+def profile() -> afd.Profile:
+    """The paper's Table 2, communication per worker."""
+    return afd.load_profile("deepseek-v3-ascend-910c")
+
+
+@pytest.fixture(scope="session")
+def shared_link(profile) -> afd.Profile:
+    """The paper's Table 2, communication as one shared link."""
+    return afd.Profile(profile.attention, profile.ffn, afd.Shared(profile.communication.latency), time_unit="cycle")

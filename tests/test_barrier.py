@@ -1,0 +1,133 @@
+"""The slowest of x workers: exact laws against Monte Carlo, the normal one against dense quadrature."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import afdjax as afd
+from afdjax.loads import GaussianLoad
+from tests.reference import gaussian_excess, gaussian_pair_excess, load_sampler
+
+
+STANDARD = GaussianLoad(jnp.asarray(0.0), jnp.asarray(1.0))
+slowest_mean = eqx.filter_jit(lambda barrier, w, b, x: barrier.slowest(w, b, x).mean())
+
+
+@pytest.fixture(scope="module")
+def exact_means():
+    """E W of the exact barrier for all numbers of workers at once, one program a trace."""
+
+    @eqx.filter_jit
+    def means(workload, batch_size, workers):
+        load = afd.Exact().worker_load(workload, batch_size)
+        level = load.mean - 40.0 * load.deviation
+        return level + jax.vmap(lambda x: load.excess(level, x))(workers)
+
+    return means
+
+
+@pytest.mark.parametrize("batch_sizes", [(8, 32, 128, 512)])
+def test_exact_barrier_against_monte_carlo_on_every_log(shared_log, batch_sizes, exact_means):
+    workers = np.array([1, 2, 8, 32, 64])
+    draw = load_sampler(shared_log)
+    for batch_size in batch_sizes:
+        loads = draw(100_000, batch_size)
+        means = exact_means(shared_log, jnp.asarray(float(batch_size)), jnp.asarray(workers, float))
+        for x, mean in zip(workers, np.asarray(means), strict=True):
+            slowest = loads[: len(loads) // x * x].reshape(-1, x).max(axis=1)
+            error = slowest.std() / np.sqrt(len(slowest))
+            assert abs(mean - slowest.mean()) <= 4 * error, (batch_size, x, (mean - slowest.mean()) / error)
+
+
+def test_exact_law_of_few_slots_equals_convolution():
+    workload = afd.Independent(afd.Uniform(0, 60), afd.Geometric(40.0))
+    law = np.asarray(workload.slot_pmf())
+    total = np.array([1.0])
+    for _ in range(6):
+        total = np.convolve(total, law)
+    load = afd.Exact(8192).worker_load(workload, 6.0)
+    at = np.arange(50, 900, 7)
+    # in the middle between two loads the law with atoms and the one without agree best
+    cdf = 1.0 - load.survival((jnp.asarray(at + 0.5) - load.mean) / load.deviation)
+    np.testing.assert_allclose(cdf, np.cumsum(total)[at], atol=3e-5)
+
+
+@pytest.mark.parametrize("workers", [1.0, 2.0, 3.5, 8.0, 64.0, 300.0])
+def test_gaussian_excess_against_dense_quadrature(workers):
+    for level in (-12.0, -3.0, -1.0, 0.0, 0.5, 2.0, 4.0):
+        excess = STANDARD.excess(level, workers)
+        np.testing.assert_allclose(excess, gaussian_excess(level, workers), atol=1e-8)
+
+
+@pytest.mark.parametrize("workers", [1.0, 6.0, 64.0])
+@pytest.mark.parametrize("delay", [-6.0, -1.0, 0.0, 0.7, 4.0])
+def test_gaussian_round_of_two_against_dense_quadrature(workers, delay):
+    compiled = jax.jit(lambda level, g, x: STANDARD.round_excess(level, g, 2, 1, x))
+    for level in (-3.0, 0.5, 2.5):
+        np.testing.assert_allclose(
+            compiled(level, delay, workers), gaussian_pair_excess(level, delay, workers), atol=1e-6
+        )
+
+
+def test_gaussian_slowest_has_the_textbook_means(geometric):
+    known = {1: 0.0, 2: 0.5642, 4: 1.0294, 9: 1.4850, 16: 1.7660, 32: 2.0697}
+    load = afd.Gaussian().worker_load(geometric, 256.0)
+    for workers, kappa in known.items():
+        mean = afd.Gaussian().slowest(geometric, 256.0, workers).mean()
+        np.testing.assert_allclose((mean - load.mean) / load.deviation, kappa, atol=5e-5)
+
+
+def test_slowest_cdf_is_a_power(geometric):
+    one, many = (afd.Exact().slowest(geometric, 64.0, x) for x in (1.0, 7.5))
+    at = jnp.linspace(25_000.0, 60_000.0, 30)
+    np.testing.assert_allclose(many.cdf(at), one.cdf(at) ** 7.5, atol=1e-12)
+
+
+@pytest.mark.parametrize("barrier", [afd.MeanField(), afd.Gaussian(), afd.Exact()], ids=lambda b: type(b).__name__)
+def test_expectation_of_a_piecewise_linear_function(barrier, geometric):
+    slowest = barrier.slowest(geometric, 64.0, 5.0)
+    knots = jnp.asarray([35_000.0, 40_000.0, 45_000.0])
+    values = jnp.asarray([10.0, 11.0, 14.0])
+    expected = slowest.expect(knots, values, left_slope=1e-4, right_slope=2e-3)
+    # E f(W) = f(a) + Int_a^b f'(t) P(W > t) dt, from below all loads
+    edges = jnp.asarray([0.0, 35_000.0, 40_000.0, 45_000.0, 90_000.0])
+    total = 10.0 - 35_000.0 * 1e-4
+    t, w = np.polynomial.legendre.leggauss(300)
+    for left, right, slope in zip(edges[:-1], edges[1:], (1e-4, 2e-4, 6e-4, 2e-3), strict=True):
+        at = left + (right - left) * (t + 1) / 2
+        if isinstance(barrier, afd.MeanField):
+            total += slope * float(jnp.clip(64.0 * geometric.theta - left, 0.0, right - left))
+        else:
+            total += slope * (right - left) / 2 * float(w @ (1.0 - slowest.cdf(at)))
+    np.testing.assert_allclose(expected, total, rtol=1e-5)
+
+
+def test_piecewise_linear_functions_must_not_decrease(geometric):
+    slowest = afd.Gaussian().slowest(geometric, 64.0, 5.0)
+    with pytest.raises(ValueError, match="must not decrease"):
+        slowest.expect(jnp.asarray([1.0, 2.0]), jnp.asarray([2.0, 1.0]))
+
+
+def test_exact_needs_a_law():
+    with pytest.raises(TypeError, match="Moments"):
+        afd.Exact().worker_load(afd.Moments(100.0, 50.0), 64.0)
+
+
+def test_loads_that_never_vary_have_no_barrier():
+    workload = afd.Independent(afd.Deterministic(100), afd.Deterministic(1))
+    for barrier in (afd.MeanField(), afd.Gaussian(), afd.Exact()):
+        np.testing.assert_allclose(barrier.slowest(workload, 64.0, 9.0).mean(), 6400.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+@pytest.mark.parametrize("together", [False, True])
+def test_gradients_of_the_excess(in_flight, together):
+    def excess(level, delay, workers):
+        inner, outer = (workers, 1) if together else (1, workers)
+        return STANDARD.round_excess(level, delay, in_flight, inner, outer)
+
+    for point in ((0.3, 0.4, 5.0), (1.5, -1.2, 12.0), (-0.5, 2.0, 3.0)):
+        check_grads(excess, tuple(map(jnp.asarray, point)), order=1, modes=["fwd", "rev"], atol=1e-5, rtol=1e-4)

@@ -1,0 +1,223 @@
+"""Moments, laws and samplers of workloads, against direct enumeration and simulation."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import afdjax as afd
+from afdjax.estimation import block_covariance, delta_covariance, diagnose, moments
+
+
+LENGTHS = {
+    "geometric": afd.Geometric(30.0),
+    "always one": afd.Geometric(1.0),
+    "lognormal": afd.Lognormal(20.0, 1.2, maximum=2000),
+    "pareto": afd.Pareto(3.5, 1.5, maximum=500),
+    "deterministic": afd.Deterministic(17),
+    "uniform": afd.Uniform(3, 40),
+}
+WORKLOADS = {
+    "independent": afd.Independent(afd.Uniform(0, 20), afd.Geometric(12.0)),
+    "heavy": afd.Independent(afd.Lognormal(30.0, 1.0, maximum=400), afd.Pareto(2.0, 1.5, maximum=300)),
+    "fixed": afd.Independent(afd.Deterministic(100), afd.Deterministic(50)),
+    "single load": afd.Independent(afd.Deterministic(100), afd.Deterministic(1)),
+    "requests": afd.Requests([5, 0, 17, 3], [2, 9, 1, 30], [1.0, 2.0, 0.5, 4.0]),
+    "mixture": afd.Mixture(
+        [afd.Requests([10, 20], [3, 40]), afd.Independent(afd.Uniform(1, 5), afd.Uniform(1, 9))], [0.3, 0.7]
+    ),
+}
+
+
+def enumerate_slot(workload: afd.Workload) -> np.ndarray:
+    """P(slot load = l), by writing out every (request, age) pair."""
+    if isinstance(workload, afd.Mixture):
+        parts = [enumerate_slot(part) * float(part.decode_mean) for part in workload.parts]
+        size = max(map(len, parts))
+        total = sum(
+            float(w) * np.pad(part, (0, size - len(part))) for w, part in zip(workload.weights, parts, strict=True)
+        )
+        return total / total.sum()
+    if isinstance(workload, afd.Requests):
+        pairs = [
+            (int(p), int(d), float(w))
+            for p, d, w in zip(workload.prompt, workload.decode, workload.weight, strict=True)
+        ]
+    else:
+        assert isinstance(workload, afd.Independent)
+        prompt, decode = np.asarray(workload.prompt.pmf()), np.asarray(workload.decode.pmf())
+        pairs = [(p, d, prompt[p] * decode[d]) for p in np.flatnonzero(prompt) for d in np.flatnonzero(decode)]
+    law = np.zeros(max(p + d for p, d, _ in pairs))
+    for p, d, weight in pairs:
+        law[p : p + d] += weight
+    return law / law.sum()
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_length_moments_are_those_of_its_probabilities(name):
+    length = LENGTHS[name]
+    pmf, k = np.asarray(length.pmf()), np.arange(length.maximum + 1)
+    assert pmf.min() >= 0
+    np.testing.assert_allclose(pmf.sum(), 1.0, atol=1e-14)
+    np.testing.assert_allclose(length.mean, pmf @ k, rtol=1e-12)
+    for order in (1, 2, 3, 4):
+        np.testing.assert_allclose(length.moment(order), pmf @ k**order, rtol=1e-11)
+
+
+def test_geometric_has_its_textbook_moments():
+    length = afd.Geometric(500.0)
+    np.testing.assert_allclose(length.mean, 500.0, rtol=1e-13)
+    np.testing.assert_allclose(length.moment(2) - length.mean**2, 500.0 * 499.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_length_samples_follow_the_law(name):
+    length, draws = LENGTHS[name], 20_000
+    draw = eqx.filter_jit(lambda law: (law.sample(jax.random.key(1), (draws,)), law.sample_age(jax.random.key(2), (draws,))))
+    sample, ages = (np.asarray(drawn, float) for drawn in draw(length))
+    spread = np.sqrt(float(length.moment(2) - length.mean**2))
+    assert abs(sample.mean() - float(length.mean)) <= 4 * spread / np.sqrt(draws)
+    assert sample.max() <= length.maximum
+    age_law = np.asarray(length.exceedance() / length.mean)
+    k = np.arange(len(age_law))
+    mean = age_law @ k
+    assert abs(ages.mean() - mean) <= 4 * np.sqrt(age_law @ k**2 - mean**2 + 1e-12) / np.sqrt(draws)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_slot_law_equals_enumeration(name):
+    workload = WORKLOADS[name]
+    law = enumerate_slot(workload)
+    load = np.arange(len(law))
+    pmf = np.asarray(workload.slot_pmf())
+    np.testing.assert_allclose(pmf[: len(law)], law, atol=1e-12)
+    np.testing.assert_allclose(pmf[len(law) :], 0.0, atol=1e-12)
+    mean, variance = law @ load, law @ load**2 - (law @ load) ** 2
+    np.testing.assert_allclose(workload.theta, mean, rtol=1e-11)
+    np.testing.assert_allclose(workload.nu, np.sqrt(variance), rtol=1e-9, atol=1e-6)
+    if variance > 1e-9:
+        third = law @ (load - mean) ** 3
+        np.testing.assert_allclose(workload.skewness, third / variance**1.5, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_slot_cdf_is_the_law_with_atoms_spread_over_a_token(name):
+    workload = WORKLOADS[name]
+    law = np.append(0.0, np.cumsum(enumerate_slot(workload)))
+    at = np.linspace(-3.0, len(law) + 3.0, 257)
+    np.testing.assert_allclose(
+        workload.slot_cdf(jnp.asarray(at)), np.interp(at, np.arange(len(law)), law), atol=1e-12
+    )
+    low, high = workload.slot_range()
+    np.testing.assert_allclose(workload.slot_cdf(jnp.stack([low, high])), [0.0, 1.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_stationary_samples_hold_the_slot_law(name):
+    workload, draws = WORKLOADS[name], 40_000
+    stationary = eqx.filter_jit(lambda law: law.sample_stationary(jax.random.key(3), (draws,)))
+    fresh = eqx.filter_jit(lambda law: law.sample(jax.random.key(4), (draws,)))
+    prompt, decode, age = map(np.asarray, stationary(workload))
+    assert np.all((age >= 0) & (age < decode))
+    error = float(workload.nu) / np.sqrt(draws)
+    assert abs(np.mean(prompt + age) - float(workload.theta)) <= 4 * error + 1e-9
+    fresh_prompt, fresh_decode = map(np.asarray, fresh(workload))
+    for sample, mean in ((fresh_prompt, workload.prompt_mean), (fresh_decode, workload.decode_mean)):
+        assert abs(sample.mean() - float(mean)) <= 4 * sample.std() / np.sqrt(draws) + 1e-9
+    # length bias: the decode length that a random step sees has mean E[D^2] / E[D]
+    biased = np.mean(fresh_decode**2) / np.mean(fresh_decode)
+    spread = (np.std(decode) + np.std(fresh_decode**2) / np.mean(fresh_decode)) / np.sqrt(draws)
+    assert abs(decode.mean() - biased) <= 5 * spread + 1e-9
+
+
+def test_moments_of_the_paper_workload(geometric):
+    np.testing.assert_allclose(geometric.theta, 599.0, rtol=1e-12)
+    np.testing.assert_allclose(geometric.nu**2, 100.0 * 99.0 + 500.0 * 499.0, rtol=1e-12)
+
+
+@settings(max_examples=50)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 3000)), min_size=1, max_size=30),
+    factor=st.integers(2, 5),
+)
+def test_theta_of_repeated_and_weighted_rows_agree(rows, factor):
+    prompt, decode = map(list, zip(*rows, strict=True))
+    once = afd.Requests(prompt, decode, [float(factor)] * len(rows))
+    many = afd.Requests(prompt * factor, decode * factor)
+    np.testing.assert_allclose(once.theta, many.theta, rtol=1e-12)
+    np.testing.assert_allclose(once.nu, many.nu, rtol=1e-6, atol=1e-3)
+    np.testing.assert_allclose(moments(once), (once.theta, once.nu), rtol=1e-9, atol=1e-3)
+
+
+@settings(max_examples=50)
+@given(rows=st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 500)), min_size=1, max_size=20))
+def test_longer_prompts_move_theta_by_as_much(rows):
+    prompt, decode = map(np.array, zip(*rows, strict=True))
+    base, longer = afd.Requests(prompt, decode), afd.Requests(prompt + 100, decode)
+    np.testing.assert_allclose(longer.theta, base.theta + 100.0, rtol=1e-12)
+    np.testing.assert_allclose(longer.nu, base.nu, rtol=1e-6, atol=1e-3)
+
+
+def test_horizon_load_sums_the_cold_start(geometric):
+    batch_size, requests, mean = 64, 5000.0, 500.0
+    p = 1.0 / mean
+    steps = int(requests / (batch_size * p))
+    ages = (mean - 1.0) * (1.0 - (1.0 - p) ** np.arange(steps))
+    np.testing.assert_allclose(
+        afd.horizon_load(100.0, mean, batch_size, steps * batch_size * p), 100.0 + ages.mean(), rtol=1e-12
+    )
+    np.testing.assert_allclose(afd.horizon_load(100.0, mean, batch_size, 1e12), geometric.theta, rtol=1e-6)
+
+
+def test_rescaled_keeps_the_shape():
+    base = WORKLOADS["requests"]
+    moved = afd.Rescaled(base, 1000.0, 3.0 * base.nu)
+    at = jnp.linspace(-20.0, 60.0, 50)
+    np.testing.assert_allclose(
+        moved.slot_cdf(1000.0 + 3.0 * (at - base.theta)), base.slot_cdf(at), atol=1e-12
+    )
+
+
+def test_gradient_of_moments_against_differences():
+    workload = afd.Independent(afd.Lognormal(200.0, 0.8, maximum=5000), afd.Geometric(50.0, maximum=4000))
+    for statistic in (lambda w: w.theta, lambda w: w.nu, lambda w: w.skewness):
+        slope = jax.grad(statistic)(workload)
+        for leaf, where in (
+            (slope.prompt.median, lambda w: w.prompt.median),
+            (slope.prompt.sigma, lambda w: w.prompt.sigma),
+            (slope.decode.success, lambda w: w.decode.success),
+        ):
+            step = 1e-5 * float(where(workload))
+            up, down = (statistic(eqx.tree_at(where, workload, where(workload) + s)) for s in (step, -step))
+            np.testing.assert_allclose(leaf, (up - down) / (2 * step), rtol=1e-5)
+
+
+def test_standard_errors_of_independent_requests_cover():
+    """Both errors against the spread of theta and nu over many logs of the same law."""
+    law = afd.Independent(afd.Uniform(1, 200), afd.Uniform(1, 100))
+    draw = jax.jit(lambda key: law.sample(key, (400,)))
+    logs = [afd.Requests(*draw(jax.random.key(i)), time=np.arange(400)) for i in range(200)]
+    spread = np.std([moments(log) for log in logs], axis=0)
+    for method in (delta_covariance, block_covariance):
+        errors = np.mean([np.sqrt(np.diag(method(log))) for log in logs], axis=0)
+        # 200 logs: the spread itself is known to 5 %
+        np.testing.assert_allclose(errors, spread, rtol=0.2)
+
+
+def test_blocks_see_dependence_that_independent_errors_miss():
+    key = jax.random.key(0)
+    level = np.repeat(np.asarray(jax.random.randint(key, (50,), 10, 1000)), 40)
+    log = afd.Requests(level, np.full(2000, 20), time=np.arange(2000))
+    ratio = np.sqrt(block_covariance(log)[0, 0] / delta_covariance(log)[0, 0])
+    assert ratio > 3.0
+    assert diagnose(log).effective_requests < 2000 / 9
+
+
+def test_diagnostics_of_a_log_with_one_giant():
+    prompt, decode = np.full(1000, 100), np.full(1000, 10)
+    prompt[0], decode[0] = 100_000, 1000
+    found = diagnose(afd.Requests(prompt, decode))
+    assert found.top_share > 0.98
+    assert found.theta_simple < 0.1 * moments(afd.Requests(prompt, decode))[0]
