@@ -2,13 +2,36 @@
 
 import contextlib
 import difflib
+import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 
 class FileError(ValueError):
     """A file that cannot be used; the message is one line for the user."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a JSON file."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path}: must be a JSON file in UTF-8, but byte {error.start} is not.") from None
+
+
+def parse_json(text: str, name: str) -> Any:
+    """The document in `text`; `name` is used in errors."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FileError(f"{name}: must be a JSON document, but line {error.lineno} is not ({error.msg}).") from None
+    except RecursionError:
+        raise FileError(f"{name}: must be a JSON document, but it is nested too deeply.") from None
+    except ValueError:
+        raise FileError(f"{name}: must be a JSON document, but it holds a number with too many digits.") from None
 
 
 @contextlib.contextmanager
@@ -19,12 +42,17 @@ def first_problem(name: str) -> Iterator[None]:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in problem["loc"]) or "document"
-        message = problem["msg"].removeprefix("Value error, ")
+        message = _quoted(problem["msg"].removeprefix("Value error, "))
         raise FileError(f"{name}: field '{field}': {message}.") from None
     except FileError:
         raise
     except (ValueError, TypeError) as error:
-        raise FileError(f"{name}: {str(error).rstrip('.')}.") from None
+        raise FileError(f"{name}: {_quoted(str(error))}.") from None
+
+
+def _quoted(message: str) -> str:
+    """A constructor's message about an argument, as one about a field of a file."""
+    return message.rstrip(".").replace("`", "'")
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:

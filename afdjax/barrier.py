@@ -142,11 +142,12 @@ def _sum_law(
     mean_index = jnp.sum(slot * index[:-1])
     spectrum = jnp.fft.rfft(slot)
     frequency = 2.0 * jnp.pi / points * jnp.arange(spectrum.shape[0], dtype=float)
-    centred = spectrum * jnp.exp(1j * frequency * mean_index)
+    centred = spectrum * lax.complex(jnp.cos(frequency * mean_index), jnp.sin(frequency * mean_index))
     first = jnp.floor((low * root - root**2 * (slot_low + slot_spacing / 2.0)) / slot_spacing)
     phase = batch_size * jnp.angle(centred) + frequency * (first - batch_size * mean_index)
     modulus = jnp.exp(batch_size * jnp.log(jnp.maximum(jnp.abs(centred), 1e-30)))
-    mass = jnp.maximum(jnp.fft.irfft(modulus * jnp.exp(1j * phase), n=points), 0.0)
+    power = lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
+    mass = jnp.maximum(jnp.fft.irfft(power, n=points), 0.0)
     mass = mass / jnp.sum(mass)
 
     # standard units of the law on the grid: its first two moments are then exact

@@ -191,6 +191,9 @@ def _refusing() -> Iterator[None]:
     """Turn what the library says of bad values into a refusal in terms of the command's options."""
     try:
         yield
+    except OSError as error:
+        reason = (error.strerror or "unusable").lower()
+        raise Refusal(f"{error.filename}: must be a file that can be used, but: {reason}.") from None
     except (ValueError, TypeError) as error:
         if type(error) not in (ValueError, TypeError) and not isinstance(error, _file_error()):
             raise
@@ -210,6 +213,8 @@ def _check_target(path: Path, suffix: str) -> None:
 
     if path.suffix.lower() != suffix:
         raise FileError(f"{path}: must end in {suffix}.")
+    if path.is_dir():
+        raise FileError(f"{path}: must be a file, but it is a folder.")
     if not path.absolute().parent.is_dir():
         raise FileError(f"{path}: must be in a folder that exists, but {path.absolute().parent} does not.")
 

@@ -5,7 +5,10 @@ throughput per instance is best at a corner of it or at the stationary point of 
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+
+from jaxtyping import Array, Int
 
 from afdjax._types import Scalar, ScalarLike
 from afdjax.bundle import Bundle
@@ -33,7 +36,7 @@ class ClosedForm(eqx.Module):
     ratio_peak: Scalar
     ratio_link_peak: Scalar
     ratio_crossing: Scalar
-    decided_by: Scalar
+    decided_by: Int[Array, ""]
 
     @property
     def regime(self) -> str:
@@ -77,11 +80,10 @@ def closed_form(slot_load: ScalarLike, profile: Profile, bundle: Bundle) -> Clos
     ratios = jnp.stack(candidates)
     usable = jnp.isfinite(ratios) & (ratios > 0)
     trial = jnp.where(usable, ratios, 1.0)
-    workers = trial * bundle.ffn_workers
-    cycle = jnp.maximum(
-        jnp.maximum(attention, ffn(trial * batch, batch)),
-        jnp.stack([profile.communication(batch, workers[i]) for i in range(len(candidates))]),
+    stages = lambda r: jnp.maximum(
+        ffn(r * batch, batch), profile.communication(batch, r * bundle.ffn_workers)
     )
+    cycle = jnp.maximum(attention, jax.vmap(stages)(trial))
     value = jnp.where(usable, trial / ((trial + weight) * cycle), -jnp.inf)
     best = jnp.argmax(value)
     return ClosedForm(

@@ -10,6 +10,7 @@ Times are in the one unit that the `Profile` names. All forms are differentiable
 """
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -206,11 +207,11 @@ class Profile(eqx.Module):
         self.time_unit = time_unit
         self.provenance = Provenance() if provenance is None else provenance
 
-    def coefficients(self) -> dict[str, Scalar]:
+    def coefficients(self) -> dict[str, Any]:
         """Every coefficient by its dotted name, `attention.per_token` and so on."""
         stages = {"attention": self.attention, "ffn": self.ffn, "communication": self.communication.latency}
         return {f"{stage}.{name}": value for stage, form in stages.items() for name, value in vars(form).items()}
 
-    def with_coefficients(self, values: dict[str, Scalar]) -> "Profile":
+    def with_coefficients(self, values: dict[str, Any]) -> "Profile":
         """The same profile with the named coefficients replaced."""
         return eqx.tree_at(lambda p: [p.coefficients()[name] for name in values], self, list(values.values()))

@@ -225,7 +225,7 @@ class SpreadLoad(WorkerLoad):
 
     def cut_panel(
         self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
-    ) -> tuple[Float[Array, " nodes+1"], Float[Array, " nodes"]]:
+    ) -> tuple[Float[Array, " nodes_and_start"], Float[Array, " nodes"]]:
         """Where the corner is cut (L >= 0): H at the quadrature nodes of [start, start + width] and at `start`, and at the
         nodes the density m f(c) P(sum_{i<m} z_i <= g, every z_i <= c) of the slowest microbatch."""
         m = in_flight
@@ -254,16 +254,16 @@ class SpreadLoad(WorkerLoad):
             return self.density(c - b) * _power_slope(beyond, inner)
 
         # P(b_i < side t) at the nodes, and at t = 1
-        b = side[:, None] * np.append(t, 1.0)
+        b = side[:, None] * np.append(t, 1.0)[None, :]
         beyond = self.survival(corner[:, None] - b)
         below = _power_survival(beyond, inner) - at_corner[:, None]
         mass, before = below[:, :-1], below[:, -1]
         if in_flight > 2:
             # from the mass of k variables below side t to that of k + 1, at the same nodes
-            inside = side[:, None, None] * (t[:, None] * t[None, :])
+            inside = side[:, None, None] * (t[:, None] * t[None, :])[None]
             corners = corner[:, None, None]
             kernel = density(inside, self.survival(corners - inside), corners)
-            kernel = side[:, None, None] * (t[:, None] * w[None, :]) * kernel
+            kernel = side[:, None, None] * (t[:, None] * w[None, :])[None] * kernel
             for _ in range(in_flight - 2):
                 mass = jnp.sum(kernel * jnp.einsum("jqi,ni->njq", scaled_products(_CORNER_NODES), mass), axis=2)
             before = mass @ end_values(_CORNER_NODES)
@@ -342,7 +342,7 @@ class GaussianLoad(SpreadLoad):
 
     def cut_panel(
         self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
-    ) -> tuple[Float[Array, " nodes+1"], Float[Array, " nodes"]]:
+    ) -> tuple[Float[Array, " nodes_and_start"], Float[Array, " nodes"]]:
         if in_flight != 2 or not _is_one(inner):
             return super().cut_panel(start, width, delay, in_flight, inner)
         # Sum and difference of two normal loads are independent, so V has the density
@@ -380,8 +380,8 @@ class GridLoad(SpreadLoad):
 
     def _cell(self, z: Float[Array, "..."]) -> tuple[Array, Float[Array, "..."]]:
         position = (z - self.origin) / self.spacing
-        cell = jnp.clip(jnp.floor(position), 0, self.survival_at.shape[0] - 2).astype(int)
-        return cell, jnp.clip(position - cell, 0.0, 1.0)
+        cell = jnp.clip(jnp.floor(position), 0.0, self.survival_at.shape[0] - 2.0)
+        return cell.astype(int), jnp.clip(position - cell, 0.0, 1.0)
 
     def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         cell, u = self._cell(z)
@@ -408,10 +408,10 @@ class GridLoad(SpreadLoad):
 
     def bottom(self, workers: ScalarLike) -> Scalar:
         edge = jnp.sum(workers * jnp.log(1.0 - self.survival_at) < math.log(negligible())) - 1
-        return self.origin + self.spacing * jnp.maximum(edge, 0)
+        return self.origin + self.spacing * jnp.maximum(edge, 0).astype(float)
 
     def top(self) -> Scalar:
         return self.origin + self.spacing * (self.survival_at.shape[0] - 1)
 
     def bulk_top(self) -> Scalar:
-        return self.origin + self.spacing * jnp.sum(self.survival_at > 1e-9)
+        return self.origin + self.spacing * jnp.sum(self.survival_at > 1e-9).astype(float)

@@ -191,6 +191,8 @@ def _plan(
     points = [at_workers(jnp.asarray(x, float)) for x in workers]
     table = jax.tree.map(lambda *column: np.stack(column), *[point for point, _ in points])
     values = table.throughput_per_instance
+    if not np.isfinite(values).all():
+        raise ValueError("`profile` must give a finite time above 0 for a cycle, but it does not: check its coefficients.")
     best = int(np.argmax(values))
     log_workers, inside = _top(at_workers, workers, best)
     _, (_, by_parameter, curvature, mixed) = at_workers(jnp.exp(jnp.asarray(log_workers, float)))

@@ -3,13 +3,13 @@
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from afdjax import latency
-from afdjax._files import FileError, first_problem, suggestion
+from afdjax._files import FileError, first_problem, parse_json, read_text, suggestion
 
 
 SCHEMA = "afdjax/profile/1"
@@ -28,7 +28,7 @@ class _Strict(BaseModel):
 
 class _Stage(_Strict):
     form: Literal["affine", "affine-with-slots", "floor-linear", "expert-hit"]
-    coefficients: dict[str, float]
+    coefficients: dict[str, Annotated[float, Field(strict=True)]]
     time_unit: str | None = None
     valid_tokens: tuple[float, float] | None = None
     valid_batch_size: tuple[float, float] | None = None
@@ -43,10 +43,7 @@ class _Stage(_Strict):
                 f"form '{self.form}' must have the coefficients {', '.join(fields)}, but "
                 + (f"'{min(missing)}' is missing" if missing else f"'{min(unknown)}' is given")
             )
-        negative = {name: value for name, value in self.coefficients.items() if value < 0}
-        if negative:
-            name, value = next(iter(negative.items()))
-            raise ValueError(f"'{name}' must be at least 0, but it is {value:g}")
+        self.build()  # refuses values that cannot be right
         return self
 
     def build(self) -> latency.Latency:
@@ -92,10 +89,7 @@ def load_profile(name_or_path: str | Path) -> latency.Profile:
     if shipped.is_file():
         text, name = shipped.read_text(encoding="utf-8"), str(name_or_path)
     elif path.is_file():
-        try:
-            text, name = path.read_text(encoding="utf-8"), str(path)
-        except UnicodeDecodeError as error:
-            raise FileError(f"{path}: must be a JSON file in UTF-8, but byte {error.start} is not.") from None
+        text, name = read_text(path), str(path)
     else:
         names = shipped_profiles()
         raise FileError(
@@ -113,10 +107,7 @@ def shipped_profiles() -> list[str]:
 
 def parse_profile(text: str, name: str) -> latency.Profile:
     """The profile in a JSON document; `name` is used in errors."""
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise FileError(f"{name}: must be a JSON document, but line {error.lineno} is not ({error.msg}).") from None
+    document = parse_json(text, name)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise FileError(f'{name}: field \'schema\' must be "{SCHEMA}" (is this a profile?).')
     with first_problem(name):

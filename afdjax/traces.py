@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from afdjax._files import FileError
+from afdjax._files import FileError, first_problem
 from afdjax.workload import LONGEST, Requests, Source
 
 
@@ -36,6 +36,10 @@ LAYOUTS = (
     Layout("Vidur", "num_prefill_tokens", "num_decode_tokens", "arrived_at", 1.0),
     Layout("BurstGPT", "Request tokens", "Response tokens", "Timestamp", 1.0),
 )
+
+
+MOMENT = "%Y-%m-%d %H:%M:%S%.f"
+"""Dates and times in a text column; an offset from UTC (`Z`, `+09:00`) may follow."""
 
 
 class Columns(NamedTuple):
@@ -70,12 +74,11 @@ def load_trace(
     """
     path = Path(path)
     data = _read(path)
-    table = _table(data, path, skip_bad_rows)
+    table, unreadable = _table(data, path, skip_bad_rows)
     if table.height == 0:
         raise FileError(f"{path}: must hold at least one request, but it is empty.")
     layout = _layout(table, columns, path)
-    prompt = table[layout.prompt].cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False).to_numpy()
-    decode = table[layout.decode].cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False).to_numpy()
+    prompt, decode = (_text(table[name]).cast(pl.Float64, strict=False).to_numpy() for name in layout[1:3])
     time, time_good = _times(table, layout)
     good = np.ones(table.height, bool)
     for name, values in ((layout.prompt, prompt), (layout.decode, decode)):
@@ -94,7 +97,7 @@ def load_trace(
             f"{path}: row {row + 1}: '{layout.time}' must be a number of seconds or a date and time, but it is "
             f"{_shown(table[layout.time][row])} (--skip-bad-rows leaves such rows out)."
         )
-    bad_rows = table.height - int(good.sum()) + _unreadable_lines(data, table, skip_bad_rows)
+    bad_rows = table.height - int(good.sum()) + unreadable
     prompt, decode = prompt[good], decode[good]
     time = None if time is None else time[good]
     if first_token_from_prefill:
@@ -106,18 +109,15 @@ def load_trace(
     if time is not None:
         order = np.argsort(time[served], kind="stable")
         prompt, decode, time = prompt[order], decode[order], time[served][order]
-    return Requests(
-        prompt,
-        decode,
-        time=time,
-        source=Source(
-            name=path.name,
-            requests=len(prompt),
-            without_decode=int((~served).sum()),
-            bad_rows=bad_rows,
-            origin=f"{layout.kind}: {path.name}",
-        ),
+    source = Source(
+        name=path.name,
+        requests=len(prompt),
+        without_decode=int((~served).sum()),
+        bad_rows=bad_rows,
+        origin=f"{layout.kind}: {path.name}",
     )
+    with first_problem(str(path)):
+        return Requests(prompt, decode, time=time, source=source)
 
 
 def _read(path: Path) -> bytes:
@@ -136,11 +136,11 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _table(data: bytes, path: Path, skip_bad_rows: bool) -> pl.DataFrame:
-    """All rows of the log with every value as text (or as Parquet has it)."""
+def _table(data: bytes, path: Path, skip_bad_rows: bool) -> tuple[pl.DataFrame, int]:
+    """All rows of the log with every value as text (or as Parquet has it), and how many lines were skipped."""
     if data[:4] == b"PAR1":
         try:
-            return pl.read_parquet(io.BytesIO(data))
+            return pl.read_parquet(io.BytesIO(data)), 0
         except Exception as error:
             raise FileError(f"{path}: must be a whole Parquet file, but it cannot be read ({_first_line(error)}).") from None
     try:
@@ -150,19 +150,21 @@ def _table(data: bytes, path: Path, skip_bad_rows: bool) -> pl.DataFrame:
         raise FileError(f"{path}: line {line}: must be UTF-8 text, but byte {error.start} is not.") from None
     if "\0" in text:
         raise FileError(f"{path}: must be CSV, JSON lines or Parquet, but it holds binary data.")
-    return _json_lines(text, path, skip_bad_rows) if text.lstrip()[:1] == "{" else _csv(text, path, skip_bad_rows)
+    return _json_lines(text, path, skip_bad_rows) if text.lstrip()[:1] == "{" else (_csv(text, path, skip_bad_rows), 0)
 
 
 def _csv(text: str, path: Path, skip_bad_rows: bool) -> pl.DataFrame:
     try:
-        return pl.read_csv(io.StringIO(text), infer_schema=False, truncate_ragged_lines=skip_bad_rows)
+        table = pl.read_csv(io.StringIO(text), infer_schema=False, truncate_ragged_lines=skip_bad_rows)
+        return table.filter(~pl.all_horizontal(pl.all().is_null()))  # without blank lines
     except pl.exceptions.PolarsError as error:
         raise FileError(f"{path}: must be a CSV table with a header line, but: {_first_line(error)}.") from None
 
 
-def _json_lines(text: str, path: Path, skip_bad_rows: bool) -> pl.DataFrame:
+def _json_lines(text: str, path: Path, skip_bad_rows: bool) -> tuple[pl.DataFrame, int]:
     rows: list[dict[str, str | None]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    skipped = 0
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -171,21 +173,21 @@ def _json_lines(text: str, path: Path, skip_bad_rows: bool) -> pl.DataFrame:
                 raise ValueError("not an object")
         except (ValueError, RecursionError):
             if skip_bad_rows:
+                skipped += 1
                 continue
             raise FileError(
                 f"{path}: line {number}: must be a JSON object, but it is not (--skip-bad-rows leaves such lines out)."
             ) from None
         # lists, such as the hashes of prompt blocks, are not lengths
-        rows.append({key: None if value is None else str(value) for key, value in row.items() if not isinstance(value, list)})
+        kept = {_unicode(key): value for key, value in row.items() if not isinstance(value, list)}
+        rows.append({key: None if value is None else _unicode(str(value)) for key, value in kept.items()})
     names = {name: pl.String for row in rows for name in row}
-    return pl.DataFrame(rows, schema=names)
+    return pl.DataFrame(rows, schema=names), skipped
 
 
-def _unreadable_lines(data: bytes, table: pl.DataFrame, skip_bad_rows: bool) -> int:
-    """JSON lines that were skipped because they are not objects."""
-    if not skip_bad_rows or data.lstrip()[:1] != b"{":
-        return 0
-    return sum(1 for line in data.decode("utf-8-sig").splitlines() if line.strip()) - table.height
+def _unicode(text: str) -> str:
+    """`text` without the lone surrogates that JSON allows."""
+    return text.encode(errors="replace").decode()
 
 
 def _layout(table: pl.DataFrame, columns: Columns, path: Path) -> Layout:
@@ -214,15 +216,30 @@ def _times(table: pl.DataFrame, layout: Layout) -> tuple[np.ndarray | None, np.n
         return None, everything_good
     column = table[layout.time]
     if column.dtype.is_temporal():
-        times = column.cast(pl.Datetime("ns")).dt.epoch("ns").cast(pl.Float64) / 1e9
+        times = _seconds(column) if column.dtype in (pl.Date, pl.Datetime) else pl.Series([None] * table.height, dtype=pl.Float64)
     else:
-        text = column.cast(pl.String).str.strip_chars()
+        text = _text(column)
         times = text.cast(pl.Float64, strict=False) * layout.seconds
         if times.null_count() == table.height:
-            moments = text.str.replace("T", " ").str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="ns", strict=False)
-            times = moments.dt.epoch("ns").cast(pl.Float64) / 1e9
+            text = text.str.replace("T", " ")
+            times = _seconds(text.str.to_datetime(MOMENT, time_unit="ns", strict=False))
+            with_zone = text.str.to_datetime(MOMENT + "%#z", time_unit="ns", time_zone="UTC", strict=False)
+            times = times.fill_null(_seconds(with_zone))
     values = times.to_numpy()
     return values, np.isfinite(values)
+
+
+def _seconds(moments: pl.Series) -> pl.Series:
+    """Seconds since 1970; null for moments that do not fit into nanoseconds."""
+    return moments.cast(pl.Datetime("ns"), strict=False).dt.epoch("ns").cast(pl.Float64) / 1e9
+
+
+def _text(column: pl.Series) -> pl.Series:
+    """The values of a column as text; null where they have none."""
+    try:
+        return column.cast(pl.String, strict=False).str.strip_chars()
+    except pl.exceptions.PolarsError:
+        return pl.Series([None] * len(column), dtype=pl.String)
 
 
 def _shown(value: object) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from afdjax._files import FileError, first_problem, suggestion
+from afdjax._files import FileError, first_problem, parse_json, read_text, suggestion
 from afdjax.estimation import moments, sampling_covariance
 from afdjax.lengths import Deterministic, Geometric
 from afdjax.traces import Columns, load_trace
@@ -23,6 +23,8 @@ SCHEMA = "afdjax/workload/1"
 DEFAULT_WORKLOAD = "azure-2023-conversation"
 PRESERVED = 5e-4
 """A summary keeps theta and nu to this relative error."""
+LARGEST_MEAN = 1_000_000
+"""Parametric laws are tabulated, token by token; no context is longer."""
 
 
 class _SummaryFile(BaseModel):
@@ -44,9 +46,12 @@ class _SummaryFile(BaseModel):
     count: list[float]
 
     @model_validator(mode="after")
-    def _one_length(self) -> "_SummaryFile":
+    def _consistent(self) -> "_SummaryFile":
         if not len(self.prompt) == len(self.decode) == len(self.count) > 0:
             raise ValueError("'prompt', 'decode' and 'count' must have the same length, at least 1")
+        covariance = np.array(self.covariance)
+        if not np.allclose(covariance, covariance.T) or np.linalg.eigvalsh(covariance).min() < -1e-9 * covariance.max():
+            raise ValueError("'covariance' must be a symmetric, non-negative 2 x 2 matrix")
         return self
 
 
@@ -80,7 +85,7 @@ def load_workload(
             f"{', '.join(names)}{suggestion(text, names)}."
         )
     if path.is_file() and SCHEMA.encode() in path.read_bytes()[:200]:
-        return parse_summary(path.read_text(encoding="utf-8", errors="replace"), text)
+        return parse_summary(read_text(path), text)
     return load_trace(
         path, columns=columns, first_token_from_prefill=first_token_from_prefill, skip_bad_rows=skip_bad_rows
     )
@@ -94,10 +99,7 @@ def shipped_workloads() -> list[str]:
 
 def parse_summary(text: str, name: str) -> Requests:
     """The histogram in a summary document as weighted `Requests`; `name` is used in errors."""
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise FileError(f"{name}: must be a JSON document, but line {error.lineno} is not ({error.msg}).") from None
+    document = parse_json(text, name)
     with first_problem(name):
         file = _SummaryFile.model_validate(document)
         source = Source(
@@ -157,20 +159,22 @@ def _histogram(requests: Requests, per_decade: int) -> Requests:
 
 def _preserves(histogram: Requests, theta: float, nu: float) -> bool:
     kept = moments(histogram)
-    return abs(kept[0] - theta) <= PRESERVED * theta and abs(kept[1] - nu) <= PRESERVED * max(nu, 1e-9 * theta)
+    return abs(kept[0] - theta) <= PRESERVED * theta and abs(kept[1] - nu) <= PRESERVED * max(nu, 1e-3 * theta)
 
 
 def _parametric(text: str) -> Workload:
     kind, _, numbers = text.partition(":")
     try:
         prompt, decode = (float(number) for number in numbers.split(","))
+        if max(prompt, decode) > LARGEST_MEAN:
+            raise ValueError
         if kind == "fixed":
             if not (prompt.is_integer() and decode.is_integer() and prompt >= 0 and decode >= 1):
                 raise ValueError
             return Independent(Deterministic(int(prompt)), Deterministic(int(decode)))
         return Independent(Geometric(prompt), Geometric(decode))
     except (ValueError, OverflowError):
-        form, least = ("fixed:PROMPT,DECODE", "whole numbers, DECODE at least 1")
+        form, least = ("fixed:PROMPT,DECODE", f"whole numbers up to {LARGEST_MEAN:,}, DECODE at least 1")
         if kind == "geometric":
-            form, least = "geometric:PROMPT_MEAN,DECODE_MEAN", "means of at least 1"
+            form, least = "geometric:PROMPT_MEAN,DECODE_MEAN", f"means from 1 to {LARGEST_MEAN:,}"
         raise FileError(f"{text}: must be {form} with {least}.") from None

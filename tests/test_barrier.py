@@ -13,6 +13,8 @@ from tests.reference import gaussian_excess, gaussian_pair_excess, load_sampler
 
 
 STANDARD = GaussianLoad(jnp.asarray(0.0), jnp.asarray(1.0))
+excess_of = jax.jit(lambda level, workers: STANDARD.excess(level, workers))
+pair_excess_of = jax.jit(lambda level, delay, workers: STANDARD.round_excess(level, delay, 2, 1, workers))
 slowest_mean = eqx.filter_jit(lambda barrier, w, b, x: barrier.slowest(w, b, x).mean())
 
 
@@ -58,17 +60,16 @@ def test_exact_law_of_few_slots_equals_convolution():
 @pytest.mark.parametrize("workers", [1.0, 2.0, 3.5, 8.0, 64.0, 300.0])
 def test_gaussian_excess_against_dense_quadrature(workers):
     for level in (-12.0, -3.0, -1.0, 0.0, 0.5, 2.0, 4.0):
-        excess = STANDARD.excess(level, workers)
+        excess = excess_of(level, workers)
         np.testing.assert_allclose(excess, gaussian_excess(level, workers), atol=1e-8)
 
 
 @pytest.mark.parametrize("workers", [1.0, 6.0, 64.0])
 @pytest.mark.parametrize("delay", [-6.0, -1.0, 0.0, 0.7, 4.0])
 def test_gaussian_round_of_two_against_dense_quadrature(workers, delay):
-    compiled = jax.jit(lambda level, g, x: STANDARD.round_excess(level, g, 2, 1, x))
     for level in (-3.0, 0.5, 2.5):
         np.testing.assert_allclose(
-            compiled(level, delay, workers), gaussian_pair_excess(level, delay, workers), atol=1e-6
+            pair_excess_of(level, delay, workers), gaussian_pair_excess(level, delay, workers), atol=1e-6
         )
 
 
@@ -76,7 +77,7 @@ def test_gaussian_slowest_has_the_textbook_means(geometric):
     known = {1: 0.0, 2: 0.5642, 4: 1.0294, 9: 1.4850, 16: 1.7660, 32: 2.0697}
     load = afd.Gaussian().worker_load(geometric, 256.0)
     for workers, kappa in known.items():
-        mean = afd.Gaussian().slowest(geometric, 256.0, workers).mean()
+        mean = slowest_mean(afd.Gaussian(), geometric, 256.0, jnp.asarray(float(workers)))
         np.testing.assert_allclose((mean - load.mean) / load.deviation, kappa, atol=5e-5)
 
 
@@ -119,12 +120,13 @@ def test_exact_needs_a_law():
 def test_loads_that_never_vary_have_no_barrier():
     workload = afd.Independent(afd.Deterministic(100), afd.Deterministic(1))
     for barrier in (afd.MeanField(), afd.Gaussian(), afd.Exact()):
-        np.testing.assert_allclose(barrier.slowest(workload, 64.0, 9.0).mean(), 6400.0, rtol=1e-6)
+        np.testing.assert_allclose(slowest_mean(barrier, workload, 64.0, 9.0), 6400.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 3])
 @pytest.mark.parametrize("together", [False, True])
 def test_gradients_of_the_excess(in_flight, together):
+    @jax.jit
     def excess(level, delay, workers):
         inner, outer = (workers, 1) if together else (1, workers)
         return STANDARD.round_excess(level, delay, in_flight, inner, outer)

@@ -1,0 +1,262 @@
+"""The ratio: closed form, continuous optimum and its derivatives, whole workers, the plan."""
+
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import afdjax as afd
+from afdjax.cycle import throughput_of
+from afdjax.provision import ratio_for
+
+
+BARRIERS = [afd.MeanField(), afd.Gaussian(), afd.Exact()]
+name_of = lambda value: type(value).__name__
+optimum = eqx.filter_jit(afd.optimal_ratio)
+rule = eqx.filter_jit(afd.closed_form)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batch_size", "printed"),
+    [((100, 500), 256, 9.30), ((500, 500), 256, 17.25), ((100, 100), 256, 2.17)],
+)
+def test_printed_ratios_to_all_digits(lengths, batch_size, printed, profile):
+    """Figure 7 of arXiv:2601.21351 v1: the finite horizon of 10,000 requests."""
+    load = afd.horizon_load(*lengths, batch_size, 10_000)
+    assert round(float(rule(load, profile, afd.Bundle(batch_size)).ratio), 2) == printed
+
+
+@pytest.mark.parametrize(("batch_size", "printed"), [(128, 7.08), (512, 10.31)])
+def test_printed_ratios_of_the_batch_sweep(batch_size, printed, profile):
+    """Figure 6 of arXiv:2601.21351 v1, which its own formula meets to 1 %."""
+    load = afd.horizon_load(100, 500, batch_size, 10_000)
+    np.testing.assert_allclose(rule(load, profile, afd.Bundle(batch_size)).ratio, printed, rtol=0.01)
+
+
+def test_stationary_ratios(geometric, profile):
+    for load, ratio in ((geometric.theta, 9.56), (jnp.asarray(600.0), 9.58)):
+        # the second is the paper's recipe, prompt mean + decode mean: 9.5746 prints as 9.57 and is quoted as 9.58
+        np.testing.assert_allclose(rule(load, profile, afd.Bundle(256)).ratio, ratio, atol=0.0055)
+
+
+@pytest.mark.parametrize("communication", ["per worker", "shared"])
+@pytest.mark.parametrize("theta", [50.0, 300.0, 599.0, 3000.0])
+def test_closed_form_is_the_best_of_a_dense_scan(communication, theta, profile, shared_link):
+    times = profile if communication == "per worker" else shared_link
+    bundle = afd.Bundle(256, ffn_workers=2, attention_weight=1.0, ffn_weight=3.0)
+    load = afd.Moments(theta, 0.0)
+    ratios = jnp.geomspace(0.5, 64.0, 20_001)
+
+    @jax.jit
+    def rate(r):
+        workers = r * bundle.ffn_workers
+        cycle = afd.paper_cycle_time(load, times, bundle, workers, afd.MeanField())
+        return throughput_of(cycle, bundle, workers)
+
+    best = ratios[jnp.argmax(jax.vmap(rate)(ratios))]
+    np.testing.assert_allclose(rule(theta, times, bundle).ratio, best, rtol=1e-3)
+
+
+def test_regimes_of_the_closed_form(profile):
+    slow_link = afd.Profile(profile.attention, profile.ffn, afd.Affine(2.0, 20.0))
+    assert afd.closed_form(599.0, profile, afd.Bundle(256)).regime == "attention"
+    assert afd.closed_form(100.0, profile, afd.Bundle(64)).regime == "ffn"
+    assert afd.closed_form(599.0, slow_link, afd.Bundle(256)).regime == "communication"
+
+
+def test_closed_form_needs_lines(profile):
+    bent = afd.Profile(profile.attention, afd.FloorLinear(100.0, 0.1), profile.communication)
+    with pytest.raises(TypeError, match="FloorLinear"):
+        afd.closed_form(599.0, bent, afd.Bundle(256))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "in_flight", "ratio"),
+    [(256, 2, 8.35), (512, 2, 10.00), (1024, 2, 10.82), (128, 2, 5.31), (256, 3, 9.56)],
+)
+def test_mean_field_optimum_with_few_microbatches(batch_size, in_flight, ratio, geometric, profile):
+    bundle = afd.Bundle(batch_size, in_flight=in_flight)
+    np.testing.assert_allclose(optimum(geometric, profile, bundle, afd.MeanField()), ratio, atol=0.015)
+
+
+PARAMETERS = ["theta", "nu", "batch_size", "ffn_weight", "attention.per_token", "attention.base", "ffn.per_token",
+              "ffn.base", "communication.per_token", "communication.base"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("barrier", "in_flight", "start"),
+    [
+        *((barrier, m, afd.WorkerWise()) for barrier in BARRIERS for m in (1, 2)),
+        (afd.Gaussian(), 2, afd.Together()),
+        (afd.Exact(), 3, afd.WorkerWise()),
+    ],
+    ids=name_of,
+)
+def test_elasticities_against_central_differences(barrier, in_flight, start, geometric, shared_link):
+    """d log r* / d log parameter; for the exact barrier at a fixed shape of the load law, as documented."""
+    bundle = afd.Bundle(128, in_flight=in_flight, start=start)
+    shape = barrier.worker_load(geometric, bundle.batch_size)
+    start_values = {"theta": geometric.theta, "nu": geometric.nu, "batch_size": bundle.batch_size,
+                    "ffn_weight": bundle.ffn_weight} | shared_link.coefficients()  # fmt: skip
+    assert set(start_values) == set(PARAMETERS)
+
+    @jax.jit
+    def log_ratio(logs):
+        p = {name: jnp.exp(value) for name, value in logs.items()}
+        load = shape.with_moments(p["batch_size"] * p["theta"], jnp.sqrt(p["batch_size"]) * p["nu"])
+        times = shared_link.with_coefficients({name: p[name] for name in shared_link.coefficients()})
+        varied = eqx.tree_at(lambda b: (b.batch_size, b.ffn_weight), bundle, (p["batch_size"], p["ffn_weight"]))
+        return jnp.log(ratio_for(load, times, varied))
+
+    logs = {name: jnp.log(value) for name, value in start_values.items()}
+    slopes = jax.jit(jax.grad(log_ratio))(logs)
+    step = 3e-5
+    for name in PARAMETERS:
+        up, down = (log_ratio(logs | {name: logs[name] + s}) for s in (step, -step))
+        np.testing.assert_allclose(slopes[name], (up - down) / (2 * step), rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_gradient_has_the_shape_of_the_profile(geometric, profile):
+    ratio = lambda p: afd.optimal_ratio(geometric, p, afd.Bundle(256), afd.Gaussian())
+    slope = jax.jit(jax.grad(ratio))(profile)
+    assert isinstance(slope, afd.Profile)
+    assert float(slope.attention.per_token) > 0 > float(slope.ffn.per_token)
+    ones = jax.tree.map(jnp.ones_like, profile)
+    _, forward = jax.jit(lambda p: jax.jvp(ratio, (p,), (ones,)))(profile)
+    np.testing.assert_allclose(forward, sum(jax.tree.leaves(slope)), rtol=1e-9)
+
+
+def test_a_sweep_compiles_once_and_equals_single_calls():
+    theta = jnp.geomspace(100.0, 3000.0, 12)
+    bundle = afd.Bundle(256)
+    traces = 0
+
+    @jax.jit
+    def sweep(theta, times):
+        nonlocal traces
+        traces += 1
+        one = lambda t: afd.optimal_ratio(afd.Moments(t, 0.8 * t), times, bundle, afd.Gaussian())
+        return jax.vmap(one)(theta)
+
+    profiles = [afd.load_profile("deepseek-v3-ascend-910c")]
+    profiles.append(eqx.tree_at(lambda p: p.ffn.base, profiles[0], jnp.asarray(150.0)))
+    for times in profiles:
+        single = [optimum(afd.Moments(t, 0.8 * t), times, bundle, afd.Gaussian()) for t in theta]
+        np.testing.assert_allclose(sweep(theta, times), jnp.stack(single), rtol=1e-8)
+    assert traces == 1
+
+
+def test_two_devices_give_the_same_optima(profile):
+    theta = jnp.geomspace(100.0, 3000.0, 16)
+    one = lambda t: afd.optimal_ratio(afd.Moments(t, 0.8 * t), profile, afd.Bundle(256), afd.Gaussian())
+    mesh = jax.make_mesh((2,), ("scenarios",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("scenarios")
+    sharded = jax.jit(jax.shard_map(jax.vmap(one), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
+    np.testing.assert_allclose(sharded(theta), jax.jit(jax.vmap(one))(theta), rtol=1e-12)
+
+
+@settings(max_examples=25)
+@given(
+    unit=st.floats(1e-6, 1e6), theta=st.floats(100, 4000), spread=st.floats(0.1, 1.5), batch_size=st.floats(16, 1024)
+)
+def test_the_time_unit_does_not_matter(unit, theta, spread, batch_size):
+    profile = afd.load_profile("deepseek-v3-ascend-910c")
+    scaled = profile.with_coefficients({name: unit * value for name, value in profile.coefficients().items()})
+    load, bundle = afd.Moments(theta, spread * theta), afd.Bundle(batch_size)
+    first, second = (optimum(load, times, bundle, afd.Gaussian()) for times in (profile, scaled))
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+
+
+@pytest.mark.parametrize("barrier", BARRIERS, ids=name_of)
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_the_optimum_beats_a_dense_scan(barrier, in_flight, geometric, profile):
+    bundle = afd.Bundle(256, in_flight=in_flight)
+    load = barrier.worker_load(geometric, bundle.batch_size)
+    from afdjax.cycle import expected_cycle
+
+    rate = jax.jit(
+        jax.vmap(lambda r: throughput_of(expected_cycle(load, profile, bundle, r), bundle, r))
+    )
+    scan = rate(jnp.linspace(1.0, 40.0, 400))
+    best = rate(ratio_for(load, profile, bundle)[None])[0]
+    assert float(best) >= float(scan.max()) * (1 - 1e-6 - 2e-3 * isinstance(barrier, afd.MeanField))
+
+
+def test_bounds_of_the_range(geometric, profile):
+    np.testing.assert_allclose(optimum(geometric, profile, afd.Bundle(256), afd.Gaussian(), 4.0), 4.0)
+    cheap_ffn = afd.Profile(profile.attention, afd.Affine(10.0, 1.0), profile.communication)
+    np.testing.assert_allclose(optimum(geometric, cheap_ffn, afd.Bundle(256), afd.Gaussian()), 1.0)
+    slope = jax.grad(lambda t: afd.optimal_ratio(afd.Moments(t, t), profile, afd.Bundle(256), afd.Gaussian(), 4.0))
+    assert float(slope(599.0)) == 0.0
+    with pytest.raises(ValueError, match="range of ratios is empty"):
+        afd.optimal_ratio(geometric, profile, afd.Bundle(256), max_ratio=0.5)
+
+
+@pytest.fixture(scope="module")
+def planned():
+    workload = afd.load_workload("azure-2023-conversation")
+    return afd.plan(workload, afd.load_profile("deepseek-v3-ascend-910c"))
+
+
+def test_plan_agrees_with_the_functions(planned):
+    # the loads are cast to double precision and the law of the load is that of the functions
+    ratio = optimum(planned.workload, planned.profile, planned.bundle, planned.barrier)
+    np.testing.assert_allclose(planned.ratio, ratio, rtol=1e-6)
+    best = planned.attention_workers
+    rate = afd.throughput(planned.workload, planned.profile, planned.bundle, best, planned.barrier)
+    np.testing.assert_allclose(planned.at_best.throughput_per_instance, rate, rtol=1e-9)
+    values = np.asarray(planned.curve.performance.throughput_per_instance)
+    assert planned.curve.attention_workers[np.argmax(values)] == best
+    assert set(planned.near_optimal) == set(planned.curve.attention_workers[values >= 0.99 * values.max()])
+    # one unit of time: the elasticities by all time coefficients cancel in r*, and are -1 in throughput
+    times = [name for name in planned.ratio_elasticities if "." in name]
+    np.testing.assert_allclose(sum(planned.ratio_elasticities[name] for name in times), 0.0, atol=1e-3)
+    np.testing.assert_allclose(sum(planned.throughput_elasticities[name] for name in times), -1.0, atol=1e-4)
+
+
+def test_plan_interval_is_the_delta_method(planned):
+    covariance = np.asarray(planned.workload.covariance)
+    slopes = [planned.ratio_elasticities[n] / getattr(planned, n) for n in ("theta", "nu")]
+    width = 1.96 * np.sqrt(np.array(slopes) @ covariance @ np.array(slopes))
+    np.testing.assert_allclose(np.log(np.array(planned.ratio_interval) / planned.ratio), [-width, width], rtol=1e-9)
+
+
+def test_plan_document_follows_the_contract(planned):
+    document = json.loads(planned.to_json())
+    assert list(document) == ["workload", "profile", "bundle", "closed_form", "optimum", "within_1_percent",
+                              "elasticities", "throughput_elasticities", "warnings"]  # fmt: skip
+    assert {"name", "requests", "prompt_mean", "decode_mean", "theta", "nu", "theta_ci95", "theta_simple"} <= set(
+        document["workload"]
+    )
+    assert {"ratio", "ratio_ci95", "attention_workers", "ffn_workers", "regime", "cycle_time",
+            "throughput_per_instance", "tpot", "idle_attention", "idle_ffn"} <= set(document["optimum"])  # fmt: skip
+    assert {"ratio", "regime", "ratio_attention", "ratio_communication", "ratio_peak"} <= set(document["closed_form"])
+
+
+def test_plan_with_coefficient_covariance_horizon_and_extrapolation(geometric, profile):
+    origin = afd.Provenance(name="measured", attention=afd.Validity(tokens=(0.0, 1000.0)))
+    covariance = np.diag([1e-9, 1.0, 1e-5, 4.0, 1e-6, 1.0])
+    measured = afd.Profile(
+        profile.attention, profile.ffn, profile.communication, jnp.asarray(covariance), "us", origin
+    )
+    found = afd.plan(geometric, measured, afd.Bundle(256), afd.Gaussian(), horizon_requests=10_000)
+    assert found.theta_interval is None and found.ratio_interval is not None
+    assert found.ratio_interval[0] < found.ratio < found.ratio_interval[1]
+    assert round(float(found.closed_form.ratio), 2) == 9.30
+    assert any("attention is extrapolated" in note for note in found.warnings)
+    with pytest.raises(ValueError, match="horizon_requests"):
+        afd.plan(afd.Requests([5], [3]), measured, horizon_requests=100)
+
+
+def test_plan_takes_more_ffn_workers_and_says_when_the_range_ends(geometric, profile):
+    wide = afd.plan(geometric, profile, afd.Bundle(256, ffn_workers=2), afd.MeanField(), max_ratio=3.0)
+    assert wide.attention_workers == 6 and wide.ratio == pytest.approx(3.0)
+    assert any("raise --max-ratio" in note for note in wide.warnings)
+    assert any("mean-field" in note.lower() for note in wide.warnings)
+    bent = afd.Profile(profile.attention, afd.FloorLinear(100.0, 0.1), profile.communication)
+    found = afd.plan(geometric, bent, afd.Bundle(256), afd.Gaussian())
+    assert found.closed_form is None and found.to_dict()["closed_form"] is None
