@@ -59,6 +59,6 @@ def require_whole(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"`{name}` must be a whole number of at least {least}, but it is {value!r}.")
 
 
-def _worst(numbers: np.ndarray, good: np.ndarray) -> str:
+def _worst(numbers: np.ndarray, good: Any) -> str:
     bad = numbers[~(good & np.isfinite(numbers))]
     return f"{bad.flat[0]:g}"

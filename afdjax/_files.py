@@ -13,6 +13,9 @@ from pydantic import ValidationError
 class FileError(ValueError):
     """A file that cannot be used; the message is one line for the user."""
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
+
 
 def read_text(path: Path) -> str:
     """The text of a JSON file."""

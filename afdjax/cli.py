@@ -16,6 +16,10 @@ import typer
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
+_INTERRUPTED = 130
+"""Exit status that typer gives an interrupted command."""
+
+
 class BarrierName(enum.StrEnum):
     """Values of --barrier."""
 
@@ -155,15 +159,15 @@ def main() -> None:
     # typer may carry its own copy of click: take its base class of errors from there
     usage_error = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        status = app(standalone_mode=False) or 0
+        if status == _INTERRUPTED:
+            _say("interrupted; nothing was written.")
+        sys.exit(status)
     except usage_error as error:
         message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
         _refuse(message.replace("\n", " ") or "no command was given: see afdjax --help.")
     except Refusal as error:
         _refuse(str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted; nothing was written.")
-        sys.exit(130)
 
 
 def _refuse(message: str) -> None:

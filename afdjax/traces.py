@@ -5,6 +5,7 @@ character, everything else is CSV; then by the names of their columns (`LAYOUTS`
 be right is refused with its number, or skipped and counted if that is asked for.
 """
 
+import csv
 import gzip
 import io
 import json
@@ -150,15 +151,30 @@ def _table(data: bytes, path: Path, skip_bad_rows: bool) -> tuple[pl.DataFrame, 
         raise FileError(f"{path}: line {line}: must be UTF-8 text, but byte {error.start} is not.") from None
     if "\0" in text:
         raise FileError(f"{path}: must be CSV, JSON lines or Parquet, but it holds binary data.")
-    return _json_lines(text, path, skip_bad_rows) if text.lstrip()[:1] == "{" else (_csv(text, path, skip_bad_rows), 0)
+    return _json_lines(text, path, skip_bad_rows) if text.lstrip()[:1] == "{" else _csv(text, path, skip_bad_rows)
 
 
-def _csv(text: str, path: Path, skip_bad_rows: bool) -> pl.DataFrame:
+def _csv(text: str, path: Path, skip_bad_rows: bool) -> tuple[pl.DataFrame, int]:
     try:
-        table = pl.read_csv(io.StringIO(text), infer_schema=False, truncate_ragged_lines=skip_bad_rows)
-        return table.filter(~pl.all_horizontal(pl.all().is_null()))  # without blank lines
+        table = pl.read_csv(io.StringIO(text), infer_schema=False)
+        return table.filter(~pl.all_horizontal(pl.all().is_null())), 0  # without blank lines
     except pl.exceptions.PolarsError as error:
-        raise FileError(f"{path}: must be a CSV table with a header line, but: {_first_line(error)}.") from None
+        no_table = FileError(f"{path}: must be a CSV table with a header line, but: {_first_line(error)}.")
+    try:
+        header, *rows = (row for row in csv.reader(io.StringIO(text)) if row)
+    except (csv.Error, ValueError):
+        raise no_table from None
+    wide = [number for number, row in enumerate(rows, start=1) if len(row) > len(header)]
+    if not wide or len(set(header)) < len(header):
+        raise no_table
+    if not skip_bad_rows:
+        raise FileError(
+            f"{path}: row {wide[0]}: must have {len(header)} values, as the header has, but it has "
+            f"{len(rows[wide[0] - 1])} (--skip-bad-rows leaves such rows out)."
+        )
+    fitting = [[*(value or None for value in row), *[None] * (len(header) - len(row))] for row in rows]
+    fitting = [row for row in fitting if len(row) == len(header)]
+    return pl.DataFrame(fitting, schema=dict.fromkeys(header, pl.String), orient="row"), len(wide)
 
 
 def _json_lines(text: str, path: Path, skip_bad_rows: bool) -> tuple[pl.DataFrame, int]:
@@ -216,7 +232,8 @@ def _times(table: pl.DataFrame, layout: Layout) -> tuple[np.ndarray | None, np.n
         return None, everything_good
     column = table[layout.time]
     if column.dtype.is_temporal():
-        times = _seconds(column) if column.dtype in (pl.Date, pl.Datetime) else pl.Series([None] * table.height, dtype=pl.Float64)
+        known = column.dtype in (pl.Date, pl.Datetime)  # not a time of day or a duration
+        times = _seconds(column) if known else pl.Series([None] * table.height, dtype=pl.Float64)
     else:
         text = _text(column)
         times = text.cast(pl.Float64, strict=False) * layout.seconds
@@ -243,7 +260,8 @@ def _text(column: pl.Series) -> pl.Series:
 
 
 def _shown(value: object) -> str:
-    return "empty" if value is None else repr(value)
+    value = value.to_list() if isinstance(value, pl.Series) else value
+    return "empty" if value is None else repr(value)[:60]
 
 
 def _first_line(error: Exception) -> str:

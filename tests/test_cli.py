@@ -1,0 +1,90 @@
+"""The commands as a user meets them."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import afdjax as afd
+from afdjax import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["afdjax", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        shown = capsys.readouterr()
+        assert stop.value.code == 0, shown.err
+        assert shown.err == ""
+        return shown.out
+
+    return call
+
+
+@pytest.fixture
+def log(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [f"{i},{rng.integers(10, 2000)},{rng.geometric(0.01)}" for i in range(300)]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["t_s,prompt_tokens,output_tokens", *rows]) + "\n")
+    return path
+
+
+def test_summarize_then_plan(run, log, tmp_path):
+    report = run("summarize", str(log), "-o", "workload.json", "--licence", "CC0-1.0")
+    assert "theta" in report and "300" in report
+    scenario = ["--workload", "workload.json", "--barrier", "gaussian", "--batch-size", "64", "--ffn-workers", "2"]
+    text = run("plan", *scenario, "--plot", "plan.png")
+    assert (tmp_path / "plan.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    document = json.loads(run("plan", *scenario, "--json"))
+    best = document["optimum"]["attention_workers"]
+    assert text.splitlines()[0].startswith(f"{best}A-2F")
+    assert document["workload"]["name"] == "workload" and document["workload"]["requests"] == 300
+    assert document["bundle"] | {"batch_size": 64} == document["bundle"]
+    library = afd.plan(
+        afd.load_workload("workload.json"), afd.load_profile("deepseek-v3-ascend-910c"),
+        afd.Bundle(64, ffn_workers=2), afd.Gaussian(),
+    )  # fmt: skip
+    assert library.to_dict() == document
+    printed = json.loads(run("summarize", str(log), "-o", "workload.json", "--json"))
+    assert printed["schema"] == "afdjax/workload/1" and sum(printed["count"]) == 300
+
+
+def test_plan_of_the_paper_with_its_horizon(run):
+    document = json.loads(
+        run("plan", "--workload", "paper-geometric", "--horizon-requests", "10000", "--barrier", "mean-field", "--json")
+    )
+    assert round(document["closed_form"]["ratio"], 2) == 9.30
+    assert document["workload"]["theta"] == pytest.approx(599.0)
+
+
+@pytest.mark.parametrize("command", ["plan", "summarize"])
+def test_help_has_an_example(command, run):
+    assert f"Example: afdjax {command}" in run(command, "--help")
+
+
+def test_interruption_is_said(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(afd, "load_workload", interrupted)
+    monkeypatch.setattr(sys, "argv", ["afdjax", "plan"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 130 and "interrupted" in capsys.readouterr().err
+
+
+def test_plot_without_matplotlib_says_what_to_install(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "afdjax.report.figures", None)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["plan", "--workload", "geometric:100,500", "--barrier", "mean-field", "--plot", "x.png"]
+    monkeypatch.setattr(sys, "argv", ["afdjax", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and "afdjax[plot]" in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()

@@ -1,0 +1,108 @@
+"""Anything at all as a file: a workload or a profile, or one line about the file; never another error."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+import afdjax as afd
+from afdjax._files import FileError
+from afdjax.profile_files import FORMS, parse_profile
+from afdjax.workload_files import parse_summary
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+quick = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+LOG = b"t_s,prompt_tokens,output_tokens\n" + b"".join(b"%d,%d,%d\n" % (i, 7 * i, i + 1) for i in range(20))
+
+
+def outcome(read) -> None:
+    try:
+        found = read()
+    except FileError as error:
+        assert "\n" not in str(error)
+    else:
+        lengths = np.asarray(found.decode)
+        assert lengths.min() >= 1 and np.isfinite(lengths).all() and (lengths == np.floor(lengths)).all()
+
+
+@quick
+@given(content=st.binary(max_size=200), skip=st.booleans(), start=st.sampled_from([b"", b"{", b"PAR1", b"\x1f\x8b"]))
+def test_arbitrary_bytes(content, skip, start, tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(start + content)
+    outcome(lambda: afd.load_workload(path, skip_bad_rows=skip))
+
+
+@quick
+@given(
+    cut=st.integers(0, len(LOG)), at=st.integers(0, len(LOG) - 1), put=st.binary(max_size=4), skip=st.booleans(),
+    packed=st.booleans(),
+)  # fmt: skip
+def test_damaged_logs(cut, at, put, skip, packed, tmp_path):
+    import gzip
+
+    path = tmp_path / "log"
+    content = gzip.compress(LOG, mtime=0) if packed else LOG
+    path.write_bytes((content[:at] + put + content[at + len(put) :])[: max(cut, 1)])
+    outcome(lambda: afd.load_trace(path, skip_bad_rows=skip))
+
+
+@quick
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 10**8), st.integers(1, 10**8)), min_size=1, max_size=20),
+    as_json=st.booleans(),
+)
+def test_whatever_was_written_is_read(rows, as_json, tmp_path):
+    path = tmp_path / "log"
+    lines = (
+        [json.dumps({"input_length": p, "output_length": d}) for p, d in rows]
+        if as_json
+        else ["prompt_tokens,output_tokens", *(f"{p},{d}" for p, d in rows)]
+    )
+    path.write_text("\n".join(lines))
+    log = afd.load_trace(path)
+    assert [(int(p), int(d)) for p, d in zip(np.asarray(log.prompt), np.asarray(log.decode), strict=True)] == rows
+
+
+@settings(max_examples=100)
+@given(document=JSON, place=st.sampled_from(["whole", "attention", "ffn", "communication", "name", "covariance"]))
+def test_arbitrary_profiles(document, place):
+    from importlib import resources
+
+    text = (resources.files("afdjax.profiles") / "deepseek-v3-ascend-910c.json").read_text()
+    whole = json.loads(text) | {place: document} if place != "whole" else document
+    try:
+        assert isinstance(parse_profile(json.dumps(whole), "fuzz"), afd.Profile)
+    except FileError as error:
+        assert "\n" not in str(error)
+
+
+@settings(max_examples=60)
+@given(document=JSON, place=st.sampled_from(["prompt", "decode", "count", "covariance", "requests", "theta"]))
+def test_arbitrary_summaries(document, place):
+    good = json.loads(afd.summarize(afd.Requests([1, 2], [3, 4]), name="x"))
+    outcome(lambda: parse_summary(json.dumps(good | {place: document}), "fuzz"))
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+@pytest.mark.parametrize("form", FORMS)
+def test_profiles_survive_a_round_trip(form, data):
+    number = st.floats(1.0, 1e6)
+    build = lambda kind: kind(*[data.draw(number) for _ in kind.__dataclass_fields__])
+    link = data.draw(st.sampled_from([afd.PerWorker, afd.Shared]))
+    profile = afd.Profile(
+        build(FORMS[form]), build(afd.Affine), link(build(afd.Affine)), time_unit="ms",
+        provenance=afd.Provenance("mine", "here", attention=afd.Validity((1.0, 2.0), (3.0, 4.0))),
+    )  # fmt: skip
+    again = parse_profile(afd.profile_to_json(profile), "again")
+    assert again.provenance == profile.provenance and again.time_unit == "ms"
+    assert type(again.communication) is link and type(again.attention) is FORMS[form]
+    for name, value in profile.coefficients().items():
+        np.testing.assert_array_equal(again.coefficients()[name], value)
