@@ -59,6 +59,6 @@ def _quoted(message: str) -> str:
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """", did you mean ...?" where one of the known words is close."""
+    """ ", did you mean ...?" where one of the known words is close."""
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -13,12 +13,11 @@ from jaxtyping import Array, Bool
 
 from afdjax._types import Scalar
 
+
 _MOST_STEPS = 60
 
 
-def bracketed_root(
-    function: Callable[[Scalar], Scalar], low: Scalar, high: Scalar
-) -> tuple[Scalar, Bool[Array, ""]]:
+def bracketed_root(function: Callable[[Scalar], Scalar], low: Scalar, high: Scalar) -> tuple[Scalar, Bool[Array, ""]]:
     """The x in [low, high] where `function` falls through zero, and whether there is one: f(low) > 0 > f(high).
 
     Chandrupatla (1997), Advances in Engineering Software 28: inverse quadratic interpolation where it is safe, else

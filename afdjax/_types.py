@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from jaxtyping import Array, ArrayLike, Float, Real
 
+
 Scalar = Float[Array, ""]
 """A float array without dimensions: what every formula returns."""
 

@@ -7,12 +7,12 @@ throughput per instance is best at a corner of it or at the stationary point of 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-
 from jaxtyping import Array, Int
 
 from afdjax._types import Scalar, ScalarLike
 from afdjax.bundle import Bundle
 from afdjax.latency import Affine, Profile, Shared
+
 
 REGIMES = ("attention", "communication", "ffn")
 
@@ -80,9 +80,7 @@ def closed_form(slot_load: ScalarLike, profile: Profile, bundle: Bundle) -> Clos
     ratios = jnp.stack(candidates)
     usable = jnp.isfinite(ratios) & (ratios > 0)
     trial = jnp.where(usable, ratios, 1.0)
-    stages = lambda r: jnp.maximum(
-        ffn(r * batch, batch), profile.communication(batch, r * bundle.ffn_workers)
-    )
+    stages = lambda r: jnp.maximum(ffn(r * batch, batch), profile.communication(batch, r * bundle.ffn_workers))
     cycle = jnp.maximum(attention, jax.vmap(stages)(trial))
     value = jnp.where(usable, trial / ((trial + weight) * cycle), -jnp.inf)
     best = jnp.argmax(value)

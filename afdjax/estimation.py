@@ -9,6 +9,7 @@ import numpy as np
 
 from afdjax.workload import Requests, Workload, sums_over_ages
 
+
 BLOCKS = 40
 """Contiguous blocks of the jackknife."""
 

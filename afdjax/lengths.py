@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Real
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
 
+
 CONTEXT_WINDOW = 131_072
 """Default cut-off of the heavy-tailed laws: no request outgrows a context window of this many tokens."""
 
@@ -95,9 +96,7 @@ class Lognormal(Length):
     sigma: Scalar
     maximum: int = eqx.field(static=True)
 
-    def __init__(
-        self, median: ScalarLike, sigma: ScalarLike, maximum: int = CONTEXT_WINDOW
-    ):
+    def __init__(self, median: ScalarLike, sigma: ScalarLike, maximum: int = CONTEXT_WINDOW):
         _checks.require_positive("median", median)
         _checks.require_positive("sigma", sigma)
         _checks.require_whole("maximum", maximum)
@@ -124,9 +123,7 @@ class Pareto(Length):
     alpha: Scalar
     maximum: int = eqx.field(static=True)
 
-    def __init__(
-        self, minimum: ScalarLike, alpha: ScalarLike, maximum: int = CONTEXT_WINDOW
-    ):
+    def __init__(self, minimum: ScalarLike, alpha: ScalarLike, maximum: int = CONTEXT_WINDOW):
         _checks.require_positive("minimum", minimum)
         _checks.require_positive("alpha", alpha)
         _checks.require_whole("maximum", maximum)

@@ -37,6 +37,7 @@ from jaxtyping import Array, Float
 from afdjax._quadrature import end_values, gauss_legendre, scaled_products, tail_integrals
 from afdjax._types import Scalar, ScalarLike
 
+
 _ROOT_HALF = math.sqrt(0.5)
 _CORNER_NODES = 48
 """Nodes of the inner integrals: 2e-5 of a cycle time in the worst case met (four microbatches that start together)."""

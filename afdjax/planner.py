@@ -23,6 +23,7 @@ from afdjax.loads import WorkerLoad
 from afdjax.provision import MAX_RATIO, check_range, log_throughput
 from afdjax.workload import Independent, Requests, SlotLoad, Workload, horizon_load
 
+
 NEAR = 0.01
 """A number of workers counts as near-optimal if it loses at most this share of throughput."""
 
@@ -192,7 +193,9 @@ def _plan(
     table = jax.tree.map(lambda *column: np.stack(column), *[point for point, _ in points])
     values = table.throughput_per_instance
     if not np.isfinite(values).all():
-        raise ValueError("`profile` must give a finite time above 0 for a cycle, but it does not: check its coefficients.")
+        raise ValueError(
+            "`profile` must give a finite time above 0 for a cycle, but it does not: check its coefficients."
+        )
     best = int(np.argmax(values))
     log_workers, inside = _top(at_workers, workers, best)
     _, (_, by_parameter, curvature, mixed) = at_workers(jnp.exp(jnp.asarray(log_workers, float)))
@@ -299,8 +302,11 @@ def _interval(
     profile: Profile,
 ) -> tuple[float, float] | None:
     """95 % interval of `value` by the delta method on its logarithm, so that it stays positive."""
-    relative = {name: elasticity / float(parameters[name]) for name, elasticity in elasticities.items()
-                if float(parameters[name]) != 0.0}
+    relative = {
+        name: elasticity / float(parameters[name])
+        for name, elasticity in elasticities.items()
+        if float(parameters[name]) != 0.0
+    }
     variance, known = 0.0, False
     if covariance is not None and covariance.any():
         slopes = np.array([relative.get("theta", 0.0), relative.get("nu", 0.0)])
@@ -356,7 +362,9 @@ def _warnings(plan: Plan, inside: bool, max_ratio: float) -> list[str]:
     if isinstance(plan.workload, Requests):
         source = plan.workload.source
         if source.without_decode:
-            notes.append(f"{source.without_decode:,} requests without a decode step were left out: they never hold a slot.")
+            notes.append(
+                f"{source.without_decode:,} requests without a decode step were left out: they never hold a slot."
+            )
         if source.bad_rows:
             notes.append(f"{source.bad_rows:,} bad rows were skipped.")
     if plan.diagnostics is not None:
@@ -379,7 +387,9 @@ def _warnings(plan: Plan, inside: bool, max_ratio: float) -> list[str]:
         if skewness > 0.3:
             notes.append(f"A worker's load is skewed ({skewness:.1f}): the Gaussian barrier is low, use the exact one.")
     if plan.closed_form is None:
-        notes.append("The profile has no closed form (FFN or communication is not affine): the optimum does not need it.")
+        notes.append(
+            "The profile has no closed form (FFN or communication is not affine): the optimum does not need it."
+        )
     notes.extend(_outside_validity(plan))
     return notes
 
@@ -406,9 +416,7 @@ def _outside_validity(plan: Plan) -> list[str]:
 
 def _closed_form_dict(form: ClosedForm, slot_load: float) -> dict[str, Any]:
     values = {
-        field.name: float(getattr(form, field.name))
-        for field in dataclasses.fields(form)
-        if field.name != "decided_by"
+        field.name: float(getattr(form, field.name)) for field in dataclasses.fields(form) if field.name != "decided_by"
     }
     return {
         "regime": form.regime,

@@ -109,7 +109,7 @@ def parse_profile(text: str, name: str) -> latency.Profile:
     """The profile in a JSON document; `name` is used in errors."""
     document = parse_json(text, name)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise FileError(f'{name}: field \'schema\' must be "{SCHEMA}" (is this a profile?).')
+        raise FileError(f"{name}: field 'schema' must be \"{SCHEMA}\" (is this a profile?).")
     with first_problem(name):
         file = _ProfileFile.model_validate(document)
         profile = latency.Profile(
@@ -164,9 +164,7 @@ def profile_to_json(profile: latency.Profile) -> str:
 def _covariance(file: _ProfileFile) -> np.ndarray | None:
     if file.covariance is None:
         return None
-    size = sum(
-        len(FORMS[stage.form].__dataclass_fields__) for stage in (file.attention, file.ffn, file.communication)
-    )
+    size = sum(len(FORMS[stage.form].__dataclass_fields__) for stage in (file.attention, file.ffn, file.communication))
     matrix = np.asarray(file.covariance, float) if len({len(row) for row in file.covariance}) == 1 else np.zeros(0)
     if matrix.shape != (size, size) or not np.allclose(matrix, matrix.T) or np.linalg.eigvalsh(matrix).min() < -1e-12:
         raise ValueError(

@@ -19,6 +19,7 @@ from afdjax.latency import Profile
 from afdjax.loads import WorkerLoad
 from afdjax.workload import SlotLoad
 
+
 MAX_RATIO = 64.0
 """Default end of the search for r."""
 

@@ -105,7 +105,9 @@ def load_trace(
         prompt, decode = prompt + 1.0, decode - 1.0
     served = decode >= 1
     if not served.any():
-        raise FileError(f"{path}: must hold at least one request with a decode step, but none of {table.height} rows has.")
+        raise FileError(
+            f"{path}: must hold at least one request with a decode step, but none of {table.height} rows has."
+        )
     prompt, decode = prompt[served], decode[served]
     if time is not None:
         order = np.argsort(time[served], kind="stable")
@@ -142,8 +144,10 @@ def _table(data: bytes, path: Path, skip_bad_rows: bool) -> tuple[pl.DataFrame, 
     if data[:4] == b"PAR1":
         try:
             return pl.read_parquet(io.BytesIO(data)), 0
-        except Exception as error:
-            raise FileError(f"{path}: must be a whole Parquet file, but it cannot be read ({_first_line(error)}).") from None
+        except (Exception, pl.exceptions.PanicException) as error:  # a panic of its reader is a BaseException
+            raise FileError(
+                f"{path}: must be a whole Parquet file, but it cannot be read ({_first_line(error)})."
+            ) from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -219,7 +223,9 @@ def _layout(table: pl.DataFrame, columns: Columns, path: Path) -> Layout:
         )
     named = [name for name in (prompt, decode, columns.time) if name is not None and name not in present]
     if named:
-        raise FileError(f"{path}: must have the column '{named[0]}', but its columns are {', '.join(table.columns[:8])}.")
+        raise FileError(
+            f"{path}: must have the column '{named[0]}', but its columns are {', '.join(table.columns[:8])}."
+        )
     time = columns.time or (known.time if known and known.time in present else None)
     seconds = known.seconds if known and columns.time is None else 1.0
     return Layout(known.kind if known else "named columns", prompt, decode, time, seconds)

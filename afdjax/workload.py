@@ -26,6 +26,7 @@ from afdjax import _checks
 from afdjax._types import Column, PerRequest, Scalar, ScalarLike
 from afdjax.lengths import Length
 
+
 LONGEST = 100_000_000
 """Lengths above this many tokens are taken for a mistake (another unit, a time stamp in the wrong column)."""
 
@@ -318,9 +319,7 @@ class Independent(Workload):
         exceedance = self.decode.exceedance()
         age = jnp.arange(exceedance.shape[0], dtype=float)
         a0, a1, a2, a3 = (jnp.sum(age**order * exceedance) for order in (0, 1, 2, 3))
-        return jnp.stack(
-            [a0, a0 * p1 + a1, a0 * p2 + 2.0 * p1 * a1 + a2, a0 * p3 + 3.0 * p2 * a1 + 3.0 * p1 * a2 + a3]
-        )
+        return jnp.stack([a0, a0 * p1 + a1, a0 * p2 + 2.0 * p1 * a1 + a2, a0 * p3 + 3.0 * p2 * a1 + 3.0 * p1 * a2 + a3])
 
     def slot_pmf(self) -> Float[Array, " support"]:
         age = self.decode.exceedance() / self.decode.mean

@@ -63,8 +63,8 @@ PROFILES = {
     "true-coefficient": ({"ffn.coefficients.base": True}, "'ffn.coefficients.base': Input should be a valid num"),
     "nan-coefficient": ({"ffn.coefficients.base": float("nan")}, "'ffn.coefficients.base': .* finite number"),
     "infinite-coefficient": ({"ffn.coefficients.base": float("inf")}, "'ffn.coefficients.base': .* finite number"),
-    "wrong-schema": ({"schema": "afdjax/profile/0"}, 'field \'schema\' must be "afdjax/profile/1"'),
-    "no-schema": ({"schema": ...}, 'field \'schema\' must be "afdjax/profile/1"'),
+    "wrong-schema": ({"schema": "afdjax/profile/0"}, "field 'schema' must be \"afdjax/profile/1\""),
+    "no-schema": ({"schema": ...}, "field 'schema' must be \"afdjax/profile/1\""),
     "covariance": ({"covariance": [[1.0]]}, "'covariance' must be a symmetric, non-negative 6 x 6 matrix"),
     "saturation": (
         {

@@ -30,7 +30,9 @@ rate_of = eqx.filter_jit(afd.throughput)
         (256, 16, 439.97, 439.97, 439.97),
     ],
 )
-def test_paper_cycle_against_the_derived_table(batch_size, workers, mean_field, gaussian, exact, geometric, shared_link):
+def test_paper_cycle_against_the_derived_table(
+    batch_size, workers, mean_field, gaussian, exact, geometric, shared_link
+):
     bundle = afd.Bundle(batch_size)
     cycle = eqx.filter_jit(afd.paper_cycle_time)
     for barrier, value in ((afd.MeanField(), mean_field), (afd.Gaussian(), gaussian), (afd.Exact(), exact)):
@@ -121,9 +123,7 @@ def test_performance_is_consistent(geometric, profile):
         cycle = cycle_of(geometric, profile, bundle, workers, barrier)
         np.testing.assert_allclose(found.cycle_time, cycle, rtol=1e-12)
         np.testing.assert_allclose(found.tpot, 2 * cycle, rtol=1e-12)
-        np.testing.assert_allclose(
-            found.throughput_per_instance, 17.0 * 256 / ((17.0 * 2 + 2 * 5) * cycle), rtol=1e-12
-        )
+        np.testing.assert_allclose(found.throughput_per_instance, 17.0 * 256 / ((17.0 * 2 + 2 * 5) * cycle), rtol=1e-12)
         np.testing.assert_allclose(
             rate_of(geometric, profile, bundle, workers, barrier), found.throughput_per_instance, rtol=1e-12
         )
@@ -158,7 +158,7 @@ def test_latency_forms_are_what_they_say():
     np.testing.assert_allclose(hit(0.0, b), 10.0)
     np.testing.assert_allclose(hit(30.0, b), 10.0 + 500.0 * (1 - np.exp(-1)) + 3.0)
     for form in (afd.Affine(2.0, 5.0), afd.AffineWithSlots(2.0, 3.0, 5.0), floor, hit):
-        slopes = jax.grad(lambda f: f(n, b))(form)  # noqa: B023
+        slopes = jax.grad(lambda f: f(n, b))(form)
         for name, slope in vars(slopes).items():
             where = lambda f: getattr(f, name)  # noqa: B023
             step = 1e-6 * max(1.0, float(where(form)))

@@ -178,9 +178,7 @@ def test_the_optimum_beats_a_dense_scan(barrier, in_flight, geometric, profile):
     load = barrier.worker_load(geometric, bundle.batch_size)
     from afdjax.cycle import expected_cycle
 
-    rate = jax.jit(
-        jax.vmap(lambda r: throughput_of(expected_cycle(load, profile, bundle, r), bundle, r))
-    )
+    rate = jax.jit(jax.vmap(lambda r: throughput_of(expected_cycle(load, profile, bundle, r), bundle, r)))
     scan = rate(jnp.linspace(1.0, 40.0, 400))
     best = rate(ratio_for(load, profile, bundle)[None])[0]
     assert float(best) >= float(scan.max()) * (1 - 1e-6 - 2e-3 * isinstance(barrier, afd.MeanField))
@@ -240,9 +238,7 @@ def test_plan_document_follows_the_contract(planned):
 def test_plan_with_coefficient_covariance_horizon_and_extrapolation(geometric, profile):
     origin = afd.Provenance(name="measured", attention=afd.Validity(tokens=(0.0, 1000.0)))
     covariance = np.diag([1e-9, 1.0, 1e-5, 4.0, 1e-6, 1.0])
-    measured = afd.Profile(
-        profile.attention, profile.ffn, profile.communication, jnp.asarray(covariance), "us", origin
-    )
+    measured = afd.Profile(profile.attention, profile.ffn, profile.communication, jnp.asarray(covariance), "us", origin)
     found = afd.plan(geometric, measured, afd.Bundle(256), afd.Gaussian(), horizon_requests=10_000)
     assert found.theta_interval is None and found.ratio_interval is not None
     assert found.ratio_interval[0] < found.ratio < found.ratio_interval[1]

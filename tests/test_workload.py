@@ -75,7 +75,9 @@ def test_geometric_has_its_textbook_moments():
 @pytest.mark.parametrize("name", LENGTHS)
 def test_length_samples_follow_the_law(name):
     length, draws = LENGTHS[name], 20_000
-    draw = eqx.filter_jit(lambda law: (law.sample(jax.random.key(1), (draws,)), law.sample_age(jax.random.key(2), (draws,))))
+    draw = eqx.filter_jit(
+        lambda law: (law.sample(jax.random.key(1), (draws,)), law.sample_age(jax.random.key(2), (draws,)))
+    )
     sample, ages = (np.asarray(drawn, float) for drawn in draw(length))
     spread = np.sqrt(float(length.moment(2) - length.mean**2))
     assert abs(sample.mean() - float(length.mean)) <= 4 * spread / np.sqrt(draws)
@@ -107,9 +109,7 @@ def test_slot_cdf_is_the_law_with_atoms_spread_over_a_token(name):
     workload = WORKLOADS[name]
     law = np.append(0.0, np.cumsum(enumerate_slot(workload)))
     at = np.linspace(-3.0, len(law) + 3.0, 257)
-    np.testing.assert_allclose(
-        workload.slot_cdf(jnp.asarray(at)), np.interp(at, np.arange(len(law)), law), atol=1e-12
-    )
+    np.testing.assert_allclose(workload.slot_cdf(jnp.asarray(at)), np.interp(at, np.arange(len(law)), law), atol=1e-12)
     low, high = workload.slot_range()
     np.testing.assert_allclose(workload.slot_cdf(jnp.stack([low, high])), [0.0, 1.0], atol=1e-12)
 
@@ -175,9 +175,7 @@ def test_rescaled_keeps_the_shape():
     base = WORKLOADS["requests"]
     moved = afd.Rescaled(base, 1000.0, 3.0 * base.nu)
     at = jnp.linspace(-20.0, 60.0, 50)
-    np.testing.assert_allclose(
-        moved.slot_cdf(1000.0 + 3.0 * (at - base.theta)), base.slot_cdf(at), atol=1e-12
-    )
+    np.testing.assert_allclose(moved.slot_cdf(1000.0 + 3.0 * (at - base.theta)), base.slot_cdf(at), atol=1e-12)
 
 
 def test_gradient_of_moments_against_differences():

@@ -32,8 +32,14 @@ def workload_report(requests: Requests) -> str:
         ("left out", f"{source.without_decode:,} without a decode step, {source.bad_rows:,} bad rows"),
         ("theta", f"{theta:,.1f} tokens a slot, standard error {error[0]:.2g} ({method})"),
         ("nu", f"{nu:,.1f} tokens, standard error {error[1]:.2g}"),
-        ("simple theta", f"{found.theta_simple:,.1f} ({found.theta_simple / theta - 1:+.1%}): independent, geometric decode"),
-        ("independent theta", f"{found.theta_independent:,.1f} ({found.theta_independent / theta - 1:+.1%}): true laws"),
+        (
+            "simple theta",
+            f"{found.theta_simple:,.1f} ({found.theta_simple / theta - 1:+.1%}): independent, geometric decode",
+        ),
+        (
+            "independent theta",
+            f"{found.theta_independent:,.1f} ({found.theta_independent / theta - 1:+.1%}): true laws",
+        ),
         ("top 1 % of requests", f"carry {found.top_share:.1%} of the token load"),
         ("effective sample", f"{found.effective_requests:,.0f} independent requests"),
     ]
@@ -58,7 +64,10 @@ def _recommendation(plan: Plan) -> list:
                 ("best ratio r*", f"{plan.ratio:.2f}{interval}"),
                 ("within 1 %", f"{_ranges(plan.near_optimal)} attention workers"),
                 ("throughput", throughput),
-                ("cycle time", f"{float(best.cycle_time):.4g} {unit}; a token every {float(best.tpot):.4g} {unit} (TPOT)"),
+                (
+                    "cycle time",
+                    f"{float(best.cycle_time):.4g} {unit}; a token every {float(best.tpot):.4g} {unit} (TPOT)",
+                ),
                 ("idle", f"attention {float(best.idle_attention):.1%}, FFN {float(best.idle_ffn):.1%}"),
             ]
         ),
