@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import ArrayLike
 
 
@@ -25,7 +26,7 @@ def as_float(value: Any) -> Any:
 
 def concrete(value: Any) -> np.ndarray | None:
     """The numbers in `value`, or None while it is being traced."""
-    if isinstance(value, jax.core.Tracer) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
+    if isinstance(value, Tracer) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
         return None
     return np.asarray(value)
 

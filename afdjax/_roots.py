@@ -31,7 +31,7 @@ def bracketed_root(function: Callable[[Scalar], Scalar], low: Scalar, high: Scal
         # a: the newest point, b: the other end of the bracket, c: the point dropped last. The first two steps evaluate
         # the ends, so that `f` is compiled once.
         def unfinished(state):
-            step, a, b, _, f_a, f_b, _, _, found = state
+            step, a, b, _, f_a, _, _, _, found = state
             open_bracket = (jnp.abs(a - b) > 2.0 * tolerance * jnp.maximum(jnp.abs(b), 1.0)) & (f_a != 0.0)
             return (step < 2) | (found & open_bracket & (step < _MOST_STEPS))
 

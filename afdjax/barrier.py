@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
-from afdjax.loads import GaussianLoad, GridLoad, PointLoad, WorkerLoad, at_least_tiny, negligible
+from afdjax.loads import GaussianLoad, GridLoad, PointLoad, WorkerLoad, at_least_tiny, double_precision, negligible
 from afdjax.workload import SlotLoad
 
 
@@ -83,7 +83,7 @@ class MeanField(Barrier):
     """No barrier: every worker has the mean load (the paper's closed form, arXiv:2601.21351 v1 eq 5)."""
 
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> "PointLoad":
-        mean = batch_size * workload.theta
+        mean = jnp.asarray(batch_size * workload.theta)
         return PointLoad(mean, jnp.ones_like(mean))
 
 
@@ -116,7 +116,7 @@ class Exact(Barrier):
 
 
 def _mean_and_deviation(workload: SlotLoad, batch_size: ScalarLike) -> tuple[Scalar, Scalar]:
-    mean = batch_size * workload.theta
+    mean = jnp.asarray(batch_size * workload.theta)
     return mean, at_least_tiny(jnp.sqrt(batch_size) * workload.nu, mean)
 
 
@@ -165,7 +165,7 @@ def _chernoff_window(cdf, slot_low: Scalar, slot_high: Scalar, root: Scalar) -> 
     P(sum > w) <= exp(B log M(t / sqrt(B)) - t w) for every t > 0, with M the moment generating function of a slot.
     """
     edges = jnp.linspace(slot_low, slot_high, 513)
-    log_mass = jnp.log(jnp.maximum(jnp.diff(cdf(edges)), 1e-300 if jax.config.jax_enable_x64 else 1e-37))
+    log_mass = jnp.log(jnp.maximum(jnp.diff(cdf(edges)), 1e-300 if double_precision() else 1e-37))
     t = jnp.geomspace(0.1, 30.0, 24)
     budget = -jnp.log(negligible())
 

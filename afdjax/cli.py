@@ -163,7 +163,7 @@ def main() -> None:
         if status == _INTERRUPTED:
             _say("interrupted; nothing was written.")
         sys.exit(status)
-    except usage_error as error:
+    except usage_error as error:  # pyright: ignore[reportGeneralTypeIssues]
         message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
         _refuse(message.replace("\n", " ") or "no command was given: see afdjax --help.")
     except Refusal as error:
@@ -246,5 +246,5 @@ def _save_figure(result, path: Path) -> None:
     except ModuleNotFoundError:
         raise Refusal("--plot needs matplotlib: install afdjax[plot].") from None
     buffer = io.BytesIO()
-    axes.figure.savefig(buffer, format="png", dpi=150)
+    axes.figure.savefig(buffer, format="png", dpi=150)  # pyright: ignore[reportAttributeAccessIssue]
     _write(path, buffer.getvalue())

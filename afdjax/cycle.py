@@ -124,7 +124,7 @@ def paper_cycle_time(
 def throughput_of(cycle: Scalar, bundle: Bundle, attention_workers: ScalarLike) -> Scalar:
     """Tokens per time unit and weighted instance, x B / ((x w_A + y w_F) tau), for a cycle time tau."""
     cost = attention_workers * bundle.attention_weight + bundle.ffn_workers * bundle.ffn_weight
-    return attention_workers * bundle.batch_size / (cost * cycle)
+    return jnp.asarray(attention_workers * bundle.batch_size / (cost * cycle))
 
 
 def throughput(

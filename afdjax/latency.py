@@ -111,7 +111,7 @@ class ExpertHit(Latency):
         _checks.require_non_negative("per_token", self.per_token)
 
     def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
-        return self.base - self.weights * jnp.expm1(-tokens / self.saturation) + self.per_token * tokens
+        return self.base - self.weights * jnp.expm1(-(tokens / self.saturation)) + self.per_token * tokens
 
 
 class Communication(eqx.Module):

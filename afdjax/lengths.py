@@ -144,17 +144,14 @@ class Pareto(Length):
 class Deterministic(Length):
     """Always the same length."""
 
-    value: int = eqx.field(static=True)
+    maximum: int = eqx.field(static=True)
 
-    def __check_init__(self):
-        _checks.require_whole("value", self.value, least=0)
-
-    @property
-    def maximum(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.value
+    def __init__(self, value: int):
+        _checks.require_whole("value", value, least=0)
+        self.maximum = value
 
     def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.where(k < self.value, 1.0, 0.0)
+        return jnp.where(k < self.maximum, 1.0, 0.0)
 
 
 class Uniform(Length):

@@ -43,9 +43,14 @@ _CORNER_NODES = 48
 """Nodes of the inner integrals: 2e-5 of a cycle time in the worst case met (four microbatches that start together)."""
 
 
+def double_precision() -> bool:
+    """Whether floats are double precision (`jax_enable_x64`)."""
+    return jnp.result_type(float) == jnp.float64
+
+
 def negligible() -> float:
     """A probability that the working precision hardly sees beside 1."""
-    return 1e-15 if jax.config.jax_enable_x64 else 1e-7
+    return 1e-15 if double_precision() else 1e-7
 
 
 def at_least_tiny(deviation: Scalar, mean: Scalar) -> Scalar:
@@ -89,7 +94,7 @@ class WorkerLoad(eqx.Module):
 
     def excess(self, level: ScalarLike, workers: ScalarLike) -> Scalar:
         """E (W - level)^+ for the slowest W of `workers` [tokens]."""
-        standard = (level - self.mean) / self.deviation
+        standard = jnp.asarray((level - self.mean) / self.deviation)
         return self.deviation * self.round_excess(standard, jnp.zeros_like(self.mean), 1, 1, workers)
 
 
@@ -220,7 +225,7 @@ class SpreadLoad(WorkerLoad):
         power = jnp.exp(outer * log_joint)
         value = jnp.maximum(low - level, 0.0) + weights @ (1.0 - power[:-1])
         by_level = power[-1] - 1.0
-        by_delay = outer * (weights @ (jnp.exp((outer - 1.0) * log_joint[:-1]) * slower))
+        by_delay = jnp.asarray(outer) * (weights @ (jnp.exp((outer - 1.0) * log_joint[:-1]) * slower))
         by_outer = -weights @ (power[:-1] * log_joint[:-1])
         return value, by_level, by_delay, by_outer
 
@@ -307,7 +312,7 @@ def _power_slope(survival: Float[Array, "..."], power: ScalarLike) -> Float[Arra
     """d F^power / d F."""
     if _is_one(power):
         return 1.0
-    return power * jnp.exp((power - 1.0) * _log_cdf(survival))
+    return jnp.asarray(power) * jnp.exp((power - 1.0) * _log_cdf(survival))
 
 
 def _log_cdf(survival: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -323,7 +328,7 @@ class GaussianLoad(SpreadLoad):
     @property
     def nodes(self) -> int:
         # 1e-9 standard loads in double precision, the noise of single precision in single
-        return 48 if jax.config.jax_enable_x64 else 24
+        return 48 if double_precision() else 24
 
     def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return (1.0 - erf(z * _ROOT_HALF)) / 2.0
@@ -336,7 +341,7 @@ class GaussianLoad(SpreadLoad):
         return jnp.interp(jnp.log(jnp.asarray(workers, float)), log_workers, levels)
 
     def top(self) -> Scalar:
-        return jnp.asarray(8.8 if jax.config.jax_enable_x64 else 6.2)
+        return jnp.asarray(8.8 if double_precision() else 6.2)
 
     def bulk_top(self) -> Scalar:
         return jnp.asarray(6.0)

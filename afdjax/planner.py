@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax import _checks
-from afdjax._types import Scalar, ScalarLike
+from afdjax._types import Scalar
 from afdjax.barrier import Barrier, Exact, Gaussian, MeanField
 from afdjax.bundle import Bundle
 from afdjax.closed_form import ClosedForm, closed_form
@@ -168,8 +168,8 @@ def plan(
     barrier = Exact() if barrier is None else barrier
     check_range(bundle, max_ratio)
     with jax.enable_x64(True):
-        workload, profile, bundle = jax.tree.map(_double, (workload, profile, bundle))
-        return _plan(workload, profile, bundle, barrier, max_ratio, horizon_requests, workload_name)
+        load, times, slots = jax.tree.map(_double, (workload, profile, bundle))
+        return _plan(load, times, slots, barrier, max_ratio, horizon_requests, workload_name)  # pyright: ignore
 
 
 def _plan(
@@ -433,7 +433,7 @@ def _kebab(name: str) -> str:
     return "".join("-" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name))
 
 
-def _number(value: ScalarLike) -> float | int:
+def _number(value: Scalar) -> float | int:
     number = float(value)
     return int(number) if number.is_integer() else number
 

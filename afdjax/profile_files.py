@@ -5,6 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -116,7 +117,7 @@ def parse_profile(text: str, name: str) -> latency.Profile:
             attention=file.attention.build(),
             ffn=file.ffn.build(),
             communication=LINKS[file.communication.link](file.communication.build()),
-            covariance=_covariance(file),
+            covariance=None if (matrix := _covariance(file)) is None else jnp.asarray(matrix),
             time_unit=file.time_unit,
             provenance=latency.Provenance(
                 name=file.name,

@@ -54,7 +54,7 @@ class Columns(NamedTuple):
 def load_trace(
     path: str | Path,
     *,
-    columns: Columns = Columns(),
+    columns: Columns | None = None,
     first_token_from_prefill: bool = False,
     skip_bad_rows: bool = False,
 ) -> Requests:
@@ -78,7 +78,7 @@ def load_trace(
     table, unreadable = _table(data, path, skip_bad_rows)
     if table.height == 0:
         raise FileError(f"{path}: must hold at least one request, but it is empty.")
-    layout = _layout(table, columns, path)
+    layout = _layout(table, columns or Columns(), path)
     prompt, decode = (_text(table[name]).cast(pl.Float64, strict=False).to_numpy() for name in layout[1:3])
     time, time_good = _times(table, layout)
     good = np.ones(table.height, bool)
@@ -270,5 +270,5 @@ def _shown(value: object) -> str:
     return "empty" if value is None else repr(value)[:60]
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

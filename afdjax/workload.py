@@ -434,7 +434,7 @@ def horizon_load(
     steps = requests / (batch_size * end)
     # 1 - (1 - p)^K, without cancellation
     started = -jnp.expm1(steps * jnp.log1p(-jnp.minimum(end, 1.0 - 1e-7)))
-    return prompt_mean + (decode_mean - 1.0) * (1.0 - started / (end * steps))
+    return jnp.asarray(prompt_mean + (decode_mean - 1.0) * (1.0 - started / (end * steps)))
 
 
 def sums_over_ages(prompt, decode):

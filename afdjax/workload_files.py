@@ -58,7 +58,7 @@ class _SummaryFile(BaseModel):
 def load_workload(
     name_or_path: str | Path,
     *,
-    columns: Columns = Columns(),
+    columns: Columns | None = None,
     first_token_from_prefill: bool = False,
     skip_bad_rows: bool = False,
 ) -> Workload:

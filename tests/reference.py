@@ -1,5 +1,6 @@
 """Slow, obvious versions of what the package computes, for the tests and benchmarks."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -50,7 +51,7 @@ def gaussian_pair_excess(level: float, delay: float, workers: float, nodes: int 
     low, high = max(level, min(-16.0, delay - 12.0)), max(16.0, delay + 12.0)
     kinks = np.unique(np.clip([low, 2 * delay, high], low, high))
     total = max(low - level, 0.0)
-    for a, b in zip(kinks[:-1], kinks[1:], strict=True):
+    for a, b in itertools.pairwise(kinks):
         v = a + (b - a) * (t + 1) / 2
         corner = v - delay
         inner_low, inner_high = -12.0, np.clip(corner, -12.0, 12.0)

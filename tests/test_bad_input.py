@@ -7,10 +7,11 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import afdjax as afd
-from afdjax import cli
+from afdjax import cli, traces
 
 
 HEADER = b"prompt_tokens,output_tokens\n"
@@ -192,6 +193,16 @@ def test_profile_without_any_time(refused, tmp_path):
     nothing = {f"{stage}.coefficients": {"per_token": 0, "base": 0} for stage in ("attention", "ffn", "communication")}
     (tmp_path / "profile.json").write_text(edited(json.loads(shipped.read_text()), nothing))
     matches("--profile must give a finite time above 0", refused("plan", "--profile", "profile.json"))
+
+
+def test_panic_of_the_parquet_reader(refused, tmp_path, monkeypatch):
+    def panics(_):
+        raise pl.exceptions.PanicException("assertion failed")  # not an `Exception`; damaged pages cause it
+
+    monkeypatch.setattr(traces.pl, "read_parquet", panics)
+    (tmp_path / "log.parquet").write_bytes(b"PAR1")
+    line = refused("plan", "--workload", "log.parquet")
+    matches(r"must be a whole Parquet file, but it cannot be read \(assertion failed\)", line)
 
 
 def test_named_column_that_is_not_there(refused, tmp_path):

@@ -42,10 +42,8 @@ def test_paper_cycle_against_the_derived_table(
 @pytest.mark.parametrize("name", ["geometric", "azure2023_code", "azure2023_conv", "mooncake_conversation"])
 def test_three_circuits_against_frozen_rounds(name, geometric, profile, shared_link, request):
     """1e5 rounds a case, m = 1..4, both starts, links of a worker's own and shared; attention balanced with 6 workers."""
-    if name == "geometric":
-        workload = geometric
-    else:
-        workload = afd.load_trace(request.getfixturevalue("shared_data") / LOGS[name])
+    log = lambda: afd.load_trace(request.getfixturevalue("shared_data") / LOGS[name])
+    workload = geometric if name == "geometric" else log()
     batch_size, workers, rounds = 64, 6, 100_000
     load = eqx.filter_jit(afd.Exact().worker_load)(workload, jnp.asarray(float(batch_size)))
     scale = 100.0 / float(load.mean)
