@@ -207,27 +207,31 @@ class SpreadLoad(WorkerLoad):
         # H is smooth on either side of the point where the sum begins to bind
         middle = jnp.clip(delay * m / (m - 1), start, high) if m > 1 else high
 
-        t, w = gauss_legendre(self.nodes)
-        free = jnp.append(start + (middle - start) * t, start) - delay
-        tail = self.survival(free)
+        weights, tail, density = self.panel(start - delay, middle - delay)
+        tail = jnp.append(tail, self.survival(start - delay))
         joint = 1.0 - _power_survival(tail, m * inner)
-        weights = (middle - start) * w
-        slower = m * self.density(free) * _power_slope(tail, inner) * jnp.exp((m - 1) * inner * _log_cdf(tail))
+        slower = m * density * _power_slope(tail[:-1], inner) * jnp.exp((m - 1) * inner * _log_cdf(tail[:-1]))
         if m > 1:
             cut, cut_slower = self.cut_panel(middle, high - middle, delay, m, inner)
             # at the start the sum may bind already: then the second panel begins there
             joint = jnp.concatenate([joint[:-1], cut[:-1], jnp.where(middle > start, joint[-1], cut[-1])[None]])
-            slower = jnp.concatenate([slower[:-1], cut_slower])
-            weights = jnp.concatenate([weights, (high - middle) * w])
-        else:
-            slower = slower[:-1]
+            slower = jnp.concatenate([slower, cut_slower])
+            weights = jnp.concatenate([weights, (high - middle) * gauss_legendre(self.nodes)[1]])
         log_joint = jnp.log(jnp.maximum(joint, negligible()))
         power = jnp.exp(outer * log_joint)
         value = jnp.maximum(low - level, 0.0) + weights @ (1.0 - power[:-1])
+        # E max >= max E: the law of few distinct requests has steps, of which the corner sees only so much
+        value = jnp.maximum(value, jnp.maximum(delay, 0.0) - level)
         by_level = power[-1] - 1.0
         by_delay = jnp.asarray(outer) * (weights @ (jnp.exp((outer - 1.0) * log_joint[:-1]) * slower))
         by_outer = -weights @ (power[:-1] * log_joint[:-1])
         return value, by_level, by_delay, by_outer
+
+    def panel(self, start: Scalar, end: Scalar) -> tuple[Array, Array, Array]:
+        """Weights of a quadrature over [`start`, `end`], and the survival and the density at its points."""
+        t, w = gauss_legendre(self.nodes)
+        at = start + (end - start) * t
+        return (end - start) * w, self.survival(at), self.density(at)
 
     def cut_panel(
         self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
@@ -411,6 +415,15 @@ class GridLoad(SpreadLoad):
             - u * (2.0 - 3.0 * u) * self.density_at[cell + 1]
         )
         return jnp.where(inside, quadratic, 0.0)
+
+    def panel(self, start: Scalar, end: Scalar) -> tuple[Array, Array, Array]:
+        # the trapezoidal rule on the grid itself: whatever steps the law has, its mean comes out
+        edges = self.origin + self.spacing * jnp.arange(self.survival_at.shape[0], dtype=float)
+        at = jnp.clip(edges, start, end)
+        steps = jnp.diff(at)
+        weights = (jnp.append(0.0, steps) + jnp.append(steps, 0.0)) / 2.0
+        clipped = lambda f, inside: jnp.where(edges < start, f(start), jnp.where(edges > end, f(end), inside))
+        return weights, clipped(self.survival, self.survival_at), clipped(self.density, self.density_at)
 
     def bottom(self, workers: ScalarLike) -> Scalar:
         edge = jnp.sum(workers * jnp.log(1.0 - self.survival_at) < math.log(negligible())) - 1

@@ -149,8 +149,8 @@ def plan(
     bundle: Bundle | None = None,
     barrier: Barrier | None = None,
     *,
-    max_ratio: float = MAX_RATIO,
-    horizon_requests: float | None = None,
+    max_ratio: int | float = MAX_RATIO,
+    horizon_requests: int | float | None = None,
     workload_name: str | None = None,
 ) -> Plan:
     """The best attention/FFN ratio for a workload on a profile, with everything around it.
@@ -177,8 +177,8 @@ def _plan(
     profile: Profile,
     bundle: Bundle,
     barrier: Barrier,
-    max_ratio: float,
-    horizon_requests: float | None,
+    max_ratio: int | float,
+    horizon_requests: int | float | None,
     workload_name: str | None,
 ) -> Plan:
     slot_load = _horizon_load(workload, bundle, horizon_requests)
@@ -320,7 +320,7 @@ def _interval(
     return value / factor, value * factor
 
 
-def _horizon_load(workload: SlotLoad, bundle: Bundle, requests: float | None) -> float | None:
+def _horizon_load(workload: SlotLoad, bundle: Bundle, requests: int | float | None) -> float | None:
     if requests is None:
         return None
     _checks.require_positive("horizon_requests", requests)
@@ -349,7 +349,7 @@ def _regime(best: Performance) -> str:
     return max(shares, key=lambda name: float(shares[name]))
 
 
-def _warnings(plan: Plan, inside: bool, max_ratio: float) -> list[str]:
+def _warnings(plan: Plan, inside: bool, max_ratio: int | float) -> list[str]:
     notes = []
     if not inside:
         if plan.attention_workers == len(plan.curve.attention_workers):
