@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool
 
 from afdjax._types import Scalar
 
@@ -17,54 +16,58 @@ from afdjax._types import Scalar
 _MOST_STEPS = 60
 
 
-def bracketed_root(function: Callable[[Scalar], Scalar], low: Scalar, high: Scalar) -> tuple[Scalar, Bool[Array, ""]]:
-    """The x in [low, high] where `function` falls through zero, and whether there is one: f(low) > 0 > f(high).
+def bracketed_root(
+    function: Callable[[Scalar], Scalar],
+    low: Scalar,
+    high: Scalar,
+    f_low: Scalar,
+    f_high: Scalar,
+    guess: Scalar,
+) -> Scalar:
+    """The x in [low, high] where `function` falls through zero: f(low) = `f_low` > 0 >= f(high) = `f_high`.
 
     Chandrupatla (1997), Advances in Engineering Software 28: inverse quadratic interpolation where it is safe, else
-    bisection. Differentiable in everything that `function` closes over, by the implicit function theorem; `low` and `high`
-    have no derivative. Where the signs do not fit, the value is one of the ends and means nothing.
+    bisection; the first point is `guess`. Differentiable in everything that `function` closes over, by the implicit
+    function theorem; the other arguments have no derivative. Where the signs do not fit, the value means nothing.
     """
-    low, high = lax.stop_gradient(low), lax.stop_gradient(high)
-    tolerance = 8.0 * jnp.finfo(low.dtype).eps
+    low, high, f_low, f_high, guess = map(lax.stop_gradient, (low, high, f_low, f_high, guess))
+    # near the noise of the function more digits only cost evaluations
+    tolerance = max(1e-12, 16.0 * float(jnp.finfo(low.dtype).eps))
 
-    def solve(f: Callable[[Scalar], Scalar], _: Scalar) -> tuple[Scalar, Scalar]:
-        # a: the newest point, b: the other end of the bracket, c: the point dropped last. The first two steps evaluate
-        # the ends, so that `f` is compiled once.
+    def solve(f: Callable[[Scalar], Scalar], first: Scalar) -> Scalar:
+        # p: the last point with f > 0, q: the last one without, x: the next point. Each of p and q is decided by f(x)
+        # alone: a compiler that computes f(x) twice, with other last digits, cannot break the bracket.
         def unfinished(state):
-            step, a, b, _, f_a, _, _, _, found = state
-            open_bracket = (jnp.abs(a - b) > 2.0 * tolerance * jnp.maximum(jnp.abs(b), 1.0)) & (f_a != 0.0)
-            return (step < 2) | (found & open_bracket & (step < _MOST_STEPS))
+            step, _, p, q, f_p, f_q = state
+            open_bracket = jnp.abs(p - q) > 2.0 * tolerance * jnp.maximum(jnp.abs(q), 1.0)
+            return (f_p > 0.0) & (f_q <= 0.0) & open_bracket & (step < _MOST_STEPS)
 
         def advance(state):
-            step, a, b, c, f_a, f_b, f_c, t, found = state
-            x = jnp.where(step == 0, low, jnp.where(step == 1, high, a + t * (b - a)))
+            step, x, p, q, f_p, f_q = state
             f_x = f(x)
-            same = (jnp.sign(f_x) == jnp.sign(f_a)) & (step > 1)
-            c, f_c = jnp.where(same, a, b), jnp.where(same, f_a, f_b)
-            b, f_b = jnp.where(same, b, a), jnp.where(same, f_b, f_a)
-            a, f_a = x, f_x
-            found = jnp.where(step == 0, f_a > 0, found & ((f_a < 0) | (step > 1)))
+            above = f_x > 0.0
+            # a: the newest point, b: the other end of the bracket, c: the point dropped from it
+            a, b, c = x, jnp.where(above, q, p), jnp.where(above, p, q)
+            f_a, f_b, f_c = f_x, jnp.where(above, f_q, f_p), jnp.where(above, f_p, f_q)
+            p, f_p = jnp.where(above, x, p), jnp.where(above, f_x, f_p)
+            q, f_q = jnp.where(above, q, x), jnp.where(above, f_q, f_x)
 
             xi, phi = _ratio(a - b, c - b), _ratio(f_a - f_b, f_c - f_b)
-            smooth = (phi**2 < xi) & ((1.0 - phi) ** 2 < 1.0 - xi) & (step > 1)
+            smooth = (phi**2 < xi) & ((1.0 - phi) ** 2 < 1.0 - xi)
             along, across = _ratio(f_a, f_b - f_a), _ratio(f_c, f_b - f_c)
             quadratic = along * across + _ratio(c - a, b - a) * _ratio(f_a, f_c - f_a) * _ratio(f_b, f_c - f_b)
             least = jnp.minimum(tolerance * jnp.maximum(jnp.abs(a), 1.0) / jnp.maximum(jnp.abs(b - a), tolerance), 0.5)
             t = jnp.clip(jnp.where(smooth, quadratic, 0.5), least, 1.0 - least)
-            return step + 1, a, b, c, f_a, f_b, f_c, t, found
+            return step + 1, a + t * (b - a), p, q, f_p, f_q
 
-        nothing = jnp.zeros_like(low)
-        start = (jnp.zeros((), int), low, low, low, nothing, nothing, nothing, nothing + 0.5, nothing > 1.0)
-        _, a, b, _, f_a, f_b, _, _, found = lax.while_loop(unfinished, advance, start)
-        # as a number: `custom_root` wants a tangent for it
-        return jnp.where(jnp.abs(f_a) < jnp.abs(f_b), a, b), found.astype(low.dtype)
+        start = (jnp.zeros((), int), first, low, high, f_low, f_high)
+        return lax.while_loop(unfinished, advance, start)[1]
 
     def tangent(linear, y):
         slope = linear(jnp.ones_like(y))
         return y / jnp.where(slope == 0.0, 1.0, slope)
 
-    root, found = lax.custom_root(function, low, solve, tangent, has_aux=True)
-    return root, found > 0.5
+    return lax.custom_root(function, guess, solve, tangent)
 
 
 def _ratio(a: Scalar, b: Scalar) -> Scalar:

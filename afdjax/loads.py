@@ -209,21 +209,22 @@ class SpreadLoad(WorkerLoad):
 
         weights, tail, density = self.panel(start - delay, middle - delay)
         tail = jnp.append(tail, self.survival(start - delay))
-        joint = 1.0 - _power_survival(tail, m * inner)
-        slower = m * density * _power_slope(tail[:-1], inner) * jnp.exp((m - 1) * inner * _log_cdf(tail[:-1]))
+        joint = _cdf_power(tail, m * inner)
+        slower = m * density * _power_slope(tail[:-1], inner) * _cdf_power(tail[:-1], (m - 1) * inner)
         if m > 1:
             cut, cut_slower = self.cut_panel(middle, high - middle, delay, m, inner)
             # at the start the sum may bind already: then the second panel begins there
             joint = jnp.concatenate([joint[:-1], cut[:-1], jnp.where(middle > start, joint[-1], cut[-1])[None]])
             slower = jnp.concatenate([slower, cut_slower])
             weights = jnp.concatenate([weights, (high - middle) * gauss_legendre(self.nodes)[1]])
-        log_joint = jnp.log(jnp.maximum(joint, negligible()))
+        joint = jnp.maximum(joint, negligible())
+        log_joint = jnp.log(joint)
         power = jnp.exp(outer * log_joint)
         value = jnp.maximum(low - level, 0.0) + weights @ (1.0 - power[:-1])
         # E max >= max E: the law of few distinct requests has steps, of which the corner sees only so much
         value = jnp.maximum(value, jnp.maximum(delay, 0.0) - level)
         by_level = power[-1] - 1.0
-        by_delay = jnp.asarray(outer) * (weights @ (jnp.exp((outer - 1.0) * log_joint[:-1]) * slower))
+        by_delay = jnp.asarray(outer) * (weights @ (power[:-1] / joint[:-1] * slower))
         by_outer = -weights @ (power[:-1] * log_joint[:-1])
         return value, by_level, by_delay, by_outer
 
@@ -245,8 +246,8 @@ class SpreadLoad(WorkerLoad):
         side = jnp.maximum(m * corner - v, 0.0)
         cut, cut_before = self._simplex(corner, side, m, inner)
         tail = self.survival(corner)
-        whole = 1.0 - _power_survival(tail, m * inner)
-        others = jnp.exp((m - 1) * inner * _log_cdf(tail)) - cut_before
+        whole = _cdf_power(tail, m * inner)
+        others = _cdf_power(tail, (m - 1) * inner) - cut_before
         slower = m * self.density(v - delay) * _power_slope(tail, inner) * jnp.maximum(others, 0.0)
         return whole - cut, slower[:-1]
 
@@ -305,22 +306,21 @@ def _is_one(power: ScalarLike) -> bool:
 # `erfc` would take several times as long to compile and to run.
 
 
+def _cdf_power(survival: Float[Array, "..."], power: ScalarLike) -> Float[Array, "..."]:
+    """F^power from 1 - F."""
+    if isinstance(power, int):
+        return (1.0 - survival) ** power
+    return jnp.exp(power * jnp.log(jnp.maximum(1.0 - survival, negligible())))
+
+
 def _power_survival(survival: Float[Array, "..."], power: ScalarLike) -> Float[Array, "..."]:
     """1 - F^power from 1 - F."""
-    if _is_one(power):
-        return survival
-    return 1.0 - jnp.exp(power * _log_cdf(survival))
+    return survival if _is_one(power) else 1.0 - _cdf_power(survival, power)
 
 
 def _power_slope(survival: Float[Array, "..."], power: ScalarLike) -> Float[Array, "..."] | float:
     """d F^power / d F."""
-    if _is_one(power):
-        return 1.0
-    return jnp.asarray(power) * jnp.exp((power - 1.0) * _log_cdf(survival))
-
-
-def _log_cdf(survival: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jnp.log(jnp.maximum(1.0 - survival, negligible()))
+    return 1.0 if _is_one(power) else jnp.asarray(power) * _cdf_power(survival, power - 1)
 
 
 class GaussianLoad(SpreadLoad):

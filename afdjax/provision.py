@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from afdjax import _checks
-from afdjax._roots import bracketed_root
+from afdjax._hill import hill_top
 from afdjax._types import Scalar, ScalarLike
 from afdjax.barrier import Barrier, Exact
 from afdjax.bundle import Bundle
@@ -56,12 +56,13 @@ def ratio_for(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio: Sca
     low = lax.stop_gradient(-jnp.log(bundle.ffn_workers))
     high = lax.stop_gradient(jnp.log(_checks.as_float(max_ratio)))
     grid = low + (high - low) * jnp.linspace(0.0, 1.0, _SCAN)
-    values = lax.stop_gradient(jax.vmap(objective)(grid))
+    values, slopes = lax.stop_gradient(lax.map(jax.value_and_grad(objective), grid))
     best = jnp.argmax(values)
-    left, right = grid[jnp.maximum(best - 1, 0)], grid[jnp.minimum(best + 1, _SCAN - 1)]
-    # where throughput does not rise at one end and fall at the other, the best is at a bound of the range
-    root, inside = bracketed_root(jax.grad(objective), left, right)
-    return jnp.exp(jnp.where(inside, root, grid[best]))
+    # the top is on the side to which throughput rises at the best point; at a bound of the range it may be the bound itself
+    left = jnp.clip(best - (slopes[best] <= 0), 0, _SCAN - 2)
+    low, high = ((grid[i], values[i], slopes[i]) for i in (left, left + 1))
+    inside = (low[2] > 0) & (high[2] <= 0)
+    return jnp.exp(jnp.where(inside, hill_top(objective, low, high), grid[best]))
 
 
 def log_throughput(load: WorkerLoad, profile: Profile, bundle: Bundle, log_ratio: Scalar) -> Scalar:
