@@ -25,6 +25,7 @@ import abc
 import functools
 import math
 import statistics
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -50,7 +51,7 @@ def double_precision() -> bool:
 
 def negligible() -> float:
     """A probability that the working precision hardly sees beside 1."""
-    return 1e-15 if double_precision() else 1e-7
+    return 1e-15 if double_precision() else 1e-6
 
 
 def at_least_tiny(deviation: Scalar, mean: Scalar) -> Scalar:
@@ -165,8 +166,8 @@ class SpreadLoad(WorkerLoad):
         """A standard load that at least one of `workers` workers exceeds, but for a negligible probability."""
 
     @abc.abstractmethod
-    def top(self) -> Scalar:
-        """A standard load that none of some thousands of workers exceeds, but for a negligible probability."""
+    def top(self, workers: ScalarLike) -> Scalar:
+        """A standard load that none of `workers` workers exceeds, but for a negligible probability."""
 
     @abc.abstractmethod
     def bulk_top(self) -> Scalar:
@@ -197,48 +198,55 @@ class SpreadLoad(WorkerLoad):
         """The excess and its derivatives by `level`, by `delay` (both for F^`inner`) and by `outer`."""
         m, workers = in_flight, inner * outer
         # Almost surely low <= max_j V_j <= high: below and above, the integrand is 1 and 0.
-        lowest, top = self.bottom(workers), self.top()
+        lowest, top = self.bottom(workers), self.top(workers)
         low, high = lowest + delay, top + delay
         if m > 1:
             low = jnp.maximum(low, jnp.where(lowest < 0, math.sqrt(m), 1 if _is_one(inner) else m) * lowest)
-            high = jnp.maximum(high, top + 3.0 * (m - 1))
+            # the sum of m loads is large by one of them, or by all where these are nearly normal
+            highest = top + 3.0 * (m - 1)
+            high = jnp.maximum(high, jnp.minimum(highest, math.sqrt(m) * top) if _is_one(inner) else highest)
         low, high = lax.stop_gradient((low, high))
         start = jnp.clip(level, low, high)
         # H is smooth on either side of the point where the sum begins to bind
         middle = jnp.clip(delay * m / (m - 1), start, high) if m > 1 else high
 
-        weights, tail, density = self.panel(start - delay, middle - delay)
-        tail = jnp.append(tail, self.survival(start - delay))
-        joint = _cdf_power(tail, m * inner)
-        slower = m * density * _power_slope(tail[:-1], inner) * _cdf_power(tail[:-1], (m - 1) * inner)
+        integral, tail, density = self.panel(start - delay, middle - delay)
+        slower = m * density * _power_slope(tail, inner) * _cdf_power(tail, (m - 1) * inner)
+        panels = [(integral, _cdf_power(tail, m * inner), slower)]
+        at_start = _cdf_power(self.survival(start - delay), m * inner)
         if m > 1:
-            cut, cut_slower = self.cut_panel(middle, high - middle, delay, m, inner)
+            cut, cut_slower, cut_at_start = self.cut_panel(middle, high - middle, delay, m, inner)
+            panels.append((lambda values: (high - middle) * (values @ gauss_legendre(self.nodes)[1]), cut, cut_slower))
             # at the start the sum may bind already: then the second panel begins there
-            joint = jnp.concatenate([joint[:-1], cut[:-1], jnp.where(middle > start, joint[-1], cut[-1])[None]])
-            slower = jnp.concatenate([slower, cut_slower])
-            weights = jnp.concatenate([weights, (high - middle) * gauss_legendre(self.nodes)[1]])
-        joint = jnp.maximum(joint, negligible())
-        log_joint = jnp.log(joint)
-        power = jnp.exp(outer * log_joint)
-        value = jnp.maximum(low - level, 0.0) + weights @ (1.0 - power[:-1])
+            at_start = jnp.where(middle > start, at_start, cut_at_start)
+
+        value, by_delay, by_outer = jnp.maximum(low - level, 0.0), 0.0, 0.0
+        for integral, joint, slower in panels:
+            joint = jnp.maximum(joint, negligible())
+            log_joint = jnp.log(joint)
+            power = jnp.exp(outer * log_joint)
+            value += integral(1.0 - power)
+            by_delay += jnp.asarray(outer) * integral(power / joint * slower)
+            by_outer -= integral(power * log_joint)
         # E max >= max E: the law of few distinct requests has steps, of which the corner sees only so much
         value = jnp.maximum(value, jnp.maximum(delay, 0.0) - level)
-        by_level = power[-1] - 1.0
-        by_delay = jnp.asarray(outer) * (weights @ (power[:-1] / joint[:-1] * slower))
-        by_outer = -weights @ (power[:-1] * log_joint[:-1])
+        by_level = jnp.exp(outer * jnp.log(jnp.maximum(at_start, negligible()))) - 1.0
         return value, by_level, by_delay, by_outer
 
-    def panel(self, start: Scalar, end: Scalar) -> tuple[Array, Array, Array]:
-        """Weights of a quadrature over [`start`, `end`], and the survival and the density at its points."""
+    def panel(
+        self, start: Scalar, end: Scalar
+    ) -> tuple[Callable[[Array], Scalar], Float[Array, " points"], Float[Array, " points"]]:
+        """A quadrature over [`start`, `end`]: the rule from values at its points to their integral, and the survival and
+        the density at the points."""
         t, w = gauss_legendre(self.nodes)
         at = start + (end - start) * t
-        return (end - start) * w, self.survival(at), self.density(at)
+        return lambda values: (end - start) * (values @ w), self.survival(at), self.density(at)
 
     def cut_panel(
         self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
-    ) -> tuple[Float[Array, " nodes_and_start"], Float[Array, " nodes"]]:
-        """Where the corner is cut (L >= 0): H at the quadrature nodes of [start, start + width] and at `start`, and at the
-        nodes the density m f(c) P(sum_{i<m} z_i <= g, every z_i <= c) of the slowest microbatch."""
+    ) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"], Scalar]:
+        """Where the corner is cut (L >= 0): at the quadrature nodes of [start, start + width] H and the density
+        m f(c) P(sum_{i<m} z_i <= g, every z_i <= c) of the slowest microbatch, and H at `start`."""
         m = in_flight
         t, _ = gauss_legendre(self.nodes)
         v = jnp.append(start + width * t, start)
@@ -249,7 +257,8 @@ class SpreadLoad(WorkerLoad):
         whole = _cdf_power(tail, m * inner)
         others = _cdf_power(tail, (m - 1) * inner) - cut_before
         slower = m * self.density(v - delay) * _power_slope(tail, inner) * jnp.maximum(others, 0.0)
-        return whole - cut, slower[:-1]
+        joint = whole - cut
+        return joint[:-1], slower[:-1], joint[-1]
 
     def _simplex(
         self, corner: Float[Array, " n"], side: Float[Array, " n"], in_flight: int, inner: ScalarLike
@@ -331,8 +340,8 @@ class GaussianLoad(SpreadLoad):
 
     @property
     def nodes(self) -> int:
-        # 1e-9 standard loads in double precision, the noise of single precision in single
-        return 48 if double_precision() else 24
+        # two microbatches to 1e-9 standard loads in double precision, to 5e-5 in single
+        return 48 if double_precision() else 16
 
     def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return (1.0 - erf(z * _ROOT_HALF)) / 2.0
@@ -341,18 +350,19 @@ class GaussianLoad(SpreadLoad):
         return jnp.exp(-(z**2) / 2.0) * (1.0 / math.sqrt(2.0 * math.pi))
 
     def bottom(self, workers: ScalarLike) -> Scalar:
-        log_workers, levels = _normal_bottoms(negligible())
+        log_workers, levels, _ = _normal_ends(negligible())
         return jnp.interp(jnp.log(jnp.asarray(workers, float)), log_workers, levels)
 
-    def top(self) -> Scalar:
-        return jnp.asarray(8.8 if double_precision() else 6.2)
+    def top(self, workers: ScalarLike) -> Scalar:
+        log_workers, _, levels = _normal_ends(negligible())
+        return jnp.interp(jnp.log(jnp.asarray(workers, float)), log_workers, levels)
 
     def bulk_top(self) -> Scalar:
         return jnp.asarray(6.0)
 
     def cut_panel(
         self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
-    ) -> tuple[Float[Array, " nodes_and_start"], Float[Array, " nodes"]]:
+    ) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"], Scalar]:
         if in_flight != 2 or not _is_one(inner):
             return super().cut_panel(start, width, delay, in_flight, inner)
         # Sum and difference of two normal loads are independent, so V has the density
@@ -363,15 +373,18 @@ class GaussianLoad(SpreadLoad):
         by_sum = self.density(v * _ROOT_HALF) * _ROOT_HALF * erf((v - 2.0 * delay) / 2.0)
         slower = 2.0 * self.density(v - delay) * (1.0 - self.survival(delay))
         mass = width * (by_sum + slower)
-        return 1.0 - jnp.append(tail_integrals(self.nodes) @ mass, w @ mass), slower
+        return 1.0 - tail_integrals(self.nodes) @ mass, slower, 1.0 - mass @ w
 
 
 @functools.cache
-def _normal_bottoms(probability: float) -> tuple[np.ndarray, np.ndarray]:
-    """log n and the z with P(normal <= z)^n = `probability`, for n from 1/16 to 16 million."""
+def _normal_ends(probability: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log n, and the levels that the largest of n normals stays below and exceeds with `probability`, for n from 1/16 to
+    16 million."""
     log_workers = np.log(2.0) * np.arange(-4.0, 25.0)
-    levels = np.maximum(probability ** np.exp(-log_workers), 1e-300)
-    return log_workers, np.array([statistics.NormalDist().inv_cdf(level) for level in levels])
+    bottoms = np.maximum(probability ** np.exp(-log_workers), 1e-300)
+    tops = np.minimum(probability * np.exp(-log_workers), 0.1)
+    quantile = statistics.NormalDist().inv_cdf
+    return log_workers, np.array([quantile(p) for p in bottoms]), np.array([-quantile(p) for p in tops])
 
 
 class GridLoad(SpreadLoad):
@@ -416,20 +429,23 @@ class GridLoad(SpreadLoad):
         )
         return jnp.where(inside, quadratic, 0.0)
 
-    def panel(self, start: Scalar, end: Scalar) -> tuple[Array, Array, Array]:
+    def panel(
+        self, start: Scalar, end: Scalar
+    ) -> tuple[Callable[[Array], Scalar], Float[Array, " points"], Float[Array, " points"]]:
         # the trapezoidal rule on the grid itself: whatever steps the law has, its mean comes out
         edges = self.origin + self.spacing * jnp.arange(self.survival_at.shape[0], dtype=float)
         at = jnp.clip(edges, start, end)
         steps = jnp.diff(at)
         weights = (jnp.append(0.0, steps) + jnp.append(steps, 0.0)) / 2.0
         clipped = lambda f, inside: jnp.where(edges < start, f(start), jnp.where(edges > end, f(end), inside))
-        return weights, clipped(self.survival, self.survival_at), clipped(self.density, self.density_at)
+        tail, density = clipped(self.survival, self.survival_at), clipped(self.density, self.density_at)
+        return lambda values: values @ weights, tail, density
 
     def bottom(self, workers: ScalarLike) -> Scalar:
         edge = jnp.sum(workers * jnp.log(1.0 - self.survival_at) < math.log(negligible())) - 1
         return self.origin + self.spacing * jnp.maximum(edge, 0).astype(float)
 
-    def top(self) -> Scalar:
+    def top(self, workers: ScalarLike) -> Scalar:
         return self.origin + self.spacing * (self.survival_at.shape[0] - 1)
 
     def bulk_top(self) -> Scalar:

@@ -273,7 +273,7 @@ def _at_workers(
 def _top(at_workers, workers: np.ndarray, best: int) -> tuple[float, bool]:
     """log x at the real optimum near the best whole number of workers, and whether it is inside of the range.
 
-    On the host, because the compiled derivatives are needed anyway (`bracketed_root` would compile a second program).
+    On the host, because the compiled derivatives are needed anyway (`hill_top` would compile a second program).
     """
 
     def slopes(log_workers: float) -> tuple[float, float]:

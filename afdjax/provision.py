@@ -1,7 +1,7 @@
 """The best ratio of attention to FFN workers: continuous and differentiable, and in whole workers.
 
-`optimal_ratio` maximises throughput per instance over real r = x / y: a scan over a geometric grid finds the hill, a
-bracketed root of d log throughput / d log r its top, and the implicit function theorem the derivatives.
+`optimal_ratio` maximises throughput per instance over real r = x / y: a scan over a geometric grid finds the hill,
+`hill_top` its top, and the implicit function theorem the derivatives.
 """
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from afdjax import _checks
-from afdjax._hill import hill_top
+from afdjax._hill import Point, hill_top
 from afdjax._types import Scalar, ScalarLike
 from afdjax.barrier import Barrier, Exact
 from afdjax.bundle import Bundle
@@ -23,7 +23,7 @@ from afdjax.workload import SlotLoad
 MAX_RATIO = 64.0
 """Default end of the search for r."""
 
-_SCAN = 9
+_SCAN = 7
 _ROUNDING = 1e-3
 
 
@@ -59,10 +59,10 @@ def ratio_for(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio: Sca
     values, slopes = lax.stop_gradient(lax.map(jax.value_and_grad(objective), grid))
     best = jnp.argmax(values)
     # the top is on the side to which throughput rises at the best point; at a bound of the range it may be the bound itself
-    left = jnp.clip(best - (slopes[best] <= 0), 0, _SCAN - 2)
-    low, high = ((grid[i], values[i], slopes[i]) for i in (left, left + 1))
-    inside = (low[2] > 0) & (high[2] <= 0)
-    return jnp.exp(jnp.where(inside, hill_top(objective, low, high), grid[best]))
+    left = jnp.clip(jnp.where(slopes[best] > 0, best, best - 1), 0, _SCAN - 2)
+    below, above = (Point(grid[i], values[i], slopes[i]) for i in (left, left + 1))
+    inside = (below.slope > 0) & (above.slope <= 0)
+    return jnp.exp(jnp.where(inside, hill_top(objective, below, above), grid[best]))
 
 
 def log_throughput(load: WorkerLoad, profile: Profile, bundle: Bundle, log_ratio: Scalar) -> Scalar:

@@ -1,5 +1,6 @@
 """Slow, obvious versions of what the package computes, for the tests and benchmarks."""
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -37,9 +38,12 @@ def frozen_rounds(times: np.ndarray, ffn: float, communication: float, link: flo
     return np.maximum(np.maximum(served, around), max(ffn, link))
 
 
+legendre = functools.cache(np.polynomial.legendre.leggauss)
+
+
 def gaussian_excess(level: float, workers: float, nodes: int = 2000) -> float:
     """E (max of normals - level)^+ by a dense rule."""
-    t, w = np.polynomial.legendre.leggauss(nodes)
+    t, w = legendre(nodes)
     high = 10.0
     z = level + (high - level) * (t + 1) / 2
     return float((high - level) / 2 * w @ -np.expm1(workers * np.log(np.maximum(ndtr(z), 1e-300))))
@@ -47,7 +51,7 @@ def gaussian_excess(level: float, workers: float, nodes: int = 2000) -> float:
 
 def gaussian_pair_excess(level: float, delay: float, workers: float, nodes: int = 400) -> float:
     """E (max_j V_j - level)^+ for V = max{z1 + z2, max(z1, z2) + delay}, by a dense rule in two dimensions."""
-    t, w = np.polynomial.legendre.leggauss(nodes)
+    t, w = legendre(nodes)
     low, high = max(level, min(-16.0, delay - 12.0)), max(16.0, delay + 12.0)
     kinks = np.unique(np.clip([low, 2 * delay, high], low, high))
     total = max(low - level, 0.0)

@@ -16,7 +16,10 @@ from tests.reference import frozen_rounds, load_sampler
 positive = lambda low, high: st.floats(low, high, allow_nan=False)
 cycle_of = eqx.filter_jit(afd.cycle_time)
 cycle_from = eqx.filter_jit(expected_cycle)
+paper_cycle_of = eqx.filter_jit(afd.paper_cycle_time)
 rate_of = eqx.filter_jit(afd.throughput)
+load_of = eqx.filter_jit(lambda barrier, workload, batch_size: barrier.worker_load(workload, batch_size))
+performance_of = eqx.filter_jit(performance)
 
 
 @pytest.mark.parametrize(
@@ -34,9 +37,9 @@ def test_paper_cycle_against_the_derived_table(
     batch_size, workers, mean_field, gaussian, exact, geometric, shared_link
 ):
     bundle = afd.Bundle(batch_size)
-    cycle = eqx.filter_jit(afd.paper_cycle_time)
     for barrier, value in ((afd.MeanField(), mean_field), (afd.Gaussian(), gaussian), (afd.Exact(), exact)):
-        np.testing.assert_allclose(cycle(geometric, shared_link, bundle, workers, barrier), value, atol=0.006)
+        cycle = paper_cycle_of(geometric, shared_link, bundle, jnp.asarray(float(workers)), barrier)
+        np.testing.assert_allclose(cycle, value, atol=0.006)
 
 
 @pytest.mark.parametrize("name", ["geometric", "azure2023_code", "azure2023_conv", "mooncake_conversation"])
@@ -45,7 +48,7 @@ def test_three_circuits_against_frozen_rounds(name, geometric, profile, shared_l
     log = lambda: afd.load_trace(request.getfixturevalue("shared_data") / LOGS[name])
     workload = geometric if name == "geometric" else log()
     batch_size, workers, rounds = 64, 6, 100_000
-    load = eqx.filter_jit(afd.Exact().worker_load)(workload, jnp.asarray(float(batch_size)))
+    load = load_of(afd.Exact(), workload, jnp.asarray(float(batch_size)))
     scale = 100.0 / float(load.mean)
     loads = load_sampler(workload)(rounds * workers * 4, batch_size).reshape(rounds, workers, 4)
     for base in (profile, shared_link):
@@ -73,7 +76,7 @@ def test_deterministic_loads_give_the_circuits_themselves(profile):
         for m in (1, 2, 3):
             expected = max(attention, ffn, (attention + communication + ffn) / m)
             for barrier in (afd.MeanField(), afd.Gaussian(), afd.Exact()):
-                cycle = cycle_of(workload, profile, afd.Bundle(256, in_flight=m), workers, barrier)
+                cycle = cycle_of(workload, profile, afd.Bundle(256, in_flight=m), jnp.asarray(float(workers)), barrier)
                 np.testing.assert_allclose(cycle, expected, rtol=1e-6)
 
 
@@ -116,8 +119,8 @@ def test_performance_is_consistent(geometric, profile):
     bundle = afd.Bundle(256, in_flight=2, ffn_workers=2, attention_weight=2.0, ffn_weight=5.0, layers=61)
     for barrier in (afd.MeanField(), afd.Gaussian(), afd.Exact()):
         workers = jnp.asarray(17.0)
-        load = eqx.filter_jit(barrier.worker_load)(geometric, bundle.batch_size)
-        found = eqx.filter_jit(performance)(load, profile, bundle, workers)
+        load = load_of(barrier, geometric, bundle.batch_size)
+        found = performance_of(load, profile, bundle, workers)
         cycle = cycle_of(geometric, profile, bundle, workers, barrier)
         np.testing.assert_allclose(found.cycle_time, cycle, rtol=1e-12)
         np.testing.assert_allclose(found.tpot, 2 * cycle, rtol=1e-12)
@@ -135,12 +138,12 @@ def test_performance_is_consistent(geometric, profile):
 def test_decider_shares_are_the_slopes_of_the_cycle(geometric, shared_link):
     """d tau / d (FFN base) = P(FFN decides) + P(round trip decides) / m, by a central difference."""
     bundle = afd.Bundle(256, in_flight=2)
-    load = afd.Exact().worker_load(geometric, bundle.batch_size)
+    load = load_of(afd.Exact(), geometric, bundle.batch_size)
     at = lambda base: cycle_from(
         load, eqx.tree_at(lambda p: p.ffn.base, shared_link, jnp.asarray(base)), bundle, jnp.asarray(8.0)
     )
     slope = (at(100.01) - at(99.99)) / 0.02
-    found = performance(load, shared_link, bundle, jnp.asarray(8.0))
+    found = performance_of(load, shared_link, bundle, jnp.asarray(8.0))
     np.testing.assert_allclose(slope, found.ffn_decides + found.round_trip_decides / 2, rtol=1e-4)
 
 

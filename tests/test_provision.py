@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 import afdjax as afd
 from afdjax.cycle import throughput_of
-from afdjax.provision import ratio_for
+from afdjax.provision import log_throughput, ratio_for
 
 
 BARRIERS = [afd.MeanField(), afd.Gaussian(), afd.Exact()]
@@ -105,6 +105,7 @@ def test_elasticities_against_central_differences(barrier, in_flight, start, geo
     assert set(start_values) == set(PARAMETERS)
 
     @jax.jit
+    @jax.value_and_grad
     def log_ratio(logs):
         p = {name: jnp.exp(value) for name, value in logs.items()}
         load = shape.with_moments(p["batch_size"] * p["theta"], jnp.sqrt(p["batch_size"]) * p["nu"])
@@ -113,10 +114,10 @@ def test_elasticities_against_central_differences(barrier, in_flight, start, geo
         return jnp.log(ratio_for(load, times, varied))
 
     logs = {name: jnp.log(value) for name, value in start_values.items()}
-    slopes = jax.jit(jax.grad(log_ratio))(logs)
+    _, slopes = log_ratio(logs)
     step = 3e-5
     for name in PARAMETERS:
-        up, down = (log_ratio(logs | {name: logs[name] + s}) for s in (step, -step))
+        (up, _), (down, _) = (log_ratio(logs | {name: logs[name] + s}) for s in (step, -step))
         np.testing.assert_allclose(slopes[name], (up - down) / (2 * step), rtol=1e-4, atol=1e-4, err_msg=name)
 
 
@@ -147,6 +148,27 @@ def test_a_sweep_compiles_once_and_equals_single_calls():
         single = [optimum(afd.Moments(t, 0.8 * t), times, bundle, afd.Gaussian()) for t in theta]
         np.testing.assert_allclose(sweep(theta, times), jnp.stack(single), rtol=1e-8)
     assert traces == 1
+
+
+def test_every_scenario_of_a_large_batch_is_at_its_top():
+    """The slope of throughput is zero at each optimum, or the optimum is an end of the range."""
+    draw = lambda low, high, i: jnp.exp(
+        jax.random.uniform(jax.random.key(i), (3000,), float, np.log(low), np.log(high))
+    )
+    cases = [draw(*r, i) for i, r in enumerate([(200, 2000), (0.4, 1.4), (64, 512), (5e-4, 5e-3), (0.04, 0.16)])]
+
+    def slope_at_optimum(theta, spread, batch_size, attention, ffn):
+        times = afd.Profile(afd.Affine(attention, 50.0), afd.Affine(ffn, 100.0), afd.Affine(0.022, 20.0))
+        bundle = afd.Bundle(batch_size)
+        load = afd.Gaussian().worker_load(afd.Moments(theta, spread * theta), batch_size)
+        at = jnp.log(ratio_for(load, times, bundle))
+        return at, jax.grad(lambda u: log_throughput(load, times, bundle, u))(at)
+
+    at, slope = jax.jit(lambda cases: jax.lax.map(lambda case: slope_at_optimum(*case), cases, batch_size=1000))(cases)
+    inside = (at > 0) & (at < np.log(64.0) - 1e-9)
+    assert inside.mean() > 0.9
+    np.testing.assert_allclose(jnp.where(inside, slope, 0.0), 0.0, atol=1e-9)
+    assert np.all(np.where(at >= np.log(64.0) - 1e-9, slope > 0, True) & np.where(at <= 0, slope <= 0, True))
 
 
 def test_two_devices_give_the_same_optima(profile):
@@ -187,8 +209,8 @@ def test_bounds_of_the_range(geometric, profile):
     np.testing.assert_allclose(optimum(geometric, profile, afd.Bundle(256), afd.Gaussian(), 4.0), 4.0)
     cheap_ffn = afd.Profile(profile.attention, afd.Affine(10.0, 1.0), profile.communication)
     np.testing.assert_allclose(optimum(geometric, cheap_ffn, afd.Bundle(256), afd.Gaussian()), 1.0)
-    slope = jax.grad(lambda t: afd.optimal_ratio(afd.Moments(t, t), profile, afd.Bundle(256), afd.Gaussian(), 4.0))
-    assert float(slope(599.0)) == 0.0
+    ratio = lambda t: afd.optimal_ratio(afd.Moments(t, t), profile, afd.Bundle(256), afd.Gaussian(), 4.0)
+    assert float(jax.jit(jax.grad(ratio))(599.0)) == 0.0
     with pytest.raises(ValueError, match="range of ratios is empty"):
         afd.optimal_ratio(geometric, profile, afd.Bundle(256), max_ratio=0.5)
 

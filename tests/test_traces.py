@@ -10,18 +10,10 @@ import pytest
 
 import afdjax as afd
 from afdjax.estimation import block_covariance, delta_covariance, moments, sampling_covariance
+from tests.conftest import LOGS
 
 
-RAW_LOGS = {
-    "azure2023_code": "azure_llm_2023/AzureLLMInferenceTrace_code.csv",
-    "azure2023_conv": "azure_llm_2023/AzureLLMInferenceTrace_conv.csv",
-    "mooncake_conversation": "mooncake_fast25/conversation_trace_lengths.jsonl",
-    "sharegpt_sarathi_8k": "sharegpt_lengths/sharegpt_8k_llama2.csv",
-    "helix_shared_gpt": "sharegpt_lengths/sharegpt_helix.csv",
-    "arxiv_summ_vidur": "arxiv_summarization_vidur/arxiv_summarization.csv",
-    "apex_creation_llama": "apex_plus_traces/creation_llama.csv",
-    "apex_lmsys_llama": "apex_plus_traces/lmsys_llama.csv",
-}
+RAW_LOGS = {name: file for name, file in LOGS.items() if not name.startswith("servegen")}
 ROWS = {
     "azure_llm_2023/AzureLLMInferenceTrace_code.csv": 8819,
     "azure_llm_2023/AzureLLMInferenceTrace_conv.csv": 19366,

@@ -139,8 +139,8 @@ def test_moments_of_the_paper_workload(geometric):
 
 @settings(max_examples=50)
 @given(
-    rows=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 3000)), min_size=1, max_size=30),
-    factor=st.integers(2, 5),
+    rows=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 3000)), min_size=7, max_size=7),
+    factor=st.sampled_from([2, 5]),
 )
 def test_theta_of_repeated_and_weighted_rows_agree(rows, factor):
     prompt, decode = map(list, zip(*rows, strict=True))
@@ -152,7 +152,7 @@ def test_theta_of_repeated_and_weighted_rows_agree(rows, factor):
 
 
 @settings(max_examples=50)
-@given(rows=st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 500)), min_size=1, max_size=20))
+@given(rows=st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 500)), min_size=5, max_size=5))
 def test_longer_prompts_move_theta_by_as_much(rows):
     prompt, decode = map(np.array, zip(*rows, strict=True))
     base, longer = afd.Requests(prompt, decode), afd.Requests(prompt + 100, decode)
@@ -180,16 +180,12 @@ def test_rescaled_keeps_the_shape():
 
 def test_gradient_of_moments_against_differences():
     workload = afd.Independent(afd.Lognormal(200.0, 0.8, maximum=5000), afd.Geometric(50.0, maximum=4000))
-    for statistic in (lambda w: w.theta, lambda w: w.nu, lambda w: w.skewness):
-        slope = jax.grad(statistic)(workload)
-        for leaf, where in (
-            (slope.prompt.median, lambda w: w.prompt.median),
-            (slope.prompt.sigma, lambda w: w.prompt.sigma),
-            (slope.decode.success, lambda w: w.decode.success),
-        ):
-            step = 1e-5 * float(where(workload))
-            up, down = (statistic(eqx.tree_at(where, workload, where(workload) + s)) for s in (step, -step))
-            np.testing.assert_allclose(leaf, (up - down) / (2 * step), rtol=1e-5)
+    statistics = jax.jit(lambda w: jnp.stack([w.theta, w.nu, w.skewness]))
+    slopes = jax.jit(jax.jacrev(statistics))(workload)
+    for where in (lambda w: w.prompt.median, lambda w: w.prompt.sigma, lambda w: w.decode.success):
+        step = 1e-5 * float(where(workload))
+        up, down = (statistics(eqx.tree_at(where, workload, where(workload) + s)) for s in (step, -step))
+        np.testing.assert_allclose(where(slopes), (up - down) / (2 * step), rtol=1e-5)
 
 
 def test_standard_errors_of_independent_requests_cover():
