@@ -192,7 +192,10 @@ def test_profile_without_any_time(refused, tmp_path):
     shipped = resources.files("afdjax.profiles") / "deepseek-v3-ascend-910c.json"
     nothing = {f"{stage}.coefficients": {"per_token": 0, "base": 0} for stage in ("attention", "ffn", "communication")}
     (tmp_path / "profile.json").write_text(edited(json.loads(shipped.read_text()), nothing))
-    matches("--profile must give a finite time above 0", refused("plan", "--profile", "profile.json"))
+    matches(
+        "--profile must give a finite time above 0",
+        refused("plan", "--profile", "profile.json", "--barrier", "mean-field"),
+    )
 
 
 def test_panic_of_the_parquet_reader(refused, tmp_path, monkeypatch):

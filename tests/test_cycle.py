@@ -47,10 +47,10 @@ def test_three_circuits_against_frozen_rounds(name, geometric, profile, shared_l
     """1e5 rounds a case, m = 1..4, both starts, links of a worker's own and shared; attention balanced with 6 workers."""
     log = lambda: afd.load_trace(request.getfixturevalue("shared_data") / LOGS[name])
     workload = geometric if name == "geometric" else log()
-    batch_size, workers, rounds = 64, 6, 100_000
+    batch_size, workers, rounds = 32, 6, 100_000
     load = load_of(afd.Exact(), workload, jnp.asarray(float(batch_size)))
     scale = 100.0 / float(load.mean)
-    loads = load_sampler(workload)(rounds * workers * 4, batch_size).reshape(rounds, workers, 4)
+    loads = load_sampler(workload)(rounds * workers * 4, [batch_size]).reshape(rounds, workers, 4)
     for base in (profile, shared_link):
         times = eqx.tree_at(lambda p: p.attention.per_token, base, jnp.asarray(scale))
         ffn = float(times.ffn(workers * batch_size, batch_size))
@@ -117,17 +117,20 @@ def test_barriers_only_cost_time(rows, workers, in_flight, slope):
 
 def test_performance_is_consistent(geometric, profile):
     bundle = afd.Bundle(256, in_flight=2, ffn_workers=2, attention_weight=2.0, ffn_weight=5.0, layers=61)
+    workers = jnp.asarray(17.0)
+
+    @eqx.filter_jit
+    def every_way(barrier):
+        load = barrier.worker_load(geometric, bundle.batch_size)
+        common = geometric, profile, bundle, workers, barrier
+        return performance(load, profile, bundle, workers), afd.cycle_time(*common), afd.throughput(*common)
+
     for barrier in (afd.MeanField(), afd.Gaussian(), afd.Exact()):
-        workers = jnp.asarray(17.0)
-        load = load_of(barrier, geometric, bundle.batch_size)
-        found = performance_of(load, profile, bundle, workers)
-        cycle = cycle_of(geometric, profile, bundle, workers, barrier)
+        found, cycle, rate = every_way(barrier)
         np.testing.assert_allclose(found.cycle_time, cycle, rtol=1e-12)
         np.testing.assert_allclose(found.tpot, 2 * cycle, rtol=1e-12)
         np.testing.assert_allclose(found.throughput_per_instance, 17.0 * 256 / ((17.0 * 2 + 2 * 5) * cycle), rtol=1e-12)
-        np.testing.assert_allclose(
-            rate_of(geometric, profile, bundle, workers, barrier), found.throughput_per_instance, rtol=1e-12
-        )
+        np.testing.assert_allclose(rate, found.throughput_per_instance, rtol=1e-12)
         ffn = 0.083 * 17 * 256 / 2 + 100.0
         np.testing.assert_allclose(found.idle_ffn, 1.0 - 61 * ffn / cycle, rtol=1e-12)
         shares = (found.attention_decides, found.ffn_decides, found.link_decides, found.round_trip_decides)

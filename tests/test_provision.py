@@ -206,9 +206,9 @@ def test_the_optimum_beats_a_dense_scan(barrier, in_flight, geometric, profile):
 
 
 def test_bounds_of_the_range(geometric, profile):
-    np.testing.assert_allclose(optimum(geometric, profile, afd.Bundle(256), afd.Gaussian(), 4.0), 4.0)
+    np.testing.assert_allclose(optimum(geometric, profile, afd.Bundle(256), afd.Gaussian(), jnp.asarray(4.0)), 4.0)
     cheap_ffn = afd.Profile(profile.attention, afd.Affine(10.0, 1.0), profile.communication)
-    np.testing.assert_allclose(optimum(geometric, cheap_ffn, afd.Bundle(256), afd.Gaussian()), 1.0)
+    np.testing.assert_allclose(optimum(geometric, cheap_ffn, afd.Bundle(256), afd.Gaussian(), jnp.asarray(64.0)), 1.0)
     ratio = lambda t: afd.optimal_ratio(afd.Moments(t, t), profile, afd.Bundle(256), afd.Gaussian(), 4.0)
     assert float(jax.jit(jax.grad(ratio))(599.0)) == 0.0
     with pytest.raises(ValueError, match="range of ratios is empty"):

@@ -30,6 +30,9 @@ WORKLOADS = {
     ),
 }
 
+statistics_of = eqx.filter_jit(lambda w: (w.theta, w.nu, w.skewness))
+slot_cdf_of = eqx.filter_jit(lambda w, at: (w.slot_cdf(at), w.slot_range()))
+
 
 def enumerate_slot(workload: afd.Workload) -> np.ndarray:
     """P(slot load = l), by writing out every (request, age) pair."""
@@ -93,15 +96,15 @@ def test_slot_law_equals_enumeration(name):
     workload = WORKLOADS[name]
     law = enumerate_slot(workload)
     load = np.arange(len(law))
-    pmf = np.asarray(workload.slot_pmf())
+    pmf, (theta, nu, skewness) = np.asarray(workload.slot_pmf()), statistics_of(workload)
     np.testing.assert_allclose(pmf[: len(law)], law, atol=1e-12)
     np.testing.assert_allclose(pmf[len(law) :], 0.0, atol=1e-12)
     mean, variance = law @ load, law @ load**2 - (law @ load) ** 2
-    np.testing.assert_allclose(workload.theta, mean, rtol=1e-11)
-    np.testing.assert_allclose(workload.nu, np.sqrt(variance), rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(theta, mean, rtol=1e-11)
+    np.testing.assert_allclose(nu, np.sqrt(variance), rtol=1e-9, atol=1e-6)
     if variance > 1e-9:
         third = law @ (load - mean) ** 3
-        np.testing.assert_allclose(workload.skewness, third / variance**1.5, rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(skewness, third / variance**1.5, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -109,22 +112,24 @@ def test_slot_cdf_is_the_law_with_atoms_spread_over_a_token(name):
     workload = WORKLOADS[name]
     law = np.append(0.0, np.cumsum(enumerate_slot(workload)))
     at = np.linspace(-3.0, len(law) + 3.0, 257)
-    np.testing.assert_allclose(workload.slot_cdf(jnp.asarray(at)), np.interp(at, np.arange(len(law)), law), atol=1e-12)
-    low, high = workload.slot_range()
-    np.testing.assert_allclose(workload.slot_cdf(jnp.stack([low, high])), [0.0, 1.0], atol=1e-12)
+    cdf, ends = slot_cdf_of(workload, jnp.asarray(at))
+    np.testing.assert_allclose(cdf, np.interp(at, np.arange(len(law)), law), atol=1e-12)
+    np.testing.assert_allclose(slot_cdf_of(workload, jnp.stack(ends))[0], [0.0, 1.0], atol=1e-12)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_stationary_samples_hold_the_slot_law(name):
     workload, draws = WORKLOADS[name], 40_000
-    stationary = eqx.filter_jit(lambda law: law.sample_stationary(jax.random.key(3), (draws,)))
-    fresh = eqx.filter_jit(lambda law: law.sample(jax.random.key(4), (draws,)))
-    prompt, decode, age = map(np.asarray, stationary(workload))
+
+    @eqx.filter_jit
+    def drawn(law):
+        stationary, fresh = law.sample_stationary(jax.random.key(3), (draws,)), law.sample(jax.random.key(4), (draws,))
+        return stationary, fresh, law.theta, law.nu, (law.prompt_mean, law.decode_mean)
+
+    (prompt, decode, age), (fresh_prompt, fresh_decode), theta, nu, means = jax.tree.map(np.asarray, drawn(workload))
     assert np.all((age >= 0) & (age < decode))
-    error = float(workload.nu) / np.sqrt(draws)
-    assert abs(np.mean(prompt + age) - float(workload.theta)) <= 4 * error + 1e-9
-    fresh_prompt, fresh_decode = map(np.asarray, fresh(workload))
-    for sample, mean in ((fresh_prompt, workload.prompt_mean), (fresh_decode, workload.decode_mean)):
+    assert abs(np.mean(prompt + age) - theta) <= 4 * nu / np.sqrt(draws) + 1e-9
+    for sample, mean in zip((fresh_prompt, fresh_decode), means, strict=True):
         assert abs(sample.mean() - float(mean)) <= 4 * sample.std() / np.sqrt(draws) + 1e-9
     # length bias: the decode length that a random step sees has mean E[D^2] / E[D]
     biased = np.mean(fresh_decode**2) / np.mean(fresh_decode)
