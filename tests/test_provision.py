@@ -92,7 +92,6 @@ PARAMETERS = ["theta", "nu", "batch_size", "ffn_weight", "attention.per_token", 
     [
         *((barrier, m, afd.WorkerWise()) for barrier in BARRIERS for m in (1, 2)),
         (afd.Gaussian(), 2, afd.Together()),
-        (afd.Exact(), 3, afd.WorkerWise()),
     ],
     ids=name_of,
 )
