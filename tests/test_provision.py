@@ -222,10 +222,14 @@ def planned():
 
 def test_plan_agrees_with_the_functions(planned):
     # the loads are cast to double precision and the law of the load is that of the functions
-    ratio = optimum(planned.workload, planned.profile, planned.bundle, planned.barrier)
-    np.testing.assert_allclose(planned.ratio, ratio, rtol=1e-6)
+    @eqx.filter_jit
+    def by_functions(workload, profile, bundle, workers):
+        ratio = afd.optimal_ratio(workload, profile, bundle)
+        return ratio, afd.throughput(workload, profile, bundle, workers)
+
     best = planned.attention_workers
-    rate = afd.throughput(planned.workload, planned.profile, planned.bundle, best, planned.barrier)
+    ratio, rate = by_functions(planned.workload, planned.profile, planned.bundle, jnp.asarray(float(best)))
+    np.testing.assert_allclose(planned.ratio, ratio, rtol=1e-6)
     np.testing.assert_allclose(planned.at_best.throughput_per_instance, rate, rtol=1e-9)
     values = np.asarray(planned.curve.performance.throughput_per_instance)
     assert planned.curve.attention_workers[np.argmax(values)] == best
