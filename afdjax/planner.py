@@ -24,6 +24,9 @@ from afdjax.provision import MAX_RATIO, check_range, log_throughput
 from afdjax.workload import Independent, Requests, SlotLoad, Workload, horizon_load
 
 
+FFN_WORKERS = (1, 2, 3, 4)
+"""Numbers of FFN workers for which the best whole number of attention workers is given."""
+
 NEAR = 0.01
 """A number of workers counts as near-optimal if it loses at most this share of throughput."""
 
@@ -37,6 +40,15 @@ class Curve:
 
 
 @dataclasses.dataclass(frozen=True)
+class WholeBundle:
+    """The best whole number of attention workers for so many FFN workers, and its throughput per (weighted) instance."""
+
+    attention_workers: int
+    ffn_workers: int
+    throughput_per_instance: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """The answer for one workload, profile and bundle. `str(plan)` is the report, `plan.to_dict()` the JSON document.
 
@@ -45,6 +57,7 @@ class Plan:
     `ratio_interval` and `throughput_interval` are 95 % intervals from the sampling error of the trace, joined with that
     of the coefficients where the profile has a covariance; None where neither is known. `ratio_elasticities` and
     `throughput_elasticities` are d log r* / d log parameter and d log throughput / d log parameter (throughput at r*).
+    `whole_bundles` has the best xA-yF for y = 1 to 4: a larger y meets r* more closely, but more workers wait for each other.
     """
 
     workload_name: str
@@ -68,6 +81,7 @@ class Plan:
     at_best: Performance
     regime: str
     near_optimal: list[int]
+    whole_bundles: list[WholeBundle]
     ratio_elasticities: dict[str, float]
     throughput_elasticities: dict[str, float]
     curve: Curve
@@ -128,6 +142,7 @@ class Plan:
                 "idle_ffn": float(best.idle_ffn),
             },
             "within_1_percent": self.near_optimal,
+            "whole_bundles": [dataclasses.asdict(whole) for whole in self.whole_bundles],
             "elasticities": self.ratio_elasticities,
             "throughput_elasticities": self.throughput_elasticities,
             "warnings": self.warnings,
@@ -235,6 +250,7 @@ def _plan(
         at_best=at_best,
         regime=_regime(at_best),
         near_optimal=[int(x) for x in workers[values >= (1.0 - NEAR) * values[best]]],
+        whole_bundles=[_whole_bundle(load, profile, bundle, parameters, ratio, y, max_ratio) for y in FFN_WORKERS],
         ratio_elasticities=ratio_elasticities,
         throughput_elasticities=throughput_elasticities,
         curve=Curve(workers, table),
@@ -292,6 +308,31 @@ def _top(at_workers, workers: np.ndarray, best: int) -> tuple[float, bool]:
             break
         middle = step
     return middle, True
+
+
+def _whole_bundle(
+    load: WorkerLoad,
+    profile: Profile,
+    bundle: Bundle,
+    parameters: dict[str, Scalar],
+    ratio: float,
+    ffn_workers: int,
+    max_ratio: int | float,
+) -> WholeBundle:
+    """The best whole bundle with so many FFN workers, uphill from `ratio`."""
+    varied = eqx.tree_at(lambda b: b.ffn_workers, bundle, jnp.asarray(ffn_workers, float))
+
+    @functools.cache
+    def rate(workers: int) -> float:
+        if not 1 <= workers <= max_ratio * ffn_workers + 1e-9:
+            return -np.inf
+        found, _ = _at_workers(load, profile, varied, parameters, jnp.asarray(workers, float))
+        return float(found.throughput_per_instance)
+
+    best = max(round(ratio * ffn_workers), 1)
+    while (better := max(best - 1, best, best + 1, key=rate)) != best:
+        best = better
+    return WholeBundle(best, ffn_workers, rate(best))
 
 
 def _interval(

@@ -250,7 +250,7 @@ def test_plan_interval_is_the_delta_method(planned):
 def test_plan_document_follows_the_contract(planned):
     document = json.loads(planned.to_json())
     assert list(document) == ["workload", "profile", "bundle", "closed_form", "optimum", "within_1_percent",
-                              "elasticities", "throughput_elasticities", "warnings"]  # fmt: skip
+                              "whole_bundles", "elasticities", "throughput_elasticities", "warnings"]  # fmt: skip
     assert {"name", "requests", "prompt_mean", "decode_mean", "theta", "nu", "theta_ci95", "theta_simple"} <= set(
         document["workload"]
     )
@@ -280,3 +280,16 @@ def test_plan_takes_more_ffn_workers_and_says_when_the_range_ends(geometric, pro
     bent = afd.Profile(profile.attention, afd.FloorLinear(100.0, 0.1), profile.communication)
     found = afd.plan(geometric, bent, afd.Bundle(256), afd.Gaussian())
     assert found.closed_form is None and found.to_dict()["closed_form"] is None
+
+
+@pytest.mark.parametrize("max_ratio", [64.0, 6.4])
+def test_whole_bundles_are_the_best_of_every_number_of_workers(geometric, profile, max_ratio):
+    plans = {y: afd.plan(geometric, profile, afd.Bundle(256, ffn_workers=y), afd.Gaussian(), max_ratio=max_ratio)
+             for y in (1, 3)}  # fmt: skip
+    for whole in (*plans[1].whole_bundles, *plans[3].whole_bundles):
+        if whole.ffn_workers in plans:
+            known = plans[whole.ffn_workers]
+            assert whole.attention_workers == known.attention_workers
+            assert whole.throughput_per_instance == pytest.approx(
+                float(known.at_best.throughput_per_instance), rel=1e-12
+            )

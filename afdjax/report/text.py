@@ -64,6 +64,7 @@ def _recommendation(plan: Plan) -> list:
                 ("best ratio r*", f"{plan.ratio:.2f}{interval}"),
                 ("within 1 %", f"{_ranges(plan.near_optimal)} attention workers"),
                 ("throughput", throughput),
+                ("other bundles", _others(plan)),
                 (
                     "cycle time",
                     f"{float(best.cycle_time):.4g} {unit}; a token every {float(best.tpot):.4g} {unit} (TPOT)",
@@ -72,6 +73,16 @@ def _recommendation(plan: Plan) -> list:
             ]
         ),
     ]
+
+
+def _others(plan: Plan) -> str:
+    """The best whole bundles with other numbers of FFN workers, by what they gain or lose."""
+    here = float(plan.at_best.throughput_per_instance)
+    return ", ".join(
+        f"{whole.attention_workers}A-{whole.ffn_workers}F {whole.throughput_per_instance / here - 1:+.1%}"
+        for whole in plan.whole_bundles
+        if whole.ffn_workers != float(plan.bundle.ffn_workers)
+    )
 
 
 def _reasons(plan: Plan) -> list:
