@@ -220,7 +220,8 @@ class SpreadLoad(WorkerLoad):
             # at the start the sum may bind already: then the second panel begins there
             at_start = jnp.where(middle > start, at_start, cut_at_start)
 
-        value, by_delay, by_outer = jnp.maximum(low - level, 0.0), 0.0, 0.0
+        value = jnp.maximum(low - level, 0.0)
+        by_delay = by_outer = jnp.zeros_like(value)
         for integral, joint, slower in panels:
             joint = jnp.maximum(joint, negligible())
             log_joint = jnp.log(joint)
@@ -373,7 +374,7 @@ class GaussianLoad(SpreadLoad):
         by_sum = self.density(v * _ROOT_HALF) * _ROOT_HALF * erf((v - 2.0 * delay) / 2.0)
         slower = 2.0 * self.density(v - delay) * (1.0 - self.survival(delay))
         mass = width * (by_sum + slower)
-        return 1.0 - tail_integrals(self.nodes) @ mass, slower, 1.0 - mass @ w
+        return 1.0 - mass @ tail_integrals(self.nodes).T, slower, 1.0 - mass @ w
 
 
 @functools.cache
