@@ -27,6 +27,9 @@ from afdjax.workload import Independent, Requests, SlotLoad, Workload, horizon_l
 FFN_WORKERS = (1, 2, 3, 4)
 """Numbers of FFN workers for which the best whole number of attention workers is given."""
 
+MOST_WORKERS = 4096
+"""The largest number of attention workers that a plan looks at."""
+
 NEAR = 0.01
 """A number of workers counts as near-optimal if it loses at most this share of throughput."""
 
@@ -177,11 +180,16 @@ def plan(
 
     **Returns:** a `Plan`. Computes in double precision whatever `jax_enable_x64` says.
 
-    Raises `ValueError` for an empty range of ratios or a horizon of a workload that is not geometric.
+    Raises `ValueError` for an empty or huge range of ratios or a horizon of a workload that is not geometric.
     """
     bundle = Bundle(256) if bundle is None else bundle
     barrier = Exact() if barrier is None else barrier
     check_range(bundle, max_ratio)
+    if max_ratio * float(bundle.ffn_workers) > MOST_WORKERS:
+        raise ValueError(
+            f"`max_ratio` must give at most {MOST_WORKERS:,} attention workers (each number is looked at), but {max_ratio:g} for "
+            f"{float(bundle.ffn_workers):g} FFN workers is more."
+        )
     with jax.enable_x64(True):
         load, times, slots = jax.tree.map(_double, (workload, profile, bundle))
         return _plan(load, times, slots, barrier, max_ratio, horizon_requests, workload_name)  # pyright: ignore

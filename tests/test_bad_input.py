@@ -91,6 +91,7 @@ OPTIONS = {
     "no-ffn": (["--ffn-workers", "0"], "--ffn-workers must be a finite number above 0, but it is 0"),
     "weightless": (["--attention-weight", "0"], "--attention-weight must be a finite number above 0, but it is 0"),
     "no-layers": (["--layers", "0"], "--layers must be a finite number above 0, but it is 0"),
+    "huge-range": (["--max-ratio", "1e9"], "--max-ratio must give at most 4,096 attention workers"),
     "no-range": (["--max-ratio", "0.5"], "--max-ratio must be above 1 / ffn_workers = 1, .* range of ratios is empty"),
     "barrier": (["--barrier", "magic"], "'--barrier': .*'magic' is not one of 'exact', 'gaussian', 'mean-field'"),
     "start": (["--start", "never"], "'--start': .*'never' is not one of 'worker-wise', 'together'"),

@@ -55,6 +55,16 @@ def test_summarize_then_plan(run, log, tmp_path):
     assert printed["schema"] == "afdjax/workload/1" and sum(printed["count"]) == 300
 
 
+def test_defaults_are_a_real_log_on_the_paper_profile(run):
+    document = json.loads(run("plan", "--barrier", "mean-field", "--json"))
+    assert document["workload"]["name"] == "azure-2023-conversation"
+    assert document["profile"]["name"] == "deepseek-v3-ascend-910c"
+    assert (
+        document["bundle"] | {"batch_size": 256, "in_flight": 2, "ffn_workers": 1, "barrier": "exact"}
+        == document["bundle"]
+    )
+
+
 def test_plan_of_the_paper_with_its_horizon(run):
     document = json.loads(
         run("plan", "--workload", "paper-geometric", "--horizon-requests", "10000", "--barrier", "mean-field", "--json")

@@ -1,8 +1,10 @@
 """Anything at all as a file: a workload or a profile, or one line about the file; never another error."""
 
+import gzip
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
@@ -18,7 +20,8 @@ JSON = st.recursive(
     max_leaves=8,
 )
 quick = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-LOG = b"t_s,prompt_tokens,output_tokens\n" + b"".join(b"%d,%d,%d\n" % (i, 7 * i, i + 1) for i in range(20))
+CSV = b"t_s,prompt_tokens,output_tokens\n" + b"".join(b"%d,%d,%d\n" % (i, 7 * i, i + 1) for i in range(20))
+LINES = b"".join(b'{"timestamp": %d, "input_length": %d, "output_length": %d}\n' % (i, 7 * i, i + 1) for i in range(20))
 
 
 def outcome(read) -> None:
@@ -41,14 +44,12 @@ def test_arbitrary_bytes(content, skip, start, tmp_path):
 
 @quick
 @given(
-    cut=st.integers(0, len(LOG)), at=st.integers(0, len(LOG) - 1), put=st.binary(max_size=4), skip=st.booleans(),
-    packed=st.booleans(),
+    log=st.sampled_from([CSV, LINES]), cut=st.integers(0, len(LINES)), at=st.integers(0, len(LINES) - 1),
+    put=st.binary(max_size=4), skip=st.booleans(), packed=st.booleans(),
 )  # fmt: skip
-def test_damaged_logs(cut, at, put, skip, packed, tmp_path):
-    import gzip
-
+def test_damaged_logs(log, cut, at, put, skip, packed, tmp_path):
     path = tmp_path / "log"
-    content = gzip.compress(LOG, mtime=0) if packed else LOG
+    content = gzip.compress(log, mtime=0) if packed else log
     path.write_bytes((content[:at] + put + content[at + len(put) :])[: max(cut, 1)])
     outcome(lambda: afd.load_trace(path, skip_bad_rows=skip))
 
@@ -56,16 +57,14 @@ def test_damaged_logs(cut, at, put, skip, packed, tmp_path):
 @quick
 @given(
     rows=st.lists(st.tuples(st.integers(0, 10**8), st.integers(1, 10**8)), min_size=1, max_size=20),
-    as_json=st.booleans(),
+    write=st.sampled_from(["write_csv", "write_ndjson", "write_parquet"]),
+    packed=st.booleans(),
 )
-def test_whatever_was_written_is_read(rows, as_json, tmp_path):
+def test_whatever_was_written_is_read(rows, write, packed, tmp_path):
     path = tmp_path / "log"
-    lines = (
-        [json.dumps({"input_length": p, "output_length": d}) for p, d in rows]
-        if as_json
-        else ["prompt_tokens,output_tokens", *(f"{p},{d}" for p, d in rows)]
-    )
-    path.write_text("\n".join(lines))
+    getattr(pl.DataFrame(rows, ["input_length", "output_length"], orient="row"), write)(path)
+    if packed:
+        path.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
     log = afd.load_trace(path)
     assert [(int(p), int(d)) for p, d in zip(np.asarray(log.prompt), np.asarray(log.decode), strict=True)] == rows
 
