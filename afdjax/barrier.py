@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
-from afdjax.loads import GaussianLoad, GridLoad, PointLoad, WorkerLoad, at_least_tiny, double_precision, negligible
+from afdjax.loads import PointLoad, WorkerLoad, at_least_tiny, double_precision, negligible
+from afdjax.spread import GaussianLoad, GridLoad
 from afdjax.workload import SlotLoad
 
 
