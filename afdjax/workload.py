@@ -168,7 +168,7 @@ class Workload(SlotLoad):
     def slot_pmf(self) -> Float[Array, " support"]:
         """P(L = l) for l = 0, 1, ..., up to the largest load; needs concrete lengths (not inside `jax.jit`)."""
         _, high = self.slot_range()
-        cdf = self.slot_cdf(jnp.arange(int(np.ceil(float(high))) + 1, dtype=float))
+        cdf = _slot_cdf(self, jnp.arange(int(np.ceil(float(high))) + 1, dtype=float))
         return cdf[1:] - cdf[:-1]
 
     @abc.abstractmethod
@@ -448,6 +448,12 @@ def sums_over_ages(prompt, decode):
         decode * prompt**2 + 2.0 * prompt * a1 + a2,
         decode * prompt**3 + 3.0 * prompt**2 * a1 + 3.0 * prompt * a2 + a3,
     )
+
+
+@eqx.filter_jit
+def _slot_cdf(workload: Workload, load: Float[Array, " support"]) -> Float[Array, " support"]:
+    """`slot_cdf` as one program."""
+    return workload.slot_cdf(load)
 
 
 def _draw_rows(key: PRNGKeyArray, weight: Float[Array, " rows"], shape: tuple[int, ...]) -> Int[Array, "..."]:

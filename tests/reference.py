@@ -18,7 +18,9 @@ def load_sampler(workload: afd.Workload, seed: int = 0) -> Callable[[int, Sequen
     rng = np.random.default_rng(seed)
     cdf = np.cumsum(np.asarray(workload.slot_pmf()))
     size = 2**22
-    quantiles = np.searchsorted(cdf, (np.arange(size) + 0.5) / size * cdf[-1]).astype(np.int32)
+    # entry k is the smallest load with P(load <= it) >= (k + 1/2) / size
+    ends = np.ceil(cdf / cdf[-1] * size - 0.5).astype(int)
+    quantiles = np.repeat(np.arange(len(cdf), dtype=np.int32), np.diff(ends, prepend=0))
 
     def draw(n: int, slots: Sequence[int]) -> np.ndarray:
         loads = np.zeros((len(slots), n))
