@@ -339,7 +339,7 @@ def _whole_bundle(
         return float(found.throughput_per_instance)
 
     best = max(round(ratio * ffn_workers), 1)
-    while (better := max(best - 1, best, best + 1, key=rate)) != best:
+    while (better := max(best, best - 1, best + 1, key=rate)) != best:
         best = better
     return WholeBundle(best, ffn_workers, rate(best))
 

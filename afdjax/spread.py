@@ -120,8 +120,9 @@ class SpreadLoad(WorkerLoad):
             value += integral(1.0 - power)
             by_delay += jnp.asarray(outer) * integral(power / joint * slower)
             by_outer -= integral(power * log_joint)
-        # E max >= max E: the law of few distinct requests has steps, of which the corner sees only so much
-        value = jnp.maximum(value, jnp.maximum(delay, 0.0) - level)
+        if m > 1:
+            # E max >= max E: the law of few distinct requests has steps, of which the corner sees only so much
+            value = jnp.maximum(value, jnp.maximum(delay, 0.0) - level)
         by_level = jnp.exp(outer * jnp.log(jnp.maximum(at_start, negligible()))) - 1.0
         return value, by_level, by_delay, by_outer
 
