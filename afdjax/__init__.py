@@ -1,4 +1,4 @@
-"""Differentiable throughput model for attention-FFN-disaggregated LLM serving."""
+"""Differentiable throughput model and batch-step simulator for attention-FFN-disaggregated LLM serving."""
 
 from importlib.metadata import version
 
@@ -35,6 +35,16 @@ from afdjax.lengths import (
 from afdjax.planner import Plan as Plan, plan as plan
 from afdjax.profile_files import load_profile as load_profile, profile_to_json as profile_to_json
 from afdjax.provision import optimal_ratio as optimal_ratio
+from afdjax.simulation import (
+    Cold as Cold,
+    InitialState as InitialState,
+    Simulation as Simulation,
+    Stationary as Stationary,
+    Timeline as Timeline,
+    load_paths as load_paths,
+    record as record,
+    simulate as simulate,
+)
 from afdjax.traces import Columns as Columns, load_trace as load_trace
 from afdjax.workload import (
     Independent as Independent,

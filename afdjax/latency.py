@@ -10,7 +10,7 @@ Times are in the one unit that the `Profile` names. All forms are differentiable
 """
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -121,6 +121,8 @@ class Communication(eqx.Module):
     """
 
     latency: eqx.AbstractVar[Latency]
+    queues: ClassVar[bool]
+    """Whether microbatches wait for each other on the link."""
 
     @abc.abstractmethod
     def __call__(self, batch_size: ScalarLike, attention_workers: ScalarLike) -> Scalar:
@@ -135,6 +137,7 @@ class PerWorker(Communication):
     """Each attention worker has its own link: `t_C(B)`, a pure delay (arXiv:2601.21351 v1, eq 4)."""
 
     latency: Latency
+    queues: ClassVar[bool] = False
 
     def __call__(self, batch_size: ScalarLike, attention_workers: ScalarLike) -> Scalar:
         return self.latency(batch_size, batch_size)
@@ -147,6 +150,7 @@ class Shared(Communication):
     """One link carries the merged batch: `t_C(xB)`, and serves one microbatch at a time (v2+ of the paper)."""
 
     latency: Latency
+    queues: ClassVar[bool] = True
 
     def __call__(self, batch_size: ScalarLike, attention_workers: ScalarLike) -> Scalar:
         return self.latency(attention_workers * batch_size, batch_size)

@@ -1,7 +1,7 @@
 """Laws of one request length (a prompt or a decode), in whole tokens or steps.
 
 Every law is defined by one function, `survival(k) = P(length > k)` at whole numbers k, and is supported on
-`0..maximum`. Its probabilities, moments, stationary age and samples follow from that function, so they are exact for the
+`0..maximum`. Its probabilities and moments follow from that function, so they are exact for the
 law as it is (rounded to integers, cut at `maximum`), not for a continuous one beside it.
 """
 
@@ -9,10 +9,9 @@ import abc
 import math
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Real
+from jaxtyping import Array, Float, Real
 
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
@@ -49,17 +48,6 @@ class Length(eqx.Module):
     def mean(self) -> Scalar:
         """E[length]."""
         return jnp.sum(self.exceedance())
-
-    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
-        """Independent draws, by inversion of the distribution function."""
-        cdf = 1.0 - self.survival(jnp.arange(self.maximum + 1))
-        return jnp.searchsorted(cdf, jax.random.uniform(key, shape), side="right").clip(0, self.maximum).astype(int)
-
-    def sample_age(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Int[Array, "..."]:
-        """Draws of the stationary age a, with P(a = k) proportional to P(length > k)."""
-        cumulative = jnp.cumsum(self.exceedance())
-        uniform = jax.random.uniform(key, shape) * cumulative[-1]
-        return jnp.searchsorted(cumulative, uniform, side="right").clip(0, self.maximum - 1).astype(int)
 
 
 class Geometric(Length):

@@ -19,12 +19,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from afdjax import _checks
 from afdjax._types import Column, PerRequest, Scalar, ScalarLike
 from afdjax.lengths import Length
+from afdjax.sampling import AliasTable, Lengths, MixedSampler, PairSampler, RequestSampler, RowSampler, Words
 
 
 LONGEST = 100_000_000
@@ -172,14 +172,16 @@ class Workload(SlotLoad):
         return cdf[1:] - cdf[:-1]
 
     @abc.abstractmethod
-    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
-        """Fresh requests: (prompt, decode), each of `shape`."""
+    def sampler(self) -> RequestSampler:
+        """Draws requests: tables that are made once and then need a few look-ups for each request."""
 
-    @abc.abstractmethod
-    def sample_stationary(
-        self, key: PRNGKeyArray, shape: tuple[int, ...] = ()
-    ) -> tuple[Int[Array, "..."], Int[Array, "..."], Int[Array, "..."]]:
+    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Lengths, Lengths]:
+        """Fresh requests: (prompt, decode), each of `shape`."""
+        return self.sampler().fresh(_words(key, shape))
+
+    def sample_stationary(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Lengths, Lengths, Lengths]:
         """What a slot serves at a random step: (prompt, decode, age), each of `shape`; its load is prompt + age."""
+        return self.sampler().stationary(_words(key, shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,18 +289,8 @@ class Requests(Workload):
     def slot_range(self) -> tuple[Scalar, Scalar]:
         return jnp.min(self.prompt), jnp.max(self.prompt + self.decode)
 
-    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
-        row = _draw_rows(key, self.weight, shape)
-        return self.prompt[row].astype(int), self.decode[row].astype(int)
-
-    def sample_stationary(
-        self, key: PRNGKeyArray, shape: tuple[int, ...] = ()
-    ) -> tuple[Int[Array, "..."], Int[Array, "..."], Int[Array, "..."]]:
-        row_key, age_key = jax.random.split(key)
-        row = _draw_rows(row_key, self.weight * self.decode, shape)
-        decode = self.decode[row]
-        age = jnp.floor(jax.random.uniform(age_key, shape) * decode).clip(0.0, decode - 1.0)
-        return self.prompt[row].astype(int), decode.astype(int), age.astype(int)
+    def sampler(self) -> RequestSampler:
+        return RowSampler(self.prompt, self.decode, self.weight, self.weight * self.decode)
 
 
 class Independent(Workload):
@@ -342,21 +334,8 @@ class Independent(Workload):
         if at_zero is not None and at_zero > 0:
             raise ValueError("`decode` must be a law on 1, 2, ..., but it gives length 0 a positive probability.")
 
-    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
-        prompt_key, decode_key = jax.random.split(key)
-        return self.prompt.sample(prompt_key, shape), self.decode.sample(decode_key, shape)
-
-    def sample_stationary(
-        self, key: PRNGKeyArray, shape: tuple[int, ...] = ()
-    ) -> tuple[Int[Array, "..."], Int[Array, "..."], Int[Array, "..."]]:
-        prompt_key, age_key, decode_key = jax.random.split(key, 3)
-        age = self.decode.sample_age(age_key, shape)
-        # given its age a, a request's length has the law of D given D > a
-        cdf = 1.0 - self.decode.survival(jnp.arange(self.decode.maximum + 1))
-        passed = cdf[age]
-        level = passed + jax.random.uniform(decode_key, shape) * (1.0 - passed)
-        decode = jnp.searchsorted(cdf, level, side="right").astype(int).clip(age + 1, self.decode.maximum)
-        return self.prompt.sample(prompt_key, shape), decode, age
+    def sampler(self) -> RequestSampler:
+        return PairSampler(*_probabilities(self.prompt, self.decode))
 
 
 class Mixture(Workload):
@@ -394,20 +373,9 @@ class Mixture(Workload):
         lows, highs = zip(*(part.slot_range() for part in self.parts), strict=True)
         return jnp.min(jnp.stack(lows)), jnp.max(jnp.stack(highs))
 
-    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Int[Array, "..."], Int[Array, "..."]]:
-        kind_key, *keys = jax.random.split(key, len(self.parts) + 1)
-        kind = _draw_rows(kind_key, self.weights, shape)
-        prompts, decodes = zip(*(p.sample(k, shape) for p, k in zip(self.parts, keys, strict=True)), strict=True)
-        return lax.select_n(kind, *prompts), lax.select_n(kind, *decodes)
-
-    def sample_stationary(
-        self, key: PRNGKeyArray, shape: tuple[int, ...] = ()
-    ) -> tuple[Int[Array, "..."], Int[Array, "..."], Int[Array, "..."]]:
-        kind_key, *keys = jax.random.split(key, len(self.parts) + 1)
-        kind = _draw_rows(kind_key, self._step_shares(), shape)
-        drawn = [p.sample_stationary(k, shape) for p, k in zip(self.parts, keys, strict=True)]
-        prompts, decodes, ages = zip(*drawn, strict=True)
-        return lax.select_n(kind, *prompts), lax.select_n(kind, *decodes), lax.select_n(kind, *ages)
+    def sampler(self) -> RequestSampler:
+        kinds = tuple(part.sampler() for part in self.parts)
+        return MixedSampler(kinds, AliasTable(self.weights), AliasTable(self._step_shares()))
 
 
 def horizon_load(
@@ -451,16 +419,26 @@ def sums_over_ages(prompt, decode):
 
 
 @eqx.filter_jit
+def _probabilities(
+    prompt: Length, decode: Length
+) -> tuple[Float[Array, " prompts"], Float[Array, " decodes"], Float[Array, " decodes"]]:
+    """Probabilities of prompts and decodes, and of a decode length at a random step, which is biased by it."""
+    of_decode = decode.pmf()
+    return prompt.pmf(), of_decode, of_decode * jnp.arange(of_decode.shape[0], dtype=of_decode.dtype)
+
+
+@eqx.filter_jit
 def _slot_cdf(workload: Workload, load: Float[Array, " support"]) -> Float[Array, " support"]:
     """`slot_cdf` as one program."""
     return workload.slot_cdf(load)
 
 
-def _draw_rows(key: PRNGKeyArray, weight: Float[Array, " rows"], shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """Rows with probability proportional to their weight."""
-    cumulative = jnp.cumsum(weight)
-    uniform = jax.random.uniform(key, shape) * cumulative[-1]
-    return jnp.searchsorted(cumulative, uniform, side="right").clip(0, weight.shape[0] - 1)
+def _words(key: PRNGKeyArray, shape: tuple[int, ...]) -> Words:
+    def words(index: int):
+        first, second = jax.random.bits(jax.random.fold_in(key, index), (2, *shape), jnp.uint32)
+        return first, second
+
+    return words
 
 
 def _safe_sqrt(x: Scalar) -> Scalar:

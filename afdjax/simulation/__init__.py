@@ -1,0 +1,11 @@
+"""The saturated batch-step simulator: loads from completions, a max-plus timeline, statistics by ratio."""
+
+from afdjax.simulation.paths import (
+    Cold as Cold,
+    InitialState as InitialState,
+    Stationary as Stationary,
+    load_paths as load_paths,
+)
+from afdjax.simulation.recording import Timeline as Timeline, record as record
+from afdjax.simulation.results import Idle as Idle, Quantiles as Quantiles, Simulation as Simulation
+from afdjax.simulation.run import simulate as simulate

@@ -1,0 +1,102 @@
+"""A short window of a simulation as a timeline: who computes what, when."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from afdjax import _checks
+from afdjax.bundle import Bundle
+from afdjax.latency import Profile
+from afdjax.simulation.paths import InitialState, Stationary, advance, cell_words, check_capacity, fill
+from afdjax.simulation.pipeline import Pass, Stages, at_rest, pass_through
+from afdjax.simulation.timeline import attention_times, stages_of, whole_number
+from afdjax.workload import Workload
+
+
+class Timeline(eqx.Module):
+    """When each pass of a microbatch was where [time unit of the profile], passes in the order of their FFN time.
+
+    `attention_begin` and `attention_end` have shape (passes, workers), the others (passes,): `back`, when the microbatch
+    was with the attention workers, `sent`, when the slowest of them was done, `arrived` at the FFN, `ffn_begin`,
+    `ffn_end`. Pass n is of microbatch n mod `in_flight`.
+    """
+
+    in_flight: int = eqx.field(static=True)
+    back: Float[Array, " passes"]
+    attention_begin: Float[Array, "passes workers"]
+    attention_end: Float[Array, "passes workers"]
+    sent: Float[Array, " passes"]
+    arrived: Float[Array, " passes"]
+    ffn_begin: Float[Array, " passes"]
+    ffn_end: Float[Array, " passes"]
+
+
+def record(
+    key: PRNGKeyArray,
+    workload: Workload,
+    profile: Profile,
+    bundle: Bundle,
+    attention_workers: int,
+    *,
+    steps: int = 4,
+    skip: int = 16,
+    initial: InitialState | None = None,
+) -> Timeline:
+    """The timeline of `steps` decode steps (in every layer), after `skip` steps in which the pipeline fills.
+
+    The bundle is the first replica of `simulate` with the same key. Times are absolute: in single precision record few.
+    Raises `ValueError` as `simulate` does.
+    """
+    for name, value, least in (("attention_workers", attention_workers, 1), ("steps", steps, 1), ("skip", skip, 0)):
+        _checks.require_whole(name, value, least)
+    slots, layers = whole_number("batch_size", bundle.batch_size), whole_number("layers", bundle.layers)
+    check_capacity(workload, slots)
+    m = bundle.in_flight
+    words = cell_words(key, 1, attention_workers, m)
+    times = _attention(
+        words, workload, profile, bundle, slots, skip + steps, Stationary() if initial is None else initial
+    )
+    workers = jnp.asarray([float(attention_workers)])
+    stages = stages_of(profile, bundle, workers, attention_workers)
+    # (steps, layers, microbatches, workers), layer by layer
+    times = jnp.repeat(times.reshape(-1, attention_workers, m).swapaxes(1, 2)[:, None], layers, axis=1)
+    walked = walk(times.reshape(-1, m, attention_workers), stages)
+    first = skip * layers * m
+    return jax.tree.map(lambda time: time[first:], walked)
+
+
+def walk(attention: Float[Array, "rounds in_flight workers"], stages: Stages) -> Timeline:
+    """Every pass of one bundle from rest, on an absolute clock, for given attention times."""
+    m, workers = attention.shape[1:]
+
+    def one_round(pipeline, times):
+        passes: list[Pass] = []
+        for microbatch in range(m):
+            pipeline, step = pass_through(pipeline, microbatch, times[microbatch][:, None], stages)
+            passes.append(step)
+        return pipeline, jax.tree.map(lambda *each: jnp.stack(each), *passes)
+
+    _, passes = lax.scan(one_round, at_rest(workers, m, (1,), attention.dtype), attention)
+    whole = lambda time: time.reshape(-1)
+    return Timeline(
+        in_flight=m,
+        back=whole(passes.back),
+        attention_begin=passes.attention_begin.reshape(-1, workers),
+        attention_end=passes.attention_end.reshape(-1, workers),
+        sent=whole(passes.sent),
+        arrived=whole(passes.arrived),
+        ffn_begin=whole(passes.ffn_begin),
+        ffn_end=whole(passes.ffn_end),
+    )
+
+
+@eqx.filter_jit
+def _attention(words, workload, profile, bundle, slots: int, steps: int, initial) -> Float[Array, "steps cells"]:
+    """Attention time of every cell at every step."""
+    sampler = workload.sampler()
+    filled = fill(sampler, words, slots, initial)
+    _, (jumps,) = advance(filled, sampler, steps)
+    loads = filled.load[None] + jnp.cumsum(jumps.T + slots, axis=0)
+    return attention_times(profile, bundle, loads.astype(float))

@@ -1,0 +1,208 @@
+"""What a simulation found: statistics by ratio, and which ratios are best."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import betainc
+from jaxtyping import Array, Float, Int
+
+from afdjax._types import Scalar
+from afdjax.bundle import Bundle
+from afdjax.cycle import throughput_of
+from afdjax.simulation import histogram
+from afdjax.simulation.pipeline import Account, BalancedAccount, Waits
+from afdjax.simulation.residence import Tpot
+
+
+CONFIDENCE = 0.95
+"""Level of intervals and of the set of ratios that cannot be told from the best."""
+
+PerRatio = Float[Array, " ratios"]
+
+
+class Idle(eqx.Module):
+    """Share of the time in which one side waits, and why; the three parts sum to `total`. Shape (ratios,).
+
+    `barrier` is what would go if the workers of a microbatch shared its tokens evenly at every step: a bundle with the same
+    mean loads is simulated beside each, because a wait that slow workers cause often shows at another place of the
+    pipeline. What is left when they do is split by what the microbatch that comes next is doing meanwhile: `other_stage`,
+    it is with the other side; `communication`, it is on the way.
+    """
+
+    total: PerRatio
+    barrier: PerRatio
+    other_stage: PerRatio
+    communication: PerRatio
+
+
+class Quantiles(eqx.Module):
+    """Median and tail of a distribution of times, shape (ratios,), to 0.3 %."""
+
+    p50: PerRatio
+    p95: PerRatio
+    p99: PerRatio
+
+
+class Simulation(eqx.Module):
+    """Statistics for each ratio, shape (ratios,). Times are in the time unit of the profile.
+
+    - `throughput`: tokens per time and weighted instance over the window; `standard_error` is its standard error from the
+      replicas (nan with one replica), `throughput_by_replica` what they are, shape (replicas, ratios).
+    - `cycle_time`: between two completed microbatch steps, mean; `cycle_quantiles`: of the mean over a round of m.
+    - `tpot`: time per output token, mean over tokens (m cycles); `request_tpot` and `tpot_quantiles`: over requests.
+    - `idle_attention`, `idle_ffn`: `Idle` shares.
+    - `straggler_loss`: share of throughput that would be gained if the workers of a bundle shared its tokens evenly.
+    """
+
+    attention_workers: tuple[int, ...] = eqx.field(static=True)
+    steps: Int[Array, ""]
+    warm_up: Int[Array, ""]
+    throughput: PerRatio
+    standard_error: PerRatio
+    throughput_by_replica: Float[Array, "replicas ratios"]
+    cycle_time: PerRatio
+    cycle_quantiles: Quantiles
+    tpot: PerRatio
+    request_tpot: PerRatio
+    tpot_quantiles: Quantiles
+    idle_attention: Idle
+    idle_ffn: Idle
+    straggler_loss: PerRatio
+    decode_mean: Scalar
+
+    @property
+    def best(self) -> int:
+        """The number of attention workers with the highest throughput."""
+        return self.attention_workers[int(jnp.argmax(self.throughput))]
+
+    def indistinguishable(self) -> list[int]:
+        """The numbers of workers whose throughput cannot be told from the best, itself included.
+
+        Paired t-tests over the replicas, which all ratios share, at 5 %. With one replica: the best alone.
+        """
+        by_replica = np.asarray(self.throughput_by_replica)
+        top = int(np.argmax(self.throughput))
+        replicas = len(by_replica)
+        if replicas == 1:
+            return [self.attention_workers[top]]
+        behind = by_replica[:, [top]] - by_replica
+        error = behind.std(axis=0, ddof=1) / np.sqrt(replicas)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(error > 0, behind.mean(axis=0) / error, np.where(behind.mean(axis=0) > 0, np.inf, 0.0))
+        # two-sided tail of Student's t with n degrees of freedom
+        n = float(replicas - 1)
+        tail = np.asarray(betainc(n / 2.0, 0.5, jnp.asarray(n / (n + t**2), float)))
+        return [workers for workers, p in zip(self.attention_workers, tail, strict=True) if p > 1.0 - CONFIDENCE]
+
+    def warnings(self) -> list[str]:
+        """What a reader of the numbers should know."""
+        found = []
+        window, decode = int(self.steps) - int(self.warm_up), float(self.decode_mean)
+        if window < 10 * decode:
+            found.append(
+                f"The window of {window} steps is short against the mean decode length of {decode:.0f} steps: loads hardly "
+                "change within a replica, so standard errors rest on the replicas alone"
+                + (", and requests longer than the window are missing from their TPOT." if window < decode else ".")
+            )
+        if len(self.throughput_by_replica) == 1:
+            found.append("One replica has no standard error: use at least 2, better 8.")
+        if self.best == self.attention_workers[-1] and len(self.attention_workers) > 1:
+            found.append(f"The best ratio is the largest simulated, {self.best}: simulate more attention workers.")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entries `ratios`, `best` and `warnings` of `afdjax simulate --json`."""
+        number = lambda value: None if not np.isfinite(value) else float(value)
+        columns: dict[str, Any] = {
+            "throughput_per_instance": self.throughput,
+            "standard_error": self.standard_error,
+            "cycle_time": self.cycle_time,
+            "cycle_time_p50": self.cycle_quantiles.p50,
+            "cycle_time_p95": self.cycle_quantiles.p95,
+            "cycle_time_p99": self.cycle_quantiles.p99,
+            "tpot": self.tpot,
+            "tpot_request_mean": self.request_tpot,
+            "tpot_p50": self.tpot_quantiles.p50,
+            "tpot_p95": self.tpot_quantiles.p95,
+            "tpot_p99": self.tpot_quantiles.p99,
+            "straggler_loss": self.straggler_loss,
+        }
+        for side, idle in (("idle_attention", self.idle_attention), ("idle_ffn", self.idle_ffn)):
+            columns[side] = idle.total
+            for part in ("barrier", "other_stage", "communication"):
+                columns[f"{side}_{part}"] = getattr(idle, part)
+        arrays = {name: np.asarray(values) for name, values in columns.items()}
+        rows = [
+            {"attention_workers": workers, **{name: number(values[i]) for name, values in arrays.items()}}
+            for i, workers in enumerate(self.attention_workers)
+        ]
+        best = rows[self.attention_workers.index(self.best)]
+        return {
+            "ratios": rows,
+            "best": {**best, "indistinguishable": self.indistinguishable()},
+            "warnings": self.warnings(),
+        }
+
+
+@eqx.filter_jit
+def summarise(
+    bundle: Bundle,
+    attention_workers: tuple[int, ...],
+    window: tuple[Int[Array, ""], Int[Array, ""]],
+    taken: Account,
+    balanced: BalancedAccount,
+    rounds: Float[Array, "replicas ratios bins"],
+    tpot: Tpot,
+    *,
+    scale: PerRatio,
+    decode_mean: Scalar,
+) -> Simulation:
+    """Statistics from the sums over the steps of `window`, all of shape (replicas, ratios)."""
+    begin, stop = window
+    m = bundle.in_flight
+    workers = jnp.asarray(attention_workers, scale.dtype)
+    cycles = taken.elapsed / (m * (stop - begin)).astype(scale.dtype)
+    of_ratios = jax.vmap(lambda cycle, workers: throughput_of(cycle, bundle, workers))
+    by_replica = jax.vmap(of_ratios, in_axes=(0, None))(cycles, workers)
+    replicas = cycles.shape[0]
+    if replicas > 1:
+        error = jnp.std(jax.lax.stop_gradient(by_replica), axis=0, ddof=1) / np.sqrt(replicas)
+    else:
+        error = jnp.full_like(scale, jnp.nan)
+    cycle_time = jnp.mean(cycles, axis=0)
+    taken, balanced = jax.tree.map(lambda part: jnp.sum(part, axis=0), (taken, balanced))
+    attention_time = taken.attention_busy + taken.attention_idle
+    ffn_idle = taken.elapsed - balanced.elapsed + _total(balanced.ffn_waits)
+    return Simulation(
+        attention_workers=attention_workers,
+        steps=stop,
+        warm_up=begin,
+        throughput=jnp.mean(by_replica, axis=0),
+        standard_error=error,
+        throughput_by_replica=by_replica,
+        cycle_time=cycle_time,
+        cycle_quantiles=_quantiles(jnp.sum(rounds, axis=0), scale),
+        tpot=m * cycle_time,
+        request_tpot=jnp.sum(tpot.total, axis=0) / jnp.sum(tpot.weight, axis=0),
+        tpot_quantiles=_quantiles(jnp.sum(tpot.histogram, axis=0), m * scale),
+        idle_attention=_idle(taken.attention_idle, workers, balanced.attention_waits, attention_time),
+        idle_ffn=_idle(ffn_idle, 1.0, balanced.ffn_waits, taken.elapsed),
+        straggler_loss=1.0 - balanced.elapsed / taken.elapsed,
+        decode_mean=decode_mean,
+    )
+
+
+def _quantiles(counts: Float[Array, "ratios bins"], scale: PerRatio) -> Quantiles:
+    return Quantiles(*(histogram.quantile(counts, scale, level) for level in (0.5, 0.95, 0.99)))
+
+
+def _total(waits: Waits) -> Array:
+    return waits.other_stage + waits.communication
+
+
+def _idle(idle: PerRatio, workers: PerRatio | float, balanced: Waits, time: PerRatio) -> Idle:
+    other_stage, communication = workers * balanced.other_stage / time, workers * balanced.communication / time
+    return Idle(idle / time, idle / time - other_stage - communication, other_stage, communication)

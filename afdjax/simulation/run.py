@@ -1,0 +1,366 @@
+"""The saturated simulation: loads, timeline and statistics of all ratios, chunk by chunk."""
+
+import functools
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
+
+from afdjax import _checks
+from afdjax._types import Column, Scalar
+from afdjax.bundle import Bundle
+from afdjax.latency import Profile
+from afdjax.sampling import RequestSampler
+from afdjax.simulation import histogram
+from afdjax.simulation.paths import (
+    InitialState,
+    Slots,
+    Stationary,
+    advance,
+    cell_words,
+    check_capacity,
+    fill,
+)
+from afdjax.simulation.pipeline import (
+    Account,
+    BalancedAccount,
+    Pipeline,
+    Stages,
+    Waits,
+    account,
+    at_rest,
+    balanced_account,
+)
+from afdjax.simulation.residence import Tpot, follow, no_requests
+from afdjax.simulation.results import Simulation, summarise
+from afdjax.simulation.timeline import attention_times, decode_step, stages_of, whole_number
+from afdjax.workload import Workload
+
+
+BLOCK = 64
+"""Decode steps between two states that reverse-mode differentiation keeps; what lies between is computed again."""
+
+CHUNK_ENTRIES = 1 << 23
+"""Entries of the largest array of a chunk: loads of (replica, worker, microbatch, step) or ends of (bundle, step)."""
+
+SETTLING = 16
+"""Decode steps that the pipeline is given to fill before anything is counted, from a stationary start."""
+
+Progress = Callable[[int, int], None]
+"""Called with the decode steps done and their total."""
+
+
+class _State(NamedTuple):
+    """Everything that one chunk hands to the next; sums are over the steps counted so far."""
+
+    slots: Slots
+    pipeline: Pipeline
+    balanced: Pipeline
+    born: Float[Array, "replicas ratios in_flight slots"]
+    taken: Account
+    balanced_taken: BalancedAccount
+    rounds: Float[Array, "bundles bins"]
+    tpot: Tpot
+
+
+# replicas are independent: every array has them first, or behind the workers
+_REPLICAS_FIRST, _REPLICAS_SECOND = PartitionSpec("replicas"), PartitionSpec(None, "replicas")
+_SHARDING = _State(
+    slots=_REPLICAS_FIRST,  # pyright: ignore[reportArgumentType]
+    pipeline=_REPLICAS_SECOND,  # pyright: ignore[reportArgumentType]
+    balanced=_REPLICAS_SECOND,  # pyright: ignore[reportArgumentType]
+    born=_REPLICAS_FIRST,  # pyright: ignore[reportArgumentType]
+    taken=_REPLICAS_SECOND,  # pyright: ignore[reportArgumentType]
+    balanced_taken=_REPLICAS_SECOND,  # pyright: ignore[reportArgumentType]
+    rounds=_REPLICAS_FIRST,  # pyright: ignore[reportArgumentType]
+    tpot=_REPLICAS_FIRST,  # pyright: ignore[reportArgumentType]
+)
+
+
+class _Scenario(eqx.Module):
+    """What stays the same from chunk to chunk."""
+
+    sampler: RequestSampler
+    profile: Profile
+    bundle: Bundle
+    theta: Scalar
+    nu: Scalar
+    window: tuple[Int32[Array, ""], Int32[Array, ""]]
+    attention_workers: tuple[int, ...] = eqx.field(static=True)
+    slots: int = eqx.field(static=True)
+    layers: int = eqx.field(static=True)
+
+    @property
+    def ratios(self) -> int:
+        return len(self.attention_workers)
+
+    @property
+    def most_workers(self) -> int:
+        return self.attention_workers[-1]
+
+    def stages(self, replicas: int) -> Stages:
+        """Stage times of all bundles, in the order (replica, ratio)."""
+        workers = jnp.asarray(self.attention_workers, self.theta.dtype)
+        one = stages_of(self.profile, self.bundle, workers, self.most_workers)
+        return jax.tree.map(lambda leaf: jnp.tile(leaf, (1, replicas)), one)
+
+    def scale(self) -> Float[Array, " ratios"]:
+        """Decode step over m at the mean load: what histograms are relative to."""
+        m = self.bundle.in_flight
+        workers = jnp.asarray(self.attention_workers, self.theta.dtype)
+        stages = stages_of(self.profile, self.bundle, workers, self.most_workers)
+        attention = self.profile.attention(self.slots * self.theta, self.bundle.batch_size)
+        around = (attention + stages.ffn[0] + 2.0 * stages.transfer[0]) / m
+        return lax.stop_gradient(self.layers * jnp.maximum(jnp.maximum(attention, stages.ffn[0]), around))
+
+    def tokens(self, load: Int32[Array, "..."]) -> Float[Array, "..."]:
+        """Loads as numbers that carry derivatives: the paths follow mean and deviation of the slot load, shape held."""
+        count = load.astype(self.theta.dtype)
+        theta, nu = lax.stop_gradient((self.theta, self.nu))
+        stretch = jnp.where(nu > 0, self.nu / jnp.where(nu > 0, nu, 1.0), 1.0)
+        return count + self.slots * (self.theta - theta) + (stretch - 1.0) * (count - self.slots * theta)
+
+
+def simulate(
+    key: PRNGKeyArray,
+    workload: Workload,
+    profile: Profile,
+    bundle: Bundle,
+    attention_workers: Column | None = None,
+    *,
+    steps: int = 10_000,
+    replicas: int = 8,
+    initial: InitialState | None = None,
+    warm_up: int | None = None,
+    chunk_steps: int | None = None,
+    progress: Progress | None = None,
+) -> Simulation:
+    """Simulate `xA-yF` bundles for every x of `attention_workers`, all on the same requests.
+
+    **Arguments:**
+
+    - `key`: every random number is a function of it and of (replica, worker, microbatch, slot, request) alone.
+    - `workload`: a law of requests; each slot draws its own, independently.
+    - `profile`, `bundle`: stage times and what is provisioned; `batch_size` and `layers` must be whole numbers.
+    - `attention_workers`: ascending whole numbers x, shape (ratios,); default 1, ..., 32.
+    - `steps`: decode steps of every microbatch. The bundle makes m times as many passes, in each layer.
+    - `replicas`: independent repetitions, which standard errors come from.
+    - `initial`: `Stationary()` (default) or `Cold()`.
+    - `warm_up`: decode steps that are not counted (default: 16 for the pipeline to fill, 0 from a cold start).
+    - `chunk_steps`: decode steps simulated at a time; memory goes with it. Results do not depend on it.
+    - `progress`: called after each chunk with the steps done and their total.
+
+    **Returns:** a `Simulation`; its fields have shape (ratios,). `throughput` and `cycle_time` are differentiable: in the
+    profile pathwise, in the workload through mean and standard deviation of the slot load, whose shape is held fixed.
+
+    With several local devices the replicas are divided among them, if their number allows.
+
+    Raises `ValueError` for ratios that are not ascending whole numbers, zero steps or replicas, fractional slots or
+    layers, loads beyond 32 bits and simulations beyond this machine's memory. **Source:** arXiv:2601.21351 v1 section 5.1,
+    with a stationary start and standard errors.
+    """
+    counts = _whole_ratios(attention_workers)
+    for name, value in (("steps", steps), ("replicas", replicas)):
+        _checks.require_whole(name, value)
+    initial = Stationary() if initial is None else initial
+    if warm_up is None:
+        warm_up = min(SETTLING, steps // 2) if isinstance(initial, Stationary) else 0
+    _checks.require_whole("warm_up", warm_up, least=0)
+    if warm_up >= steps:
+        raise ValueError(f"`warm_up` must be below `steps` = {steps}, but it is {warm_up}.")
+    slots, layers = (whole_number(name, getattr(bundle, name)) for name in ("batch_size", "layers"))
+    check_capacity(workload, slots)
+    _require_memory(slots, bundle.in_flight, counts[-1], len(counts), replicas)
+    theta, nu, decode_mean = _statistics(workload)
+    window = jnp.asarray(warm_up, jnp.int32), jnp.asarray(steps, jnp.int32)
+    scenario = _Scenario(workload.sampler(), profile, bundle, theta, nu, window, counts, slots, layers)
+    chunk = _chunk_steps(scenario, replicas, steps) if chunk_steps is None else _rounded_up(chunk_steps, BLOCK)
+    begin, go_on = _compiled(math.gcd(replicas, len(jax.local_devices())))
+    state = begin(cell_words(key, replicas, counts[-1], bundle.in_flight), scenario, initial)
+    for first_step in range(0, steps, chunk):
+        state = go_on(state, scenario, jnp.asarray(first_step, jnp.int32), chunk)
+        if progress is not None:
+            jax.block_until_ready(state.tpot)
+            progress(min(first_step + chunk, steps), steps)
+    sums = (*jax.tree.map(lambda sum: sum[0], (state.taken, state.balanced_taken)), state.rounds, state.tpot)
+    sums = jax.tree.map(lambda leaf: leaf.reshape(replicas, len(counts), *leaf.shape[1:]), sums)
+    return summarise(bundle, counts, window, *sums, scale=_scale(scenario), decode_mean=decode_mean)
+
+
+@eqx.filter_jit
+def _statistics(workload: Workload) -> tuple[Scalar, Scalar, Scalar]:
+    return workload.theta, workload.nu, workload.decode_mean
+
+
+def _begin(words, scenario: _Scenario, initial: InitialState) -> _State:
+    m, ratios, workers = scenario.bundle.in_flight, scenario.ratios, scenario.most_workers
+    replicas = words.shape[0] // (workers * m)
+    bundles, dtype = replicas * ratios, scenario.theta.dtype
+    zero = jnp.zeros((1, bundles), dtype)
+    waits = Waits(zero, zero)
+    return _State(
+        slots=fill(scenario.sampler, words, scenario.slots, initial),
+        pipeline=at_rest(workers, m, (bundles,), dtype),
+        balanced=at_rest(1, m, (bundles,), dtype),
+        born=jnp.zeros((replicas, ratios, m, scenario.slots), dtype),
+        taken=Account(zero, zero, zero),
+        balanced_taken=BalancedAccount(zero, waits, waits),
+        rounds=jnp.zeros((bundles, histogram.BINS), dtype),
+        tpot=no_requests(bundles, dtype),
+    )
+
+
+def _go_on(state: _State, scenario: _Scenario, first_step: Int32[Array, ""], chunk: int) -> _State:
+    """The next `chunk` decode steps, from `first_step` on."""
+    m, ratios, workers = scenario.bundle.in_flight, scenario.ratios, scenario.most_workers
+    replicas = state.slots.load.shape[0] // (workers * m)
+    begin, stop = scenario.window
+    stages = scenario.stages(replicas)
+    alone = eqx.tree_at(lambda s: s.working, stages, jnp.ones_like(stages.working[:1]))
+    # (steps, replicas, workers, microbatches) from cells in that order
+    slots, (jumps,) = advance(state.slots, scenario.sampler, chunk)
+    jumps = jumps.T.reshape(chunk // BLOCK, BLOCK, replicas, workers, m)
+    working = stages.working[:, :ratios]
+    member = working / jnp.sum(working, axis=0, keepdims=True)
+    for_bundles = lambda times: jnp.broadcast_to(times[:, :, None], (*times.shape, ratios)).reshape(times.shape[0], -1)
+
+    def step(carry, now):
+        load, pipeline, balanced, sums, clock = carry
+        jump, number = now
+        load = load + jump + scenario.slots
+        tokens = scenario.tokens(load)
+        times = jnp.moveaxis(attention_times(scenario.profile, scenario.bundle, tokens), (0, 1, 2), (2, 1, 0))
+        bundles = tuple(for_bundles(times[i]) for i in range(m))
+        pipeline, taken = decode_step(pipeline, bundles, stages, scenario.layers, account)
+        mean = jnp.einsum("nwm,wr->mnr", tokens, member).reshape(m, 1, replicas * ratios)
+        times = attention_times(scenario.profile, scenario.bundle, mean)
+        balanced, of_balanced = decode_step(balanced, tuple(times), alone, scenario.layers, balanced_account)
+        counted = ((number >= begin) & (number < stop)).astype(clock.dtype)
+        sums = jax.tree.map(lambda sum, part: sum + counted * part, sums, (taken, of_balanced))
+        clock = clock + taken.elapsed
+        ends = jnp.stack([clock[0] + trip.ffn_end[0] for trip in pipeline.trips], axis=-1)
+        return (load, pipeline, balanced, sums, clock), lax.stop_gradient((ends, clock[0]))
+
+    @jax.checkpoint
+    def block(carry, now):
+        # the sums of a block are added up apart, which keeps them exact in single precision
+        load, pipeline, balanced, sums, clock = carry
+        fresh = jax.tree.map(jnp.zeros_like, (sums, clock))
+        (load, pipeline, balanced, *added), (ends, clocks) = lax.scan(step, (load, pipeline, balanced, *fresh), now)
+        before = lax.stop_gradient(clock[0])
+        sums, clock = jax.tree.map(jnp.add, (sums, clock), tuple(added))
+        return (load, pipeline, balanced, sums, clock), (before[None, :, None] + ends, before[None] + clocks)
+
+    numbers = (first_step + jnp.arange(chunk, dtype=jnp.int32)).reshape(-1, BLOCK)
+    clock = jnp.zeros_like(state.taken.elapsed)
+    load = state.slots.load.reshape(replicas, workers, m)
+    before = jnp.stack([trip.ffn_end[0] for trip in state.pipeline.trips], axis=-1)[None]
+    carry = (load, state.pipeline, state.balanced, (state.taken, state.balanced_taken), clock)
+    (load, pipeline, balanced, sums, clock), (ends, clocks) = lax.scan(block, carry, (jumps, numbers))
+
+    counted = ((numbers.ravel() >= begin) & (numbers.ravel() < stop)).astype(clock.dtype)[:, None]
+    clocks = clocks.reshape(chunk, -1)
+    rounds = jnp.diff(clocks, axis=0, prepend=0.0) / m
+    bundle = jnp.broadcast_to(jnp.arange(replicas * ratios, dtype=jnp.int32)[None], rounds.shape)
+    scale = scenario.scale()
+    counts = histogram.count(
+        state.rounds, bundle, rounds, jnp.broadcast_to(jnp.tile(scale, replicas)[None], rounds.shape),
+        jnp.broadcast_to(counted, rounds.shape),
+    )  # fmt: skip
+    ends = jnp.concatenate([lax.stop_gradient(before), ends.reshape(chunk, -1, m)])
+    first = jax.tree.map(lambda leaf: _of_first_worker(leaf, replicas, workers, m), state.slots)
+    tpot, born = follow(
+        state.tpot, first, scenario.sampler, state.born, ends.reshape(chunk + 1, replicas, ratios, m), m * scale, first_step,
+        scenario.window,
+    )  # fmt: skip
+    born = born - lax.stop_gradient(clock).reshape(replicas, ratios, 1, 1)
+    slots = eqx.tree_at(lambda s: s.load, slots, load.ravel())
+    return _State(slots, pipeline, balanced, born, *sums, counts, tpot)
+
+
+def _of_first_worker(leaf: Array, replicas: int, workers: int, in_flight: int) -> Array:
+    """The cells of the first worker of each replica."""
+    return leaf.reshape(replicas, workers, in_flight, *leaf.shape[1:])[:, 0].reshape(-1, *leaf.shape[1:])
+
+
+_scale = eqx.filter_jit(_Scenario.scale)
+
+
+@functools.cache
+def _compiled(devices: int) -> tuple[Callable[..., _State], Callable[..., _State]]:
+    """`_begin` and `_go_on` as programs, with the replicas divided among so many local devices."""
+    if devices == 1:
+        return eqx.filter_jit(_begin), eqx.filter_jit(_go_on)
+    mesh = Mesh(np.array(jax.local_devices()[:devices]), ("replicas",))
+    everywhere = PartitionSpec()
+    divided = functools.partial(jax.shard_map, mesh=mesh, out_specs=_SHARDING, check_vma=False)
+
+    @eqx.filter_jit
+    def begin(words, scenario: _Scenario, initial: InitialState) -> _State:
+        share = lambda words, scenario: _begin(words, scenario, initial)
+        return divided(share, in_specs=(_REPLICAS_FIRST, everywhere))(words, scenario)
+
+    @eqx.filter_jit
+    def go_on(state: _State, scenario: _Scenario, first_step: Int32[Array, ""], chunk: int) -> _State:
+        share = lambda state, scenario, first_step: _go_on(state, scenario, first_step, chunk)
+        return divided(share, in_specs=(_SHARDING, everywhere, everywhere))(state, scenario, first_step)
+
+    return begin, go_on
+
+
+def _whole_ratios(attention_workers: Column | None) -> tuple[int, ...]:
+    if attention_workers is None:
+        return tuple(range(1, 33))
+    given = np.asarray(attention_workers) if isinstance(attention_workers, Sequence) else attention_workers
+    numbers = _checks.concrete(given)
+    if numbers is None:
+        raise ValueError("`attention_workers` must be known numbers (they decide shapes), but they are traced by jax.")
+    whole = numbers.ndim == 1 and numbers.size > 0 and np.all(numbers == np.floor(numbers)) and numbers[0] >= 1
+    if not whole or np.any(np.diff(numbers) <= 0):
+        raise ValueError(
+            "`attention_workers` must be whole numbers of at least 1 in ascending order, such as jnp.arange(1, 33), but "
+            f"it is {np.array2string(numbers, threshold=8)}."
+        )
+    return tuple(int(number) for number in numbers)
+
+
+def _require_memory(slots: int, in_flight: int, workers: int, ratios: int, replicas: int) -> None:
+    """Raise `ValueError` if the state alone is more than half of this machine's memory."""
+    numbers = workers * in_flight * slots * 5 + ratios * (histogram.BINS * 2 + in_flight * slots + workers)
+    # old and new state, 8 bytes each
+    each = 16 * numbers
+    limit = _memory() // 2
+    if each * replicas > limit:
+        fitting = limit // each
+        advice = f"`replicas` must be at most {fitting}" if fitting else "there must be fewer workers or slots"
+        raise ValueError(
+            f"{advice} here: one replica of {workers} workers with {in_flight} x {slots} slots takes {each / 2**30:.3g} GiB, "
+            f"{replicas} were asked for, and half of the memory is {limit / 2**30:.3g} GiB."
+        )
+
+
+def _memory() -> int:
+    """Bytes of memory of the device that simulates."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _chunk_steps(scenario: _Scenario, replicas: int, steps: int) -> int:
+    """Steps at a time: few chunks, of equal size, that keep arrays within `CHUNK_ENTRIES`."""
+    m = scenario.bundle.in_flight
+    most = max(CHUNK_ENTRIES // (replicas * m * max(scenario.most_workers, scenario.ratios)), BLOCK)
+    return _rounded_up(math.ceil(steps / math.ceil(steps / most)), BLOCK)
+
+
+def _rounded_up(number: int, unit: int) -> int:
+    return math.ceil(number / unit) * unit

@@ -1,0 +1,381 @@
+"""The simulator against slots one at a time, against an event library, and against itself in other pieces."""
+
+import dataclasses
+
+import equinox as eqx
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import afdjax as afd
+from afdjax.sampling import AliasTable, scaled, threefry
+from afdjax.simulation import pipeline, recording, timeline
+from afdjax.simulation.paths import advance, cell_words, completed_steps, completion, fill, load_jump
+from tests.events import bundle_by_events, slot_by_slot
+
+
+KEY = jax.random.key(7)
+SMALL = afd.Independent(afd.Uniform(0, 40), afd.Uniform(1, 30))
+LOG = afd.Requests([5, 400, 31, 0], [1, 90, 17, 3], weight=[3.0, 1.0, 2.5, 0.25])
+# attention and FFN take about equally long for a few workers of 32 such slots
+PROFILE = afd.Profile(afd.Affine(0.1, 20.0), afd.Affine(0.5, 40.0), afd.Affine(0.1, 10.0))
+SHARED = afd.Profile(PROFILE.attention, PROFILE.ffn, afd.Shared(afd.Affine(0.05, 10.0)))
+MIXED = afd.Mixture([SMALL, LOG], [0.7, 0.3])
+
+
+# Random requests
+
+
+def test_words_are_those_of_jax():
+    key = jax.random.key_data(jax.random.key(42)).astype(jnp.uint32)
+    counter = jnp.arange(10, dtype=jnp.uint32)
+    first, second = threefry((key[0], key[1]), (jnp.zeros_like(counter), counter))
+    np.testing.assert_array_equal(first ^ second, jax.random.bits(jax.random.key(42), (10,), jnp.uint32))
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 3, 64, 1000])
+@pytest.mark.parametrize("law", ["flat", "heavy", "one", "holes"])
+def test_alias_table_holds_every_weight(rows, law, traced):
+    rng = np.random.default_rng(rows)
+    weight = {
+        "flat": np.ones(rows),
+        "heavy": rng.exponential(size=rows) ** 4 + 1e-9,
+        "one": np.eye(rows)[-1],
+        "holes": np.where(np.arange(rows) % 3 == 0, 1.0, 0.0),
+    }[law]
+    table = (jax.jit(AliasTable) if traced else AliasTable)(jnp.asarray(weight))
+    buckets, kept = len(table.alias), np.asarray(table.threshold) / 2.0**32
+    held = (np.bincount(np.arange(buckets), kept) + np.bincount(table.alias, 1 - kept, buckets)) / buckets
+    np.testing.assert_allclose(held[:rows], weight / weight.sum(), atol=1e-7 / rows)
+    np.testing.assert_allclose(held[rows:], 0.0, atol=1e-12)
+
+
+@hypothesis.given(st.integers(0, 2**32 - 1), st.integers(1, 2**31 - 1))
+@hypothesis.settings(max_examples=50)
+def test_scaled_words_are_exact(word, number):
+    assert int(scaled(jnp.uint32(word), jnp.int32(number))) == word * number >> 32
+
+
+# Loads
+
+
+@pytest.mark.parametrize("initial", [afd.Stationary(), afd.Cold()])
+@pytest.mark.parametrize("workload", [SMALL, LOG, MIXED], ids=["independent", "log", "mixture"])
+def test_loads_equal_slots_one_at_a_time(workload, initial):
+    batch_size, steps, workers = 6, 200, 3
+    paths = np.asarray(afd.load_paths(KEY, workload, batch_size, steps, workers, initial))
+    for worker in range(workers):
+        drawn, ages = requests_of(workload, worker, batch_size, steps, initial)
+        np.testing.assert_array_equal(paths[:, worker], slot_by_slot(drawn, ages, steps))
+
+
+def requests_of(workload, worker, batch_size, most, initial):
+    """The requests that each slot of a worker serves, drawn all at once from their counters, and the first ages."""
+    own = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(KEY, 0), worker), 0)
+    stream = jax.random.bits(own, (2,), jnp.uint32)
+    slot, number = jnp.meshgrid(*(jnp.arange(n, dtype=jnp.uint32) for n in (batch_size, most)), indexing="ij")
+    words = lambda pair: threefry((stream[0], stream[1]), (slot + jnp.uint32(pair << 24), number))
+    sampler = workload.sampler()
+    lengths = np.stack(eqx.filter_jit(sampler.fresh)(words), -1)
+    *first, ages = initial.requests(sampler, lambda pair: tuple(word[:, :1] for word in words(pair)))
+    lengths[:, :1] = np.stack(first, -1)
+    return lambda slot, number: lengths[slot, number], np.asarray(ages)[:, 0]
+
+
+def test_chunks_and_neighbours_do_not_change_loads():
+    whole = afd.load_paths(KEY, SMALL, 4, 96, 5)
+    np.testing.assert_array_equal(afd.load_paths(KEY, SMALL, 4, 96, 2), whole[:, :2])
+    sampler, words = SMALL.sampler(), cell_words(KEY, 1, 5, 1)
+    slots = fill(sampler, words, 4, afd.Stationary())
+    load, parts = slots.load, []
+    for steps in (1, 31, 64):
+        slots, (jumps,) = advance(slots, sampler, steps)
+        parts.append(load[:, None] + jnp.cumsum(jumps + 4, axis=1))
+        load = parts[-1][:, -1]
+    np.testing.assert_array_equal(jnp.concatenate(parts, axis=1).T, whole)
+
+
+def test_every_completed_request_has_its_decode_steps():
+    """Tokens out = slot-steps: those of completed requests and of the ones still running."""
+    steps, batch_size = 500, 8
+    sampler, words = LOG.sampler(), cell_words(KEY, 1, 4, 1)
+    slots = fill(sampler, words, batch_size, afd.Cold())
+    after, measured = advance(slots, sampler, steps, (load_jump, completion, completed_steps))
+    jumps, completed, decoded = map(np.asarray, measured)
+    running = np.asarray(after.decode - after.remaining)
+    np.testing.assert_array_equal(np.sum(decoded, axis=1) + running.sum(axis=1), batch_size * steps)
+    np.testing.assert_array_equal(np.sum(completed, axis=1), np.asarray(after.served).sum(axis=1))
+    load = np.asarray(slots.load) + np.sum(jumps, axis=1) + batch_size * steps
+    np.testing.assert_array_equal(load, np.sum(after.prompt, axis=1) + running.sum(axis=1) - batch_size)
+
+
+def test_stationary_loads_have_the_stationary_law(geometric):
+    """No warm-up: the mean at every stretch of steps is B theta, and the spread B nu^2, within 4 standard errors."""
+    workers = 2000
+    paths = np.asarray(afd.load_paths(KEY, geometric, 16, 801, workers), float)[::400]
+    mean, spread = 16 * float(geometric.theta), 4 * float(geometric.nu)
+    np.testing.assert_allclose(paths.mean(axis=1), mean, atol=4 * spread / np.sqrt(workers))
+    np.testing.assert_allclose(paths.std(axis=1), spread, rtol=4 * np.sqrt(0.7 / workers))
+
+
+# Timeline
+
+
+@st.composite
+def bundles(draw):
+    """Attention times of a few rounds, stage times, link and start."""
+    rounds, in_flight, workers = draw(st.integers(2, 12)), draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    time = st.floats(0.1, 10.0)
+    seed = draw(st.integers(0, 2**32 - 1))
+    attention = np.random.default_rng(seed).gamma(2.0, draw(time), (rounds, in_flight, workers)) + 0.01
+    transfer = draw(time)
+    occupancy = transfer * draw(st.sampled_from([1.0, 0.5]))
+    return attention, draw(time), transfer, occupancy, draw(st.booleans()), draw(st.booleans())
+
+
+walk = eqx.filter_jit(recording.walk)
+
+
+@hypothesis.given(bundles())
+@hypothesis.settings(max_examples=60)
+def test_timeline_equals_an_event_simulation(bundle):
+    attention, ffn, transfer, occupancy, queues, together = bundle
+    expected = bundle_by_events(*bundle)
+    # padded rounds and workers, so that all examples share a few programs
+    rounds, in_flight, workers = attention.shape
+    padded = np.ones((12, in_flight, 5))
+    padded[:rounds, :, :workers] = attention
+    column = lambda time: jnp.full((1, 1), time)
+    working = (jnp.arange(5) < workers).astype(float)[:, None]
+    stages = pipeline.Stages(column(ffn), column(transfer), column(occupancy), working, queues, together)
+    found = walk(jnp.asarray(padded), stages)
+    passes = rounds * in_flight
+    for field in ("back", "sent", "arrived", "ffn_begin", "ffn_end"):
+        np.testing.assert_allclose(getattr(found, field)[:passes], expected[field], rtol=1e-9, atol=1e-9)
+    for field in ("attention_begin", "attention_end"):
+        np.testing.assert_allclose(getattr(found, field)[:passes, :workers], expected[field], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("start", [afd.WorkerWise(), afd.Together()])
+@pytest.mark.parametrize("layers", [1, 7])
+@pytest.mark.parametrize("shared", [False, True])
+def test_simulation_equals_its_recorded_timeline(start, layers, shared):
+    """Throughput, idle shares and the fast-forward over layers, against the plain walk through every pass."""
+    times, steps, workers = SHARED if shared else PROFILE, 64, 4
+    bundle = afd.Bundle(64, in_flight=2, start=start, layers=layers)
+    found = afd.simulate(KEY, LOG, times, bundle, [workers], steps=steps, replicas=1, warm_up=16)
+    walked = afd.record(KEY, LOG, times, bundle, workers, steps=steps - 16, skip=16)
+    before = afd.record(KEY, LOG, times, bundle, workers, steps=1, skip=15)
+    elapsed = float(walked.ffn_end[-1] - before.ffn_end[-1])
+    passes = 2 * (steps - 16) * layers
+    np.testing.assert_allclose(found.cycle_time[0], elapsed / passes * layers, rtol=1e-10)
+    np.testing.assert_allclose(
+        found.idle_ffn.total[0], 1 - passes * float(times.ffn(256.0, 64.0)) / elapsed, rtol=1e-9, atol=1e-12
+    )
+    busy = np.sum(walked.attention_end - walked.attention_begin)
+    span = np.sum(walked.attention_end[-1] - before.attention_end[-1])
+    np.testing.assert_allclose(found.idle_attention.total[0], 1 - busy / span, rtol=1e-9, atol=1e-12)
+
+
+def test_layers_are_fast_forwarded_only_where_they_repeat(profile):
+    """Fewer passes than layers are walked, and a step of many layers is the sum of single ones."""
+    stages = timeline.stages_of(profile, afd.Bundle(256), jnp.asarray([4.0]), 4)
+    attention = tuple(jnp.asarray([[300.0], [310.0], [290.0], [305.0]]) + shift for shift in (0.0, 4.0))
+    rest = pipeline.at_rest(4, 2, (1,), jnp.float64)
+    whole, taken = timeline.decode_step(rest, attention, stages, 61, pipeline.account)
+    single, total = rest, 0.0
+    for _ in range(61):
+        single, each = timeline.decode_step(single, attention, stages, 1, pipeline.account)
+        total = jax.tree.map(jnp.add, total, each) if total else each
+    for one, other in zip(jax.tree.leaves((whole, taken)), jax.tree.leaves((single, total)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-9)
+
+
+# The simulation as a whole
+
+
+QUICK = {"steps": 200, "replicas": 4}
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    """A small sweep that several tests look at."""
+    return afd.simulate(KEY, SMALL, PROFILE, afd.Bundle(32), jnp.arange(1, 7), **QUICK)
+
+
+def equal(one, other, rtol=1e-11):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-12)
+
+
+def test_a_ratio_alone_is_the_one_in_the_sweep(sweep):
+    alone = afd.simulate(KEY, SMALL, PROFILE, afd.Bundle(32), [3], **QUICK)
+    np.testing.assert_allclose(alone.throughput[0], sweep.throughput[2], rtol=1e-12)
+    np.testing.assert_allclose(alone.tpot_quantiles.p95[0], sweep.tpot_quantiles.p95[2], rtol=1e-9)
+
+
+def test_results_do_not_depend_on_chunks(sweep):
+    calls = []
+    chunked = afd.simulate(
+        KEY,
+        SMALL,
+        PROFILE,
+        afd.Bundle(32),
+        jnp.arange(1, 7),
+        chunk_steps=64,
+        progress=lambda *at: calls.append(at),
+        **QUICK,
+    )
+    equal(chunked, sweep)
+    assert calls == [(64, 200), (128, 200), (192, 200), (200, 200)]
+
+
+def test_results_do_not_depend_on_devices(sweep, monkeypatch):
+    devices = jax.local_devices()
+    assert len(devices) == 2
+    monkeypatch.setattr(jax, "local_devices", lambda: devices[:1])
+    equal(afd.simulate(KEY, SMALL, PROFILE, afd.Bundle(32), jnp.arange(1, 7), **QUICK), sweep)
+
+
+def test_idle_shares_and_quantiles_are_consistent(sweep):
+    for idle in (sweep.idle_attention, sweep.idle_ffn):
+        parts = np.stack([idle.barrier, idle.other_stage, idle.communication])
+        np.testing.assert_allclose(parts.sum(axis=0), idle.total, atol=1e-12)
+        assert parts.min() > -1e-9
+    # balanced workers never lose: max-plus times are convex and symmetric in the workers
+    assert np.all(np.asarray(sweep.straggler_loss) > -1e-12)
+    q = sweep.tpot_quantiles
+    assert np.all(np.asarray(q.p50) <= np.asarray(q.p95)) and np.all(np.asarray(q.p95) <= np.asarray(q.p99))
+    np.testing.assert_allclose(sweep.tpot, 2 * sweep.cycle_time, rtol=1e-14)
+
+
+def test_constant_loads_give_the_deterministic_cycle(profile):
+    """Every request alike and all in step: the cycle is the three-circuit formula with a saw-tooth load."""
+    law = afd.Requests([500], [1])
+    for m in (1, 2, 3):
+        bundle = afd.Bundle(64, in_flight=m)
+        found = afd.simulate(KEY, law, profile, bundle, [1, 4, 16], steps=80, replicas=2)
+        expected = [float(afd.cycle_time(law, profile, bundle, x, afd.MeanField())) for x in (1.0, 4.0, 16.0)]
+        np.testing.assert_allclose(found.cycle_time, expected, rtol=1e-12)
+        np.testing.assert_allclose(found.standard_error, 0.0, atol=1e-12)
+        assert found.indistinguishable() == [found.best]
+
+
+def test_tpot_of_requests_is_that_of_a_replay():
+    """TPOT request by request, against the recorded timeline and the slots of the first worker."""
+    steps, batch_size, bundle = 400, 8, afd.Bundle(8, in_flight=1)
+    found = afd.simulate(KEY, SMALL, PROFILE, bundle, [1], steps=steps, replicas=1, initial=afd.Cold())
+    ends = np.append(0.0, afd.record(KEY, SMALL, PROFILE, bundle, 1, steps=steps, skip=0, initial=afd.Cold()).ffn_end)
+    drawn, _ = requests_of(SMALL, 0, batch_size, steps, afd.Cold())
+    tpot, weight = [], []
+    for slot in range(batch_size):
+        begin = 0
+        for number in range(steps):
+            decode = drawn(slot, number)[1]
+            if begin + decode > steps:
+                break
+            tpot.append((ends[begin + decode] - ends[begin]) / decode)
+            weight.append(1.0 / (steps - decode + 1))
+            begin += decode
+    np.testing.assert_allclose(found.request_tpot[0], np.average(tpot, weights=weight), rtol=1e-10)
+    inside = np.sum(np.array(weight)[np.array(tpot) <= float(found.tpot_quantiles.p95[0])]) / np.sum(weight)
+    assert abs(inside - 0.95) < 0.02
+
+
+# Derivatives
+
+
+def test_stage_time_derivatives_are_pathwise():
+    """Forward, reverse and a difference of two simulations with the same key, layers and a shared link included."""
+    for times, layers in (
+        (PROFILE, 1),
+        (SHARED, 3),
+    ):
+        bundle = afd.Bundle(32, layers=layers)
+        names = list(times.coefficients())
+        values = jnp.stack([times.coefficients()[name] for name in names])
+
+        def outcome(values, times=times, bundle=bundle, names=names):
+            moved = times.with_coefficients(dict(zip(names, values, strict=True)))
+            return jnp.sum(afd.simulate(KEY, SMALL, moved, bundle, [2, 5], steps=64, replicas=2).throughput)
+
+        reverse, forward = jax.grad(outcome)(values), jax.jacfwd(outcome)(values)
+        np.testing.assert_allclose(reverse, forward, rtol=1e-9)
+        for i, value in enumerate(values):
+            step = 1e-6 * float(value)
+            move = jnp.zeros_like(values).at[i].set(step)
+            difference = (outcome(values + move) - outcome(values - move)) / (2 * step)
+            np.testing.assert_allclose(reverse[i], difference, rtol=1e-5, atol=1e-12)
+
+
+def test_workload_derivatives_agree_with_differences(profile):
+    """d throughput / d mean lengths, with the shape of the load law held, against simulations of other workloads."""
+    bundle = afd.Bundle(64)
+    run = lambda prompt, decode, key: afd.simulate(
+        key,
+        afd.Independent(afd.Geometric(prompt, 4000), afd.Geometric(decode, 2000)),
+        PROFILE,
+        bundle,
+        [3],
+        steps=800,
+        replicas=16,
+    ).throughput_by_replica[:, 0]
+    means = jnp.asarray([100.0, 50.0])
+    for i in (0, 1):
+        # d/d scale of one length; each replica has its own derivative
+        slope = jax.jacfwd(lambda scale, i=i: run(*(means * jnp.ones(2).at[i].set(scale)), KEY))(1.0)
+        change = 0.1
+        ends = [run(*(means * jnp.ones(2).at[i].set(1 + sign * change)), KEY) for sign in (1, -1)]
+        difference = (ends[0] - ends[1]) / (2 * change)
+        gap = np.asarray(slope - difference)
+        assert abs(gap.mean()) <= 4 * gap.std(ddof=1) / np.sqrt(len(gap)) + 0.02 * abs(difference.mean())
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attention_workers": [3, 2]}, "ascending order"),
+        ({"attention_workers": [1, 1]}, "ascending order"),
+        ({"attention_workers": [0, 1]}, "at least 1"),
+        ({"attention_workers": [1.5]}, "whole numbers"),
+        ({"attention_workers": []}, "whole numbers"),
+        ({"steps": 0}, "`steps` must be a whole number of at least 1"),
+        ({"replicas": 0}, "`replicas` must be a whole number of at least 1"),
+        ({"warm_up": 50}, "`warm_up` must be below `steps`"),
+        ({"bundle": afd.Bundle(2.5)}, "`batch_size` must be a whole number"),
+        ({"bundle": afd.Bundle(8, layers=1.5)}, "`layers` must be a whole number"),
+        ({"bundle": afd.Bundle(2**20), "workload": afd.Requests([10_000], [5])}, "`batch_size` must be at most"),
+        ({"bundle": afd.Bundle(4096), "replicas": 10**6}, "`replicas` must be at most"),
+    ],
+)
+def test_bad_input_is_refused(profile, change, message):
+    arguments = {
+        "workload": SMALL,
+        "bundle": afd.Bundle(8),
+        "attention_workers": [1, 2],
+        "steps": 50,
+        "replicas": 2,
+    } | change
+    workload, bundle = arguments.pop("workload"), arguments.pop("bundle")
+    with pytest.raises(ValueError, match=message):
+        afd.simulate(KEY, workload, profile, bundle, **arguments)
+
+
+def test_short_horizons_and_lonely_replicas_are_warned_of(profile):
+    found = afd.simulate(KEY, LOG, profile, afd.Bundle(8), [1], steps=5, replicas=1)
+    assert any("shorter" in text or "short against" in text for text in found.warnings())
+    assert any("no standard error" in text for text in found.warnings())
+    assert found.to_dict()["ratios"][0]["standard_error"] is None
+
+
+def test_results_are_arrays_of_one_entry_for_each_ratio(sweep):
+    assert dataclasses.is_dataclass(sweep)
+    assert sweep.throughput.shape == sweep.standard_error.shape == (6,)
+    assert sweep.best in sweep.indistinguishable()
