@@ -41,9 +41,11 @@ from afdjax.simulation import (
     Simulation as Simulation,
     Stationary as Stationary,
     Timeline as Timeline,
+    completion_throughput as completion_throughput,
     load_paths as load_paths,
     record as record,
     simulate as simulate,
+    sweep_ratios as sweep_ratios,
 )
 from afdjax.traces import Columns as Columns, load_trace as load_trace
 from afdjax.workload import (

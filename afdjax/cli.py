@@ -2,19 +2,23 @@
 
 import contextlib
 import enum
+import json as jsonlib
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+
+WORKLOAD = "azure-2023-conversation"
+PROFILE = "deepseek-v3-ascend-910c"
 
 _INTERRUPTED = 130
 """Exit status that typer gives an interrupted command."""
@@ -31,6 +35,13 @@ class BarrierName(enum.StrEnum):
 class StartName(enum.StrEnum):
     """Values of --start."""
 
+    stationary = "stationary"
+    cold = "cold"
+
+
+class AttentionStartName(enum.StrEnum):
+    """Values of --attention-start."""
+
     worker_wise = "worker-wise"
     together = "together"
 
@@ -44,6 +55,17 @@ def _afdjax() -> None:
     """Size attention-FFN-disaggregated LLM serving: how many attention workers for one FFN worker?"""
 
 
+WorkloadName = Annotated[str, typer.Option(help="Name, request log, summary, or geometric:PROMPT_MEAN,DECODE_MEAN.")]
+ProfileName = Annotated[str, typer.Option(help="Name or JSON file of stage times.")]
+BatchSize = Annotated[float, typer.Option(help="Slots of an attention worker in one microbatch.")]
+InFlight = Annotated[int, typer.Option(help="Microbatches in flight.")]
+BarrierChoice = Annotated[BarrierName, typer.Option(help="How the model treats the slowest worker.")]
+AttentionStart = Annotated[AttentionStartName, typer.Option(help="When workers begin a microbatch.")]
+FfnWorkers = Annotated[int, typer.Option(help="FFN workers of the bundle.")]
+AttentionWeight = Annotated[float, typer.Option(help="Cost of an attention worker (GPUs, price, power).")]
+FfnWeight = Annotated[float, typer.Option(help="Cost of an FFN worker.")]
+Layers = Annotated[float, typer.Option(help="Layers, where the profile is of one layer.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 PromptColumn = Annotated[str | None, typer.Option(help="Column of the log with prompt tokens.")]
 DecodeColumn = Annotated[str | None, typer.Option(help="Column of the log with output tokens.")]
 TimeColumn = Annotated[str | None, typer.Option(help="Column of the log with arrival times [s, or date and time].")]
@@ -60,23 +82,24 @@ SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out ba
 
 @app.command(epilog="Example: afdjax plan --workload azure-2023-code --batch-size 128 --plot plan.png")
 def plan(
-    workload: Annotated[
-        str, typer.Option(help="Name, request log, summary, or geometric:PROMPT_MEAN,DECODE_MEAN.")
-    ] = "azure-2023-conversation",
-    profile: Annotated[str, typer.Option(help="Name or JSON file of stage times.")] = "deepseek-v3-ascend-910c",
-    batch_size: Annotated[float, typer.Option(help="Slots of an attention worker in one microbatch.")] = 256,
-    in_flight: Annotated[int, typer.Option(help="Microbatches in flight.")] = 2,
-    barrier: Annotated[BarrierName, typer.Option(help="How the slowest worker is modelled.")] = BarrierName.exact,
-    start: Annotated[StartName, typer.Option(help="When workers begin a microbatch.")] = StartName.worker_wise,
-    ffn_workers: Annotated[int, typer.Option(help="FFN workers of the bundle.")] = 1,
+    workload: WorkloadName = WORKLOAD,
+    profile: ProfileName = PROFILE,
+    batch_size: BatchSize = 256,
+    in_flight: InFlight = 2,
+    barrier: BarrierChoice = BarrierName.exact,
+    attention_start: AttentionStart = AttentionStartName.worker_wise,
+    ffn_workers: FfnWorkers = 1,
     max_ratio: Annotated[float, typer.Option(help="Largest ratio looked at.")] = 64.0,
-    attention_weight: Annotated[float, typer.Option(help="Cost of an attention worker (GPUs, price, power).")] = 1.0,
-    ffn_weight: Annotated[float, typer.Option(help="Cost of an FFN worker.")] = 1.0,
-    layers: Annotated[float, typer.Option(help="Layers, where the profile is of one layer.")] = 1.0,
+    attention_weight: AttentionWeight = 1.0,
+    ffn_weight: FfnWeight = 1.0,
+    layers: Layers = 1.0,
     horizon_requests: Annotated[
         float | None, typer.Option(help="Closed form with the paper's load over so many requests (geometric only).")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Simulate the recommendation and its neighbours, too.")
+    ] = False,
+    json: Json = False,
     plot: Annotated[Path | None, typer.Option(help="Write the throughput curve to this PNG file.")] = None,
     prompt_column: PromptColumn = None,
     decode_column: DecodeColumn = None,
@@ -85,40 +108,100 @@ def plan(
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """The best ratio of attention to FFN workers: what limits it, how sure it is, what it is sensitive to."""
-    _prepare()
+    _prepare(parallel=check)
     import afdjax
+    from afdjax.comparison import check as check_plan
 
     with _refusing():
         if plot is not None:
             _check_target(plot, ".png")
-        law = afdjax.load_workload(
-            workload,
-            columns=afdjax.Columns(prompt_column, decode_column, time_column),
-            first_token_from_prefill=first_token_from_prefill,
-            skip_bad_rows=skip_bad_rows,
-        )
+        columns = afdjax.Columns(prompt_column, decode_column, time_column)
+        law = _load_workload(workload, columns, first_token_from_prefill, skip_bad_rows)
         times = afdjax.load_profile(profile)
-        bundle = afdjax.Bundle(
-            batch_size,
-            in_flight=in_flight,
-            ffn_workers=ffn_workers,
-            attention_weight=attention_weight,
-            ffn_weight=ffn_weight,
-            layers=layers,
-            start={"worker-wise": afdjax.WorkerWise(), "together": afdjax.Together()}[start.value],
-        )
-        chosen = {"exact": afdjax.Exact(), "gaussian": afdjax.Gaussian(), "mean-field": afdjax.MeanField()}
+        bundle = _bundle(batch_size, in_flight, ffn_workers, attention_weight, ffn_weight, layers, attention_start)
         result = afdjax.plan(
             law,
             times,
             bundle,
-            chosen[barrier.value],
+            _barrier(barrier),
             max_ratio=max_ratio,
             horizon_requests=horizon_requests,
-            workload_name=None if isinstance(law, afdjax.Requests) else workload,
+            workload_name=_title(workload, law),
         )
+        checked = check_plan(result) if check else None
         if plot is not None:
-            _save_figure(result, plot)
+            _save_figure(plot, lambda figures: figures.plan_figure(result).figure)
+    if json:
+        document = result.to_dict() | ({} if checked is None else {"check": checked.to_dict()})
+        print(jsonlib.dumps(document, indent=2, allow_nan=False))
+        return
+    print(result)
+    if checked is not None:
+        from afdjax.report.text import check_report
+
+        print(f"\n{check_report(checked)}")
+
+
+@app.command(epilog="Example: afdjax simulate --ratios 1:32 --steps 10000 --plot curve.png --timeline gantt.png")
+def simulate(
+    workload: WorkloadName = WORKLOAD,
+    profile: ProfileName = PROFILE,
+    batch_size: BatchSize = 256,
+    in_flight: InFlight = 2,
+    barrier: BarrierChoice = BarrierName.exact,
+    attention_start: AttentionStart = AttentionStartName.worker_wise,
+    ffn_workers: FfnWorkers = 1,
+    ratios: Annotated[
+        str, typer.Option(help="Numbers of attention workers: FIRST:LAST, FIRST:LAST:STEP, or a list 1,2,4.")
+    ] = "1:32",
+    steps: Annotated[int, typer.Option(help="Decode steps of every microbatch.")] = 10_000,
+    replicas: Annotated[int, typer.Option(help="Independent repetitions, for standard errors.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    start: Annotated[StartName, typer.Option(help="What slots hold at first.")] = StartName.stationary,
+    warm_up: Annotated[int | None, typer.Option(help="Decode steps not counted. Default: 16, cold start 0.")] = None,
+    attention_weight: AttentionWeight = 1.0,
+    ffn_weight: FfnWeight = 1.0,
+    layers: Layers = 1.0,
+    json: Json = False,
+    plot: Annotated[Path | None, typer.Option(help="Write curve and idle shares to this PNG file.")] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(help="Write a Gantt chart of the best ratio to this PNG file.")
+    ] = None,
+    prompt_column: PromptColumn = None,
+    decode_column: DecodeColumn = None,
+    time_column: TimeColumn = None,
+    first_token_from_prefill: FirstToken = False,
+    skip_bad_rows: SkipBadRows = False,
+) -> None:
+    """Simulate bundles of every ratio on drawn requests: throughput with error bars, TPOT, idle shares and why."""
+    _prepare(parallel=True)
+    import jax
+
+    import afdjax
+    from afdjax.comparison import compare
+
+    with _refusing():
+        for target in (plot, timeline):
+            if target is not None:
+                _check_target(target, ".png")
+        numbers = _numbers(ratios)
+        columns = afdjax.Columns(prompt_column, decode_column, time_column)
+        law = _load_workload(workload, columns, first_token_from_prefill, skip_bad_rows)
+        times = afdjax.load_profile(profile)
+        bundle = _bundle(batch_size, in_flight, ffn_workers, attention_weight, ffn_weight, layers, attention_start)
+        cold = start is StartName.cold
+        with _progress("simulating") as progress:
+            result = compare(
+                law, times, bundle, numbers, _barrier(barrier),
+                steps=steps, replicas=replicas, seed=seed, cold=cold, warm_up=warm_up,
+                workload_name=_title(workload, law), progress=progress,
+            )  # fmt: skip
+        if plot is not None:
+            _save_figure(plot, lambda figures: figures.simulation_figure(result))
+        if timeline is not None:
+            initial = afdjax.Cold() if cold else afdjax.Stationary()
+            window = afdjax.record(jax.random.key(seed), law, times, bundle, result.simulation.best, initial=initial)
+            _save_figure(timeline, lambda figures: figures.timeline_figure(window, times.time_unit))
     print(result.to_json() if json else result)
 
 
@@ -179,15 +262,81 @@ def _say(message: str) -> None:
     print(f"afdjax: {message}", file=sys.stderr)
 
 
-def _prepare() -> None:
-    """Settings of the application: double precision, and compiled programs kept for the next call."""
+def _prepare(parallel: bool = False) -> None:
+    """Settings of the application: double precision, compiled programs kept for the next call, every core if `parallel`."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
+    if parallel:
+        # a simulation divides its replicas among devices; XLA makes less of many cores as one device
+        jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "afdjax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _load_workload(name: str, columns, first_token_from_prefill: bool, skip_bad_rows: bool):
+    import afdjax
+
+    return afdjax.load_workload(
+        name, columns=columns, first_token_from_prefill=first_token_from_prefill, skip_bad_rows=skip_bad_rows
+    )
+
+
+def _bundle(batch_size, in_flight, ffn_workers, attention_weight, ffn_weight, layers, attention_start):
+    import afdjax
+
+    return afdjax.Bundle(
+        batch_size,
+        in_flight=in_flight,
+        ffn_workers=ffn_workers,
+        attention_weight=attention_weight,
+        ffn_weight=ffn_weight,
+        layers=layers,
+        start={"worker-wise": afdjax.WorkerWise(), "together": afdjax.Together()}[attention_start.value],
+    )
+
+
+def _barrier(name: BarrierName):
+    import afdjax
+
+    return {"exact": afdjax.Exact(), "gaussian": afdjax.Gaussian(), "mean-field": afdjax.MeanField()}[name.value]
+
+
+def _title(name: str, law) -> str | None:
+    """Request logs know their own name."""
+    import afdjax
+
+    return None if isinstance(law, afdjax.Requests) else name
+
+
+def _numbers(ratios: str) -> list[int]:
+    """1:32, 4:64:4 or 1,2,4,8 as numbers of attention workers."""
+    try:
+        parts = [int(part) for part in re.split("[:,]", ratios)]
+        if ":" not in ratios:
+            return parts
+        first, last, step = (*parts, 1) if len(parts) == 2 else parts
+        if "," in ratios or step < 1 or last < first:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"`ratios` must look like 1:32, 4:64:4 or 1,2,4,8, but it is {ratios}.") from None
+    return list(range(first, last + 1, step))
+
+
+@contextlib.contextmanager
+def _progress(text: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on standard error, if a person looks at it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextlib.contextmanager
@@ -236,15 +385,16 @@ def _write(path: Path, content: bytes) -> None:
         raise
 
 
-def _save_figure(result, path: Path) -> None:
+def _save_figure(path: Path, draw: Callable[[Any], Any]) -> None:
+    """Write the figure that `draw` makes with the module of figures."""
     import io
 
     try:
-        from afdjax.report.figures import plan_figure
+        from afdjax.report import figures
 
-        axes = plan_figure(result)
+        figure = draw(figures)
     except ModuleNotFoundError:
-        raise Refusal("--plot needs matplotlib: install afdjax[plot].") from None
+        raise Refusal(f"{path}: needs matplotlib: install afdjax[plot].") from None
     buffer = io.BytesIO()
-    axes.figure.savefig(buffer, format="png", dpi=150)  # pyright: ignore[reportAttributeAccessIssue]
+    figure.savefig(buffer, format="png", dpi=150)
     _write(path, buffer.getvalue())

@@ -122,13 +122,7 @@ class Plan:
         return {
             "workload": workload,
             "profile": {"name": self.profile.provenance.name, "time_unit": unit},
-            "bundle": {
-                "batch_size": float(self.bundle.batch_size),
-                "in_flight": self.bundle.in_flight,
-                "ffn_workers": _number(self.bundle.ffn_workers),
-                "start": _kebab(type(self.bundle.start).__name__),
-                "barrier": _kebab(type(self.barrier).__name__),
-            },
+            "bundle": bundle_dict(self.bundle, self.barrier),
             "closed_form": None if self.closed_form is None else _closed_form_dict(self.closed_form, self.slot_load),
             "optimum": {
                 "ratio": self.ratio,
@@ -238,7 +232,7 @@ def _plan(
         margin = 1.96 * float(np.sqrt(covariance[0, 0]))
         theta_interval = (float(theta) - margin, float(theta) + margin)
     result = Plan(
-        workload_name=_name(workload) if workload_name is None else workload_name,
+        workload_name=workload_title(workload) if workload_name is None else workload_name,
         workload=workload,
         profile=profile,
         bundle=bundle,
@@ -410,8 +404,19 @@ def _closed_form_dict(form: ClosedForm, slot_load: float) -> dict[str, Any]:
     }
 
 
-def _name(workload: SlotLoad) -> str:
+def workload_title(workload: SlotLoad) -> str:
     return workload.source.name if isinstance(workload, Requests) else _kebab(type(workload).__name__)
+
+
+def bundle_dict(bundle: Bundle, barrier: Barrier) -> dict[str, Any]:
+    """What is provisioned and how its barrier is modelled, for the JSON documents."""
+    return {
+        "batch_size": float(bundle.batch_size),
+        "in_flight": bundle.in_flight,
+        "ffn_workers": _number(bundle.ffn_workers),
+        "start": _kebab(type(bundle.start).__name__),
+        "barrier": _kebab(type(barrier).__name__),
+    }
 
 
 def _kebab(name: str) -> str:

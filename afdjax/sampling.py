@@ -131,10 +131,12 @@ class RowSampler(RequestSampler):
         weight: Float[Array, " rows"],
         running_weight: Float[Array, " rows"],
     ):
-        self.prompt = lax.stop_gradient(prompt).astype(jnp.int32)
-        self.decode = lax.stop_gradient(decode).astype(jnp.int32)
         self.row = AliasTable(weight)
         self.running_row = AliasTable(running_weight)
+        # as long as the tables, so that logs of similar length share compiled programs
+        padded = lambda column: jnp.pad(column, (0, self.row.alias.shape[0] - column.shape[0]))
+        self.prompt = padded(lax.stop_gradient(prompt).astype(jnp.int32))
+        self.decode = padded(lax.stop_gradient(decode).astype(jnp.int32))
 
     def fresh(self, words: Words) -> tuple[Lengths, Lengths]:
         row = self.row(words(0)[0])

@@ -8,8 +8,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from afdjax.comparison import Comparison
 from afdjax.estimation import diagnose, moments, sampling_covariance
 from afdjax.planner import Plan
+from afdjax.simulation import Idle
 from afdjax.workload import Requests
 
 
@@ -18,7 +20,7 @@ WIDTH = 100
 
 def plan_report(plan: Plan) -> str:
     """The report that `afdjax plan` prints."""
-    return _render(*_recommendation(plan), *_reasons(plan), *_certainty(plan), *_measure(plan), *_notes(plan))
+    return _render(*_recommendation(plan), *_reasons(plan), *_certainty(plan), *_measure(plan), *_notes(plan.warnings))
 
 
 def workload_report(requests: Requests) -> str:
@@ -46,6 +48,89 @@ def workload_report(requests: Requests) -> str:
     if found.drift is not None:
         rows.append(("drift of theta", f"{found.drift[0]:+.1%} to {found.drift[1]:+.1%} over the log"))
     return _render(_headline(source.name), _pairs(rows))
+
+
+def simulation_report(comparison: Comparison) -> str:
+    """The report that `afdjax simulate` prints."""
+    found, unit = comparison.simulation, comparison.profile.time_unit
+    at = found.attention_workers.index(found.best)
+    replicas = len(found.throughput_by_replica)
+    rows = [
+        ("throughput", f"{_with_error(found.throughput[at], found.standard_error[at])} tokens per {unit} and instance"),
+        ("cannot be told apart", f"{_ranges(found.indistinguishable())} attention workers (paired t-tests, 5 %)"),
+        ("cycle time", f"{found.cycle_time[at]:.4g} {unit}, 1 % last longer than {found.cycle_quantiles.p99[at]:.4g}"),
+        (
+            "TPOT of requests",
+            f"mean {found.request_tpot[at]:.4g}, 95 % below {found.tpot_quantiles.p95[at]:.4g}, "
+            f"99 % below {found.tpot_quantiles.p99[at]:.4g} {unit}",
+        ),
+        ("idle attention", _idle(found.idle_attention, at)),
+        ("idle FFN", _idle(found.idle_ffn, at)),
+        ("lost to stragglers", f"{found.straggler_loss[at]:.1%} of throughput, against evenly shared tokens"),
+        ("model", _model_verdict(comparison)),
+        (
+            "simulated",
+            f"{int(found.steps):,} decode steps x {replicas} replicas, seed {comparison.seed}, "
+            f"{'cold' if comparison.cold else 'stationary'} start",
+        ),
+        ("workload", f"{comparison.workload_name}; profile {comparison.profile.provenance.name}"),
+    ]
+    return _render(
+        _headline(f"{found.best}A-{float(comparison.bundle.ffn_workers):g}F is best of those simulated"),
+        _pairs(rows),
+        _comparison_table(comparison),
+        *_notes(found.warnings()),
+    )
+
+
+def check_report(comparison: Comparison) -> str:
+    """What `afdjax plan --check` adds to the plan."""
+    found = comparison.simulation
+    sampled = f"{int(found.steps):,} decode steps x {len(found.throughput_by_replica)} replicas"
+    return _render(
+        _headline("Checked by simulation"),
+        _pairs([("model", _model_verdict(comparison)), ("simulated", sampled)]),
+        _comparison_table(comparison),
+    )
+
+
+def _model_verdict(comparison: Comparison) -> str:
+    found = comparison.simulation
+    picked = f"picks {comparison.model_best}"
+    if comparison.model_best in found.indistinguishable():
+        picked += ", among the best simulated"
+    else:
+        picked += f", which loses {comparison.regret:.2%} of the best simulated throughput"
+    return f"{picked}; throughput {comparison.difference.min():+.2%} to {comparison.difference.max():+.2%} of the simulated"
+
+
+def _comparison_table(comparison: Comparison) -> Table:
+    found, table = comparison.simulation, Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("workers", "throughput", "+-", "model", "cycle", "TPOT p95", "idle A", "idle F", "stragglers"):
+        table.add_column(name, justify="right")
+    for i, workers in enumerate(found.attention_workers):
+        table.add_row(
+            f"{workers}{' *' if workers == found.best else '  '}",
+            f"{found.throughput[i]:.4g}",
+            "-" if np.isnan(found.standard_error[i]) else f"{1.96 * found.standard_error[i]:.1g}",
+            f"{comparison.difference[i]:+.2%}",
+            f"{found.cycle_time[i]:.4g}",
+            f"{found.tpot_quantiles.p95[i]:.4g}",
+            f"{found.idle_attention.total[i]:.1%}",
+            f"{found.idle_ffn.total[i]:.1%}",
+            f"{found.straggler_loss[i]:.1%}",
+        )
+    return table
+
+
+def _with_error(value, error) -> str:
+    return f"{value:.4g}" + ("" if np.isnan(error) else f" +- {1.96 * error:.1g} (95 %)")
+
+
+def _idle(idle: Idle, at: int) -> str:
+    parts = [("barrier", idle.barrier), ("the other stage", idle.other_stage), ("communication", idle.communication)]
+    why = ", ".join(f"{name} {share[at]:.1%}" for name, share in parts if share[at] >= 0.0005)
+    return f"{idle.total[at]:.1%}" + (f": {why}" if why else "")
 
 
 def _recommendation(plan: Plan) -> list:
@@ -151,8 +236,8 @@ def _measure(plan: Plan) -> list:
     return [_headline("What to measure better"), Text(first), table]
 
 
-def _notes(plan: Plan) -> list:
-    return [_headline("Notes"), *(Text(f"- {note}") for note in plan.warnings)] if plan.warnings else []
+def _notes(warnings: list[str]) -> list:
+    return [_headline("Notes"), *(Text(f"- {note}") for note in warnings)] if warnings else []
 
 
 def _headline(text: str) -> Text:

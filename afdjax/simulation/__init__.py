@@ -1,5 +1,10 @@
 """The saturated batch-step simulator: loads from completions, a max-plus timeline, statistics by ratio."""
 
+from afdjax.simulation.paper import (
+    RatioSweep as RatioSweep,
+    completion_throughput as completion_throughput,
+    sweep_ratios as sweep_ratios,
+)
 from afdjax.simulation.paths import (
     Cold as Cold,
     InitialState as InitialState,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
@@ -159,15 +160,16 @@ def simulate(
     - `progress`: called after each chunk with the steps done and their total.
 
     **Returns:** a `Simulation`; its fields have shape (ratios,). `throughput` and `cycle_time` are differentiable: in the
-    profile pathwise, in the workload through mean and standard deviation of the slot load, whose shape is held fixed.
+    profile pathwise, in the workload through mean and standard deviation of the slot load, whose shape is held fixed
+    (several layers: in reverse mode only).
 
-    With several local devices the replicas are divided among them, if their number allows.
+    With several local devices the replicas are divided among them, if their number allows (derivatives: one device).
 
     Raises `ValueError` for ratios that are not ascending whole numbers, zero steps or replicas, fractional slots or
     layers, loads beyond 32 bits and simulations beyond this machine's memory. **Source:** arXiv:2601.21351 v1 section 5.1,
     with a stationary start and standard errors.
     """
-    counts = _whole_ratios(attention_workers)
+    counts = whole_ratios(attention_workers)
     for name, value in (("steps", steps), ("replicas", replicas)):
         _checks.require_whole(name, value)
     initial = Stationary() if initial is None else initial
@@ -183,7 +185,9 @@ def simulate(
     window = jnp.asarray(warm_up, jnp.int32), jnp.asarray(steps, jnp.int32)
     scenario = _Scenario(workload.sampler(), profile, bundle, theta, nu, window, counts, slots, layers)
     chunk = _chunk_steps(scenario, replicas, steps) if chunk_steps is None else _rounded_up(chunk_steps, BLOCK)
-    begin, go_on = _compiled(math.gcd(replicas, len(jax.local_devices())))
+    # a transformation of the caller's (a derivative, say) goes through one device
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((workload, profile, bundle)))
+    begin, go_on = _compiled(1 if traced else math.gcd(replicas, len(jax.local_devices())))
     state = begin(cell_words(key, replicas, counts[-1], bundle.in_flight), scenario, initial)
     for first_step in range(0, steps, chunk):
         state = go_on(state, scenario, jnp.asarray(first_step, jnp.int32), chunk)
@@ -316,7 +320,8 @@ def _compiled(devices: int) -> tuple[Callable[..., _State], Callable[..., _State
     return begin, go_on
 
 
-def _whole_ratios(attention_workers: Column | None) -> tuple[int, ...]:
+def whole_ratios(attention_workers: Column | None) -> tuple[int, ...]:
+    """The ratios as ascending whole numbers; 1 to 32 by default. Raises `ValueError`."""
     if attention_workers is None:
         return tuple(range(1, 33))
     given = np.asarray(attention_workers) if isinstance(attention_workers, Sequence) else attention_workers
