@@ -44,6 +44,7 @@ from afdjax.simulation import (
     completion_throughput as completion_throughput,
     load_paths as load_paths,
     record as record,
+    replay as replay,
     simulate as simulate,
     sweep_ratios as sweep_ratios,
 )

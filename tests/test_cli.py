@@ -3,6 +3,7 @@
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -95,3 +96,30 @@ def test_plot_without_matplotlib_says_what_to_install(monkeypatch, capsys, tmp_p
         cli.main()
     assert stop.value.code == 2 and "afdjax[plot]" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
+
+
+def test_simulate_prints_what_the_library_finds(run, log, tmp_path):
+    scenario = ["--workload", str(log), "--batch-size", "16", "--ratios", "1:3", "--steps", "300", "--replicas", "2"]
+    document = json.loads(run("simulate", *scenario, "--seed", "5", "--json"))
+    assert [row["attention_workers"] for row in document["ratios"]] == [1, 2, 3]
+    found = afd.simulate(
+        jax.random.key(5), afd.load_trace(log), afd.load_profile("deepseek-v3-ascend-910c"), afd.Bundle(16),
+        [1, 2, 3], steps=300, replicas=2,
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        [row["throughput_per_instance"] for row in document["ratios"]], found.throughput, rtol=1e-9
+    )
+    assert document["best"]["attention_workers"] == found.best in document["best"]["indistinguishable"]
+    assert document["simulation"] == {"steps": 300, "warm_up": 16, "replicas": 2, "seed": 5, "start": "stationary"}
+    text = run("simulate", *scenario, "--plot", "curve.png", "--timeline", "gantt.png")
+    assert text.startswith(f"{found.best}A-1F is best")
+    for name in ("curve.png", "gantt.png"):
+        assert (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_plan_check_simulates_the_recommendation(run, log):
+    scenario = ["--workload", str(log), "--batch-size", "16", "--barrier", "gaussian", "--max-ratio", "6", "--check"]
+    document = json.loads(run("plan", *scenario, "--json"))
+    best = document["optimum"]["attention_workers"]
+    assert best in [row["attention_workers"] for row in document["check"]["ratios"]]
+    assert document["check"]["model"]["throughput_lost"] < 0.05

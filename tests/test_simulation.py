@@ -14,6 +14,7 @@ import afdjax as afd
 from afdjax.sampling import AliasTable, scaled, threefry
 from afdjax.simulation import pipeline, recording, timeline
 from afdjax.simulation.paths import advance, cell_words, completed_steps, completion, fill, load_jump
+from afdjax.simulation.replay import assign
 from tests.events import bundle_by_events, slot_by_slot
 
 
@@ -286,6 +287,72 @@ def test_tpot_of_requests_is_that_of_a_replay():
     np.testing.assert_allclose(found.request_tpot[0], np.average(tpot, weights=weight), rtol=1e-10)
     inside = np.sum(np.array(weight)[np.array(tpot) <= float(found.tpot_quantiles.p95[0])]) / np.sum(weight)
     assert abs(inside - 0.95) < 0.02
+
+
+# A log in its order
+
+
+def test_a_replayed_log_is_served_first_come_first_served():
+    """Against a queue of requests and slots one at a time, with the loads that they leave."""
+    log = afd.Requests([5, 400, 31, 0, 12, 7, 90], [1, 90, 17, 3, 8, 1, 40])
+    cells, batch_size, steps = 4, 3, 128
+    request, begin, slot = assign(np.asarray(log.decode).astype(int), cells, batch_size, steps)
+    until, served = np.zeros(cells * batch_size, int), []
+    for step in range(steps):
+        for one in np.flatnonzero(until == step):
+            number = len(served) % 7
+            served.append((number, step, one))
+            until[one] += int(log.decode[number])
+    np.testing.assert_array_equal(np.stack([request, begin, slot], 1), served)
+
+
+def test_replay_of_equal_requests_is_a_simulation_of_them():
+    """Where all requests are alike their order is nothing: the same saw-tooth, in step."""
+    log = afd.Requests([50] * 5, [4] * 5)
+    options = {"steps": 64, "replicas": 2, "warm_up": 8}
+    replayed = afd.replay(log, PROFILE, afd.Bundle(32), [1, 3], **options)
+    drawn = afd.simulate(KEY, log, PROFILE, afd.Bundle(32), [1, 3], initial=afd.Cold(), **options)
+    equal(replayed, drawn, rtol=1e-9)
+
+
+def test_replay_agrees_with_draws_where_order_does_not_matter(sweep):
+    log = afd.Requests(*np.asarray(SMALL.sample(KEY, (4000,))))
+    found = afd.replay(log, PROFILE, afd.Bundle(32), [2, 4], steps=200, replicas=4)
+    error = 4 * np.hypot(found.standard_error, np.asarray(sweep.standard_error)[[1, 3]]) + 1e-3
+    np.testing.assert_array_less(np.abs(found.throughput - np.asarray(sweep.throughput)[[1, 3]]), error)
+    with pytest.raises(ValueError, match="rows are weighted"):
+        afd.replay(LOG, PROFILE, afd.Bundle(8), [1])
+
+
+# The paper's own rules
+
+
+def test_the_papers_cycle_is_that_of_the_load_paths(profile):
+    """max{t_A(W), t_C, t_F} step by step from `load_paths` of the first replica."""
+    steps, workers = 100, 5
+    found = afd.sweep_ratios(KEY, LOG, profile, afd.Bundle(64), [2, 5], steps=steps, replicas=1)
+    loads = np.asarray(afd.load_paths(KEY, LOG, 64, steps, workers), float)
+    for i, x in enumerate((2, 5)):
+        attention = 0.00165 * loads[:, :x].max(axis=1) + 50
+        cycle = np.maximum(attention, max(0.083 * 64 * x + 100, 0.022 * 64 + 20)).mean()
+        np.testing.assert_allclose(found.cycle_time[i], cycle, rtol=1e-12)
+        np.testing.assert_allclose(found.throughput[i], 64 * x / (x + 1) / cycle, rtol=1e-12)
+
+
+def test_completion_throughput_counts_what_was_completed():
+    """The 80 % rule against a walk through slots, one worker and one microbatch in flight."""
+    batch_size, requests, bundle = 8, 60, afd.Bundle(8, in_flight=1)
+    found = afd.completion_throughput(KEY, SMALL, PROFILE, bundle, [1], requests=requests, replicas=1)
+    drawn, _ = requests_of(SMALL, 0, batch_size, 200, afd.Cold())
+    ends = afd.record(KEY, SMALL, PROFILE, bundle, 1, steps=200, skip=0, initial=afd.Cold()).ffn_end
+    done = []
+    for slot in range(batch_size):
+        lengths = np.array([drawn(slot, number)[1] for number in range(200)])
+        done += list(zip(np.cumsum(lengths), lengths, strict=True))
+    done.sort()
+    last = done[int(np.ceil(0.8 * requests)) - 1][0]
+    tokens = sum(length for at, length in done if at <= last)
+    np.testing.assert_allclose(found.throughput[0], tokens / float(ends[last - 1]) / 2, rtol=1e-10)
 
 
 # Derivatives

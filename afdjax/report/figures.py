@@ -136,7 +136,9 @@ def timeline_figure(timeline: Timeline, time_unit: str) -> "Figure":
     axes.invert_yaxis()
     axes.set_xlabel(f"time [{time_unit}]")
     handles = [axes.barh(0, 0, color=colors[i % 10], label=f"microbatch {i + 1}") for i in range(timeline.in_flight)]
-    axes.legend(handles=handles, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=timeline.in_flight)
+    axes.legend(
+        handles=handles, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=timeline.in_flight
+    )
     return figure
 
 

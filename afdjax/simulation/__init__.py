@@ -12,5 +12,6 @@ from afdjax.simulation.paths import (
     load_paths as load_paths,
 )
 from afdjax.simulation.recording import Timeline as Timeline, record as record
+from afdjax.simulation.replay import replay as replay
 from afdjax.simulation.results import Idle as Idle, Quantiles as Quantiles, Simulation as Simulation
 from afdjax.simulation.run import simulate as simulate

@@ -4,7 +4,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -59,67 +59,34 @@ Progress = Callable[[int, int], None]
 """Called with the decode steps done and their total."""
 
 
-class _State(NamedTuple):
-    """Everything that one chunk hands to the next; sums are over the steps counted so far."""
+class Scenario(eqx.Module):
+    """What stays the same from step to step: `workers` of each ratio, of at most `most_workers`; `window`, the steps counted."""
 
-    slots: Slots
-    pipeline: Pipeline
-    balanced: Pipeline
-    born: Float[Array, "replicas ratios in_flight slots"]
-    taken: Account
-    balanced_taken: BalancedAccount
-    rounds: Float[Array, "bundles bins"]
-    tpot: Tpot
-
-
-# replicas are independent: every array has them first, or behind the workers
-_REPLICAS_FIRST, _REPLICAS_SECOND = PartitionSpec("replicas"), PartitionSpec(None, "replicas")
-_SHARDING = _State(
-    slots=_REPLICAS_FIRST,  # pyright: ignore[reportArgumentType]
-    pipeline=_REPLICAS_SECOND,  # pyright: ignore[reportArgumentType]
-    balanced=_REPLICAS_SECOND,  # pyright: ignore[reportArgumentType]
-    born=_REPLICAS_FIRST,  # pyright: ignore[reportArgumentType]
-    taken=_REPLICAS_SECOND,  # pyright: ignore[reportArgumentType]
-    balanced_taken=_REPLICAS_SECOND,  # pyright: ignore[reportArgumentType]
-    rounds=_REPLICAS_FIRST,  # pyright: ignore[reportArgumentType]
-    tpot=_REPLICAS_FIRST,  # pyright: ignore[reportArgumentType]
-)
-
-
-class _Scenario(eqx.Module):
-    """What stays the same from chunk to chunk."""
-
-    sampler: RequestSampler
     profile: Profile
     bundle: Bundle
     theta: Scalar
     nu: Scalar
+    workers: Float[Array, " ratios"]
     window: tuple[Int32[Array, ""], Int32[Array, ""]]
-    attention_workers: tuple[int, ...] = eqx.field(static=True)
+    most_workers: int = eqx.field(static=True)
     slots: int = eqx.field(static=True)
     layers: int = eqx.field(static=True)
 
     @property
     def ratios(self) -> int:
-        return len(self.attention_workers)
-
-    @property
-    def most_workers(self) -> int:
-        return self.attention_workers[-1]
+        """How many ratios there are."""
+        return self.workers.shape[0]
 
     def stages(self, replicas: int) -> Stages:
         """Stage times of all bundles, in the order (replica, ratio)."""
-        workers = jnp.asarray(self.attention_workers, self.theta.dtype)
-        one = stages_of(self.profile, self.bundle, workers, self.most_workers)
+        one = stages_of(self.profile, self.bundle, self.workers, self.most_workers)
         return jax.tree.map(lambda leaf: jnp.tile(leaf, (1, replicas)), one)
 
     def scale(self) -> Float[Array, " ratios"]:
         """Decode step over m at the mean load: what histograms are relative to."""
-        m = self.bundle.in_flight
-        workers = jnp.asarray(self.attention_workers, self.theta.dtype)
-        stages = stages_of(self.profile, self.bundle, workers, self.most_workers)
+        stages = stages_of(self.profile, self.bundle, self.workers, self.most_workers)
         attention = self.profile.attention(self.slots * self.theta, self.bundle.batch_size)
-        around = (attention + stages.ffn[0] + 2.0 * stages.transfer[0]) / m
+        around = (attention + stages.ffn[0] + 2.0 * stages.transfer[0]) / self.bundle.in_flight
         return lax.stop_gradient(self.layers * jnp.maximum(jnp.maximum(attention, stages.ffn[0]), around))
 
     def tokens(self, load: Int32[Array, "..."]) -> Float[Array, "..."]:
@@ -128,6 +95,44 @@ class _Scenario(eqx.Module):
         theta, nu = lax.stop_gradient((self.theta, self.nu))
         stretch = jnp.where(nu > 0, self.nu / jnp.where(nu > 0, nu, 1.0), 1.0)
         return count + self.slots * (self.theta - theta) + (stretch - 1.0) * (count - self.slots * theta)
+
+
+class Course(NamedTuple):
+    """Loads, pipelines and sums over the steps counted so far: what one chunk of the timeline hands to the next."""
+
+    load: Int32[Array, "replicas workers in_flight"]
+    pipeline: Pipeline
+    balanced: Pipeline
+    taken: Account
+    balanced_taken: BalancedAccount
+    rounds: Float[Array, "bundles bins"]
+
+
+class _State(NamedTuple):
+    """Everything that one chunk of a simulation hands to the next."""
+
+    slots: Slots
+    course: Course
+    born: Float[Array, "replicas ratios in_flight slots"]
+    tpot: Tpot
+
+
+# replicas are independent: every array has them first, or behind the workers
+_REPLICAS_FIRST: Any = PartitionSpec("replicas")
+_REPLICAS_SECOND: Any = PartitionSpec(None, "replicas")
+_SHARDING: Any = _State(
+    slots=_REPLICAS_FIRST,
+    course=Course(
+        load=_REPLICAS_FIRST,
+        pipeline=_REPLICAS_SECOND,
+        balanced=_REPLICAS_SECOND,
+        taken=_REPLICAS_SECOND,
+        balanced_taken=_REPLICAS_SECOND,
+        rounds=_REPLICAS_FIRST,
+    ),
+    born=_REPLICAS_FIRST,
+    tpot=_REPLICAS_FIRST,
+)
 
 
 def simulate(
@@ -170,83 +175,116 @@ def simulate(
     with a stationary start and standard errors.
     """
     counts = whole_ratios(attention_workers)
-    for name, value in (("steps", steps), ("replicas", replicas)):
-        _checks.require_whole(name, value)
     initial = Stationary() if initial is None else initial
     if warm_up is None:
+        _checks.require_whole("steps", steps)
         warm_up = min(SETTLING, steps // 2) if isinstance(initial, Stationary) else 0
-    _checks.require_whole("warm_up", warm_up, least=0)
-    if warm_up >= steps:
-        raise ValueError(f"`warm_up` must be below `steps` = {steps}, but it is {warm_up}.")
-    slots, layers = (whole_number(name, getattr(bundle, name)) for name in ("batch_size", "layers"))
-    check_capacity(workload, slots)
-    _require_memory(slots, bundle.in_flight, counts[-1], len(counts), replicas)
-    theta, nu, decode_mean = _statistics(workload)
-    window = jnp.asarray(warm_up, jnp.int32), jnp.asarray(steps, jnp.int32)
-    scenario = _Scenario(workload.sampler(), profile, bundle, theta, nu, window, counts, slots, layers)
+    require_window(steps, replicas, warm_up)
+    scenario = scenario_of(workload, profile, bundle, counts[-1], (warm_up, steps))
+    _require_memory(scenario, len(counts), replicas)
+    scenario = eqx.tree_at(lambda s: s.workers, scenario, jnp.asarray(counts, scenario.theta.dtype))
     chunk = _chunk_steps(scenario, replicas, steps) if chunk_steps is None else _rounded_up(chunk_steps, BLOCK)
     # a transformation of the caller's (a derivative, say) goes through one device
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((workload, profile, bundle)))
     begin, go_on = _compiled(1 if traced else math.gcd(replicas, len(jax.local_devices())))
-    state = begin(cell_words(key, replicas, counts[-1], bundle.in_flight), scenario, initial)
+    sampler = workload.sampler()
+    state = begin(cell_words(key, replicas, counts[-1], bundle.in_flight), sampler, scenario, initial)
     for first_step in range(0, steps, chunk):
-        state = go_on(state, scenario, jnp.asarray(first_step, jnp.int32), chunk)
+        state = go_on(state, sampler, scenario, jnp.asarray(first_step, jnp.int32), chunk)
         if progress is not None:
             jax.block_until_ready(state.tpot)
             progress(min(first_step + chunk, steps), steps)
-    sums = (*jax.tree.map(lambda sum: sum[0], (state.taken, state.balanced_taken)), state.rounds, state.tpot)
-    sums = jax.tree.map(lambda leaf: leaf.reshape(replicas, len(counts), *leaf.shape[1:]), sums)
-    return summarise(bundle, counts, window, *sums, scale=_scale(scenario), decode_mean=decode_mean)
+    return conclude(scenario, counts, replicas, sums_of(state.course, state.tpot), workload.decode_mean)
+
+
+def scenario_of(
+    workload: Workload, profile: Profile, bundle: Bundle, most_workers: int, window: tuple[int, int]
+) -> Scenario:
+    """The scenario with `most_workers` workers alone; raises `ValueError` for sizes that are not whole or too large."""
+    slots, layers = (whole_number(name, getattr(bundle, name)) for name in ("batch_size", "layers"))
+    check_capacity(workload, slots)
+    theta, nu = _slot_statistics(workload)
+    begin, stop = (jnp.asarray(step, jnp.int32) for step in window)
+    workers = jnp.asarray([most_workers], theta.dtype)
+    return Scenario(profile, bundle, theta, nu, workers, (begin, stop), most_workers, slots, layers)
 
 
 @eqx.filter_jit
-def _statistics(workload: Workload) -> tuple[Scalar, Scalar, Scalar]:
-    return workload.theta, workload.nu, workload.decode_mean
+def _slot_statistics(workload: Workload) -> tuple[Scalar, Scalar]:
+    return workload.theta, workload.nu
 
 
-def _begin(words, scenario: _Scenario, initial: InitialState) -> _State:
-    m, ratios, workers = scenario.bundle.in_flight, scenario.ratios, scenario.most_workers
-    replicas = words.shape[0] // (workers * m)
-    bundles, dtype = replicas * ratios, scenario.theta.dtype
+def sums_of(course: Course, tpot: Tpot) -> tuple[Account, BalancedAccount, Array, Tpot]:
+    """What was counted, bundles first."""
+    taken, balanced = jax.tree.map(lambda sum: sum[0], (course.taken, course.balanced_taken))
+    return taken, balanced, course.rounds, tpot
+
+
+def conclude(scenario: Scenario, counts: tuple[int, ...], replicas: int, sums: Any, decode_mean: Scalar) -> Simulation:
+    """Statistics of the sums of all bundles, in the order (replica, ratio)."""
+    sums = jax.tree.map(lambda leaf: leaf.reshape(replicas, len(counts), *leaf.shape[1:]), sums)
+    return summarise(scenario.bundle, counts, scenario.window, *sums, scale=_scale(scenario), decode_mean=decode_mean)
+
+
+def require_window(steps: int, replicas: int, warm_up: int) -> None:
+    """Raise `ValueError` unless there is something to count."""
+    for name, value, least in (("steps", steps, 1), ("replicas", replicas, 1), ("warm_up", warm_up, 0)):
+        _checks.require_whole(name, value, least)
+    if warm_up >= steps:
+        raise ValueError(f"`warm_up` must be below `steps` = {steps}, but it is {warm_up}.")
+
+
+_scale = eqx.filter_jit(Scenario.scale)
+
+
+def at_start(scenario: Scenario, load: Int32[Array, "replicas workers in_flight"]) -> Course:
+    """Pipelines at rest, nothing counted; `load` is that one step before the first."""
+    m = scenario.bundle.in_flight
+    bundles, dtype = load.shape[0] * scenario.ratios, scenario.theta.dtype
     zero = jnp.zeros((1, bundles), dtype)
     waits = Waits(zero, zero)
-    return _State(
-        slots=fill(scenario.sampler, words, scenario.slots, initial),
-        pipeline=at_rest(workers, m, (bundles,), dtype),
+    return Course(
+        load=load,
+        pipeline=at_rest(scenario.most_workers, m, (bundles,), dtype),
         balanced=at_rest(1, m, (bundles,), dtype),
-        born=jnp.zeros((replicas, ratios, m, scenario.slots), dtype),
         taken=Account(zero, zero, zero),
         balanced_taken=BalancedAccount(zero, waits, waits),
         rounds=jnp.zeros((bundles, histogram.BINS), dtype),
-        tpot=no_requests(bundles, dtype),
     )
 
 
-def _go_on(state: _State, scenario: _Scenario, first_step: Int32[Array, ""], chunk: int) -> _State:
-    """The next `chunk` decode steps, from `first_step` on."""
-    m, ratios, workers = scenario.bundle.in_flight, scenario.ratios, scenario.most_workers
-    replicas = state.slots.load.shape[0] // (workers * m)
+def run_course(
+    course: Course,
+    scenario: Scenario,
+    jumps: Int32[Array, "steps replicas workers in_flight"],
+    first_step: Int32[Array, ""],
+) -> tuple[Course, Float[Array, "times replicas ratios in_flight"]]:
+    """Decode steps from `first_step` on, a multiple of `BLOCK`, for given jumps of the loads.
+
+    Also returns when each step of each microbatch ended, on a clock that stands at zero at the end of the last step before;
+    the first row is that step.
+    """
+    steps, replicas, _, m = jumps.shape
+    ratios = scenario.ratios
     begin, stop = scenario.window
     stages = scenario.stages(replicas)
     alone = eqx.tree_at(lambda s: s.working, stages, jnp.ones_like(stages.working[:1]))
-    # (steps, replicas, workers, microbatches) from cells in that order
-    slots, (jumps,) = advance(state.slots, scenario.sampler, chunk)
-    jumps = jumps.T.reshape(chunk // BLOCK, BLOCK, replicas, workers, m)
     working = stages.working[:, :ratios]
     member = working / jnp.sum(working, axis=0, keepdims=True)
     for_bundles = lambda times: jnp.broadcast_to(times[:, :, None], (*times.shape, ratios)).reshape(times.shape[0], -1)
+    attention = functools.partial(attention_times, scenario.profile, scenario.bundle)
 
     def step(carry, now):
         load, pipeline, balanced, sums, clock = carry
         jump, number = now
         load = load + jump + scenario.slots
         tokens = scenario.tokens(load)
-        times = jnp.moveaxis(attention_times(scenario.profile, scenario.bundle, tokens), (0, 1, 2), (2, 1, 0))
+        times = jnp.moveaxis(attention(tokens), (0, 1, 2), (2, 1, 0))
         bundles = tuple(for_bundles(times[i]) for i in range(m))
         pipeline, taken = decode_step(pipeline, bundles, stages, scenario.layers, account)
         mean = jnp.einsum("nwm,wr->mnr", tokens, member).reshape(m, 1, replicas * ratios)
-        times = attention_times(scenario.profile, scenario.bundle, mean)
-        balanced, of_balanced = decode_step(balanced, tuple(times), alone, scenario.layers, balanced_account)
+        times = tuple(attention(mean))
+        balanced, of_balanced = decode_step(balanced, times, alone, scenario.layers, balanced_account)
         counted = ((number >= begin) & (number < stop)).astype(clock.dtype)
         sums = jax.tree.map(lambda sum, part: sum + counted * part, sums, (taken, of_balanced))
         clock = clock + taken.elapsed
@@ -263,39 +301,54 @@ def _go_on(state: _State, scenario: _Scenario, first_step: Int32[Array, ""], chu
         sums, clock = jax.tree.map(jnp.add, (sums, clock), tuple(added))
         return (load, pipeline, balanced, sums, clock), (before[None, :, None] + ends, before[None] + clocks)
 
-    numbers = (first_step + jnp.arange(chunk, dtype=jnp.int32)).reshape(-1, BLOCK)
-    clock = jnp.zeros_like(state.taken.elapsed)
-    load = state.slots.load.reshape(replicas, workers, m)
-    before = jnp.stack([trip.ffn_end[0] for trip in state.pipeline.trips], axis=-1)[None]
-    carry = (load, state.pipeline, state.balanced, (state.taken, state.balanced_taken), clock)
-    (load, pipeline, balanced, sums, clock), (ends, clocks) = lax.scan(block, carry, (jumps, numbers))
+    numbers = first_step + jnp.arange(steps, dtype=jnp.int32)
+    in_blocks = lambda array: array.reshape(steps // BLOCK, BLOCK, *array.shape[1:])
+    carry = (*course[:3], (course.taken, course.balanced_taken), jnp.zeros_like(course.taken.elapsed))
+    carry, (ends, clocks) = lax.scan(block, carry, (in_blocks(jumps), in_blocks(numbers)))
+    load, pipeline, balanced, sums, _ = carry
 
-    counted = ((numbers.ravel() >= begin) & (numbers.ravel() < stop)).astype(clock.dtype)[:, None]
-    clocks = clocks.reshape(chunk, -1)
-    rounds = jnp.diff(clocks, axis=0, prepend=0.0) / m
-    bundle = jnp.broadcast_to(jnp.arange(replicas * ratios, dtype=jnp.int32)[None], rounds.shape)
-    scale = scenario.scale()
+    rounds = jnp.diff(clocks.reshape(steps, -1), axis=0, prepend=0.0) / m
+    counted = ((numbers >= begin) & (numbers < stop)).astype(rounds.dtype)
+    alike = lambda array: jnp.broadcast_to(array, rounds.shape)
     counts = histogram.count(
-        state.rounds, bundle, rounds, jnp.broadcast_to(jnp.tile(scale, replicas)[None], rounds.shape),
-        jnp.broadcast_to(counted, rounds.shape),
-    )  # fmt: skip
-    ends = jnp.concatenate([lax.stop_gradient(before), ends.reshape(chunk, -1, m)])
-    first = jax.tree.map(lambda leaf: _of_first_worker(leaf, replicas, workers, m), state.slots)
-    tpot, born = follow(
-        state.tpot, first, scenario.sampler, state.born, ends.reshape(chunk + 1, replicas, ratios, m), m * scale, first_step,
-        scenario.window,
-    )  # fmt: skip
-    born = born - lax.stop_gradient(clock).reshape(replicas, ratios, 1, 1)
-    slots = eqx.tree_at(lambda s: s.load, slots, load.ravel())
-    return _State(slots, pipeline, balanced, born, *sums, counts, tpot)
+        course.rounds,
+        alike(jnp.arange(replicas * ratios, dtype=jnp.int32)[None]),
+        rounds,
+        alike(jnp.tile(scenario.scale(), replicas)[None]),
+        alike(counted[:, None]),
+    )
+    before = jnp.stack([trip.ffn_end[0] for trip in course.pipeline.trips], axis=-1)[None]
+    ends = jnp.concatenate([lax.stop_gradient(before), ends.reshape(steps, -1, m)])
+    return Course(load, pipeline, balanced, *sums, counts), ends.reshape(steps + 1, replicas, ratios, m)
 
 
-def _of_first_worker(leaf: Array, replicas: int, workers: int, in_flight: int) -> Array:
-    """The cells of the first worker of each replica."""
-    return leaf.reshape(replicas, workers, in_flight, *leaf.shape[1:])[:, 0].reshape(-1, *leaf.shape[1:])
+def _begin(words, sampler: RequestSampler, scenario: Scenario, initial: InitialState) -> _State:
+    m, workers = scenario.bundle.in_flight, scenario.most_workers
+    slots = fill(sampler, words, scenario.slots, initial)
+    course = at_start(scenario, slots.load.reshape(-1, workers, m))
+    replicas, dtype = course.load.shape[0], scenario.theta.dtype
+    born = jnp.zeros((replicas, scenario.ratios, m, scenario.slots), dtype)
+    return _State(slots, course, born, no_requests(replicas * scenario.ratios, dtype))
 
 
-_scale = eqx.filter_jit(_Scenario.scale)
+def _go_on(
+    state: _State, sampler: RequestSampler, scenario: Scenario, first_step: Int32[Array, ""], chunk: int
+) -> _State:
+    """The next `chunk` decode steps, from `first_step` on."""
+    m, workers = scenario.bundle.in_flight, scenario.most_workers
+    replicas = state.course.load.shape[0]
+    # (steps, replicas, workers, microbatches) from cells in that order
+    slots, (jumps,) = advance(state.slots, sampler, chunk)
+    course, ends = run_course(state.course, scenario, jumps.T.reshape(chunk, replicas, workers, m), first_step)
+    of_first_worker = lambda leaf: leaf.reshape(replicas, workers, m, *leaf.shape[1:])[:, 0].reshape(
+        replicas * m, *leaf.shape[1:]
+    )
+    first = jax.tree.map(of_first_worker, state.slots)
+    scale = m * scenario.scale()
+    tpot, born = follow(state.tpot, first, sampler, state.born, ends, scale, first_step, scenario.window)
+    # the next chunk's clock begins at the end of this one's last step
+    born = born - ends[-1, :, :, -1][:, :, None, None]
+    return _State(slots, course, born, tpot)
 
 
 @functools.cache
@@ -308,14 +361,15 @@ def _compiled(devices: int) -> tuple[Callable[..., _State], Callable[..., _State
     divided = functools.partial(jax.shard_map, mesh=mesh, out_specs=_SHARDING, check_vma=False)
 
     @eqx.filter_jit
-    def begin(words, scenario: _Scenario, initial: InitialState) -> _State:
-        share = lambda words, scenario: _begin(words, scenario, initial)
-        return divided(share, in_specs=(_REPLICAS_FIRST, everywhere))(words, scenario)
+    def begin(words, sampler, scenario, initial) -> _State:
+        share = lambda words, sampler, scenario: _begin(words, sampler, scenario, initial)
+        return divided(share, in_specs=(_REPLICAS_FIRST, everywhere, everywhere))(words, sampler, scenario)
 
     @eqx.filter_jit
-    def go_on(state: _State, scenario: _Scenario, first_step: Int32[Array, ""], chunk: int) -> _State:
-        share = lambda state, scenario, first_step: _go_on(state, scenario, first_step, chunk)
-        return divided(share, in_specs=(_SHARDING, everywhere, everywhere))(state, scenario, first_step)
+    def go_on(state, sampler, scenario, first_step, chunk: int) -> _State:
+        share = lambda state, sampler, scenario, first_step: _go_on(state, sampler, scenario, first_step, chunk)
+        specs = (_SHARDING, everywhere, everywhere, everywhere)
+        return divided(share, in_specs=specs)(state, sampler, scenario, first_step)
 
     return begin, go_on
 
@@ -337,9 +391,10 @@ def whole_ratios(attention_workers: Column | None) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers)
 
 
-def _require_memory(slots: int, in_flight: int, workers: int, ratios: int, replicas: int) -> None:
+def _require_memory(scenario: Scenario, ratios: int, replicas: int) -> None:
     """Raise `ValueError` if the state alone is more than half of this machine's memory."""
-    numbers = workers * in_flight * slots * 5 + ratios * (histogram.BINS * 2 + in_flight * slots + workers)
+    slots, m, workers = scenario.slots, scenario.bundle.in_flight, scenario.most_workers
+    numbers = workers * m * slots * 5 + ratios * (histogram.BINS * 2 + m * slots + workers)
     # old and new state, 8 bytes each
     each = 16 * numbers
     limit = _memory() // 2
@@ -347,7 +402,7 @@ def _require_memory(slots: int, in_flight: int, workers: int, ratios: int, repli
         fitting = limit // each
         advice = f"`replicas` must be at most {fitting}" if fitting else "there must be fewer workers or slots"
         raise ValueError(
-            f"{advice} here: one replica of {workers} workers with {in_flight} x {slots} slots takes {each / 2**30:.3g} GiB, "
+            f"{advice} here: one replica of {workers} workers with {m} x {slots} slots takes {each / 2**30:.3g} GiB, "
             f"{replicas} were asked for, and half of the memory is {limit / 2**30:.3g} GiB."
         )
 
@@ -360,10 +415,10 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _chunk_steps(scenario: _Scenario, replicas: int, steps: int) -> int:
+def _chunk_steps(scenario: Scenario, replicas: int, steps: int) -> int:
     """Steps at a time: few chunks, of equal size, that keep arrays within `CHUNK_ENTRIES`."""
-    m = scenario.bundle.in_flight
-    most = max(CHUNK_ENTRIES // (replicas * m * max(scenario.most_workers, scenario.ratios)), BLOCK)
+    width = replicas * scenario.bundle.in_flight * max(scenario.most_workers, scenario.ratios)
+    most = max(CHUNK_ENTRIES // width, BLOCK)
     return _rounded_up(math.ceil(steps / math.ceil(steps / most)), BLOCK)
 
 
