@@ -268,8 +268,10 @@ def _prepare(parallel: bool = False) -> None:
 
     jax.config.update("jax_enable_x64", True)
     if parallel:
-        # a simulation divides its replicas among devices; XLA makes less of many cores as one device
-        jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
+        # A simulation divides its replicas among devices; XLA makes less of many cores as one device. Too late, and left
+        # as it is, where this process has used JAX before.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "afdjax"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import afdjax as afd
+import afdjax.report
 from afdjax import cli
 
 
@@ -88,6 +89,7 @@ def test_interruption_is_said(monkeypatch, capsys):
 
 
 def test_plot_without_matplotlib_says_what_to_install(monkeypatch, capsys, tmp_path):
+    monkeypatch.delattr(afdjax.report, "figures", raising=False)
     monkeypatch.setitem(sys.modules, "afdjax.report.figures", None)
     monkeypatch.chdir(tmp_path)
     arguments = ["plan", "--workload", "geometric:100,500", "--barrier", "mean-field", "--plot", "x.png"]
