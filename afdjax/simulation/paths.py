@@ -14,12 +14,15 @@ key, the cell and (s, n) alone: chunks, devices and whatever else is simulated d
 
 import abc
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int32, PRNGKeyArray, UInt32
 
 from afdjax import _checks
@@ -190,10 +193,27 @@ def load_paths(
         _checks.require_whole(name, value)
     check_capacity(workload, batch_size)
     initial = Stationary() if initial is None else initial
-    return _load_paths(cell_words(key, 1, workers, 1), workload.sampler(), batch_size, steps, initial)
+    paths = _compiled_paths(math.gcd(workers, len(jax.local_devices())))
+    return paths(cell_words(key, 1, workers, 1), workload.sampler(), batch_size, steps, initial)
 
 
-@eqx.filter_jit
+@functools.cache
+def _compiled_paths(devices: int) -> Callable[..., Int32[Array, "steps workers"]]:
+    """`_load_paths` as a program, with the workers divided among so many local devices."""
+    if devices == 1:
+        return eqx.filter_jit(_load_paths)
+    mesh = Mesh(np.array(jax.local_devices()[:devices]), ("workers",))
+    specs = (PartitionSpec("workers"), PartitionSpec())
+    divided = functools.partial(jax.shard_map, mesh=mesh, in_specs=specs, check_vma=False)
+
+    @eqx.filter_jit
+    def paths(words, sampler, batch_size: int, steps: int, initial: InitialState) -> Int32[Array, "steps workers"]:
+        share = lambda words, sampler: _load_paths(words, sampler, batch_size, steps, initial)
+        return divided(share, out_specs=PartitionSpec(None, "workers"))(words, sampler)
+
+    return paths
+
+
 def _load_paths(words, sampler, batch_size: int, steps: int, initial: InitialState) -> Int32[Array, "steps workers"]:
     slots = fill(sampler, words, batch_size, initial)
     _, (jumps,) = advance(slots, sampler, steps)
