@@ -45,6 +45,11 @@ def cautions(plan: "Plan", inside: bool, max_ratio: int | float) -> list[str]:
             f"Decodes are short ({plan.decode_mean:.0f} steps on average): loads move within a round of "
             f"{plan.bundle.in_flight} microbatches, and the cycle time is good to about 1 % only."
         )
+    if plan.profile.communication.queues and plan.bundle.in_flight == 2:
+        notes.append(
+            "Two microbatches share one link: their transfers meet, which the formula leaves out (its throughput is up to a "
+            "tenth too high): use --check, or simulate."
+        )
     if isinstance(plan.barrier, MeanField):
         notes.append("The mean-field barrier ignores stragglers: its throughput is too high, most of all near balance.")
     if isinstance(plan.barrier, Gaussian) and isinstance(plan.workload, Workload):

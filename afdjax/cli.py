@@ -317,14 +317,16 @@ def _numbers(ratios: str) -> list[int]:
     """1:32, 4:64:4 or 1,2,4,8 as numbers of attention workers."""
     try:
         parts = [int(part) for part in re.split("[:,]", ratios)]
-        if ":" not in ratios:
-            return parts
-        first, last, step = (*parts, 1) if len(parts) == 2 else parts
-        if "," in ratios or step < 1 or last < first:
+        if ":" in ratios:
+            first, last, step = (*parts, 1) if len(parts) == 2 else parts
+            parts = list(range(first, last + 1, step))
+        if not parts or parts[0] < 1 or parts != sorted(set(parts)) or ("," in ratios and ":" in ratios):
             raise ValueError
     except ValueError:
-        raise ValueError(f"`ratios` must look like 1:32, 4:64:4 or 1,2,4,8, but it is {ratios}.") from None
-    return list(range(first, last + 1, step))
+        raise ValueError(
+            f"`ratios` must be ascending numbers of attention workers such as 1:32, 4:64:4 or 1,2,4,8, but it is {ratios}."
+        ) from None
+    return parts
 
 
 @contextlib.contextmanager

@@ -7,16 +7,19 @@ microbatch i, x workers):
     tau = E max{ max_j (1/m) sum_i a_ji,   t_F,   (max_ji a_ji + t_C + t_F) / m }
 
 a worker that serves its m microbatches in turn, the FFN, and one microbatch's own way around. m = 1 puts all stages in
-series. Why these three: with frozen loads the recursion of `afdjax.simulation.pipeline` is linear in max-plus algebra, and its
-long-run rate is the largest mean weight of a circuit of events. A circuit either stays with one worker, or with the FFN, or
-goes around with a microbatch; one that mixes them, k more passes with a worker and m - k more with the FFN before it closes
-after two rounds, has the mean of a trip around and of k attention and m - k FFN times, so it exceeds the three only if the
-heaviest microbatches of a worker follow each other. Loads do move: a worker that becomes the slowest first uses up the lead of
-up to m - 1 passes that it had, so real bundles whose workers run ahead are up to about 1 % faster than the formula, the more
-so the shorter decodes are; where workers start together, or m = 1, there is no lead and no such error
-(`notebooks/simulation.ipynb`). Workers that start together have (1/m) sum_i max_j a_ji in the first place; a link that is a shared resource is a
+series. Workers that start together have (1/m) sum_i max_j a_ji in the first place; a link that is a shared resource is a
 fourth circuit, t_C. `paper_cycle_time` is E max{t_A, t_C, t_F}, which assumes that every stage can always be busy
 (arXiv:2601.21351 eq 5; with a barrier law, its v2+).
+
+Why these: with frozen loads the recursion of `afdjax.simulation.pipeline` is linear in max-plus algebra, and its long-run
+rate is the largest mean weight of a circuit of events. A circuit stays with one worker, or with the FFN, or goes around
+with a microbatch. One that mixes them (k passes more with a worker and m - k more with the FFN, closed after two rounds) has
+half the weight of a trip around and half that of k attention and m - k FFN times, so it exceeds the three only if the
+heaviest microbatches of a worker follow each other.
+
+Loads do move. A worker that becomes the slowest first uses up the lead of up to m - 1 passes that it had, so bundles whose
+workers run ahead are up to about 1 % faster than the formula, the more so the shorter decodes are; where workers start
+together, or m = 1, there is no lead and no such error (`notebooks/simulation.ipynb`).
 """
 
 import equinox as eqx

@@ -125,3 +125,28 @@ def test_plan_check_simulates_the_recommendation(run, log):
     best = document["optimum"]["attention_workers"]
     assert best in [row["attention_workers"] for row in document["check"]["ratios"]]
     assert document["check"]["model"]["throughput_lost"] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--replicas", "0"], "--replicas must be a whole number of at least 1, but it is 0."),
+        (["--ratios", "3,2"], "--ratios must be ascending numbers of attention workers such as 1:32"),
+        (["--ratios", "1:x"], "--ratios must be ascending numbers of attention workers such as 1:32"),
+        (["--ratios", "0:4"], "--ratios must be ascending numbers of attention workers such as 1:32"),
+        (["--steps", "0"], "--steps must be a whole number of at least 1, but it is 0."),
+        (["--batch-size", "2.5"], "--batch-size must be a whole number in a simulation, but it is 2.5."),
+        (["--replicas", "100000000"], "--replicas must be at most"),
+        (["--plot", "curve.pdf"], "curve.pdf: must end in .png."),
+        (["--timeline", "missing/gantt.png"], "must be in a folder that exists"),
+    ],
+)
+def test_simulate_refuses_with_one_line(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["afdjax", "simulate", "--workload", "geometric:100,500", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    shown = capsys.readouterr()
+    assert stop.value.code == 2 and shown.out == ""
+    assert message in shown.err and shown.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

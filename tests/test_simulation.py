@@ -455,3 +455,5 @@ def test_results_are_arrays_of_one_entry_for_each_ratio(sweep):
     assert dataclasses.is_dataclass(sweep)
     assert sweep.throughput.shape == sweep.standard_error.shape == (6,)
     assert sweep.best in sweep.indistinguishable()
+    # Student's t with three degrees of freedom
+    np.testing.assert_allclose(sweep.half_width, 3.182446 * np.asarray(sweep.standard_error), rtol=1e-6)

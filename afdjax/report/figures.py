@@ -83,7 +83,7 @@ def simulation_figure(comparison: Comparison) -> "Figure":
     ratios = np.array(found.attention_workers) / ffn_workers
     figure = _figure(8.0, 8.0)
     top, attention, ffn = figure.subplots(3, 1, sharex=True, height_ratios=[3.0, 1.0, 1.0])
-    error = 1.96 * np.nan_to_num(np.asarray(found.standard_error))
+    error = np.nan_to_num(found.half_width)
     top.plot(ratios, comparison.model.throughput_per_instance, color="#ee6677", label="model")
     top.errorbar(
         ratios, found.throughput, error, fmt="o", color="black", markersize=3.5, capsize=2.0, label="simulated, 95 %"

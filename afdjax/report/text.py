@@ -56,7 +56,7 @@ def simulation_report(comparison: Comparison) -> str:
     at = found.attention_workers.index(found.best)
     replicas = len(found.throughput_by_replica)
     rows = [
-        ("throughput", f"{_with_error(found.throughput[at], found.standard_error[at])} tokens per {unit} and instance"),
+        ("throughput", f"{_with_error(found.throughput[at], found.half_width[at])} tokens per {unit} and instance"),
         ("cannot be told apart", f"{_ranges(found.indistinguishable())} attention workers (paired t-tests, 5 %)"),
         ("cycle time", f"{found.cycle_time[at]:.4g} {unit}, 1 % last longer than {found.cycle_quantiles.p99[at]:.4g}"),
         (
@@ -112,7 +112,7 @@ def _comparison_table(comparison: Comparison) -> Table:
         table.add_row(
             f"{workers}{' *' if workers == found.best else '  '}",
             f"{found.throughput[i]:.4g}",
-            "-" if np.isnan(found.standard_error[i]) else f"{1.96 * found.standard_error[i]:.1g}",
+            "-" if np.isnan(found.half_width[i]) else f"{found.half_width[i]:.1g}",
             f"{comparison.difference[i]:+.2%}",
             f"{found.cycle_time[i]:.4g}",
             f"{found.tpot_quantiles.p95[i]:.4g}",
@@ -123,8 +123,8 @@ def _comparison_table(comparison: Comparison) -> Table:
     return table
 
 
-def _with_error(value, error) -> str:
-    return f"{value:.4g}" + ("" if np.isnan(error) else f" +- {1.96 * error:.1g} (95 %)")
+def _with_error(value, half_width) -> str:
+    return f"{value:.4g}" + ("" if np.isnan(half_width) else f" +- {half_width:.1g} (95 %)")
 
 
 def _idle(idle: Idle, at: int) -> str:

@@ -1,5 +1,6 @@
 """What a simulation found: statistics by ratio, and which ratios are best."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -78,6 +79,12 @@ class Simulation(eqx.Module):
         """The number of attention workers with the highest throughput."""
         return self.attention_workers[int(jnp.argmax(self.throughput))]
 
+    @property
+    def half_width(self) -> np.ndarray:
+        """Half the width of the 95 % interval of each throughput, by Student's t; nan with one replica."""
+        replicas = len(self.throughput_by_replica)
+        return np.asarray(self.standard_error) * (_student(replicas - 1) if replicas > 1 else np.nan)
+
     def indistinguishable(self) -> list[int]:
         """The numbers of workers whose throughput cannot be told from the best, itself included.
 
@@ -92,9 +99,7 @@ class Simulation(eqx.Module):
         error = behind.std(axis=0, ddof=1) / np.sqrt(replicas)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(error > 0, behind.mean(axis=0) / error, np.where(behind.mean(axis=0) > 0, np.inf, 0.0))
-        # two-sided tail of Student's t with n degrees of freedom
-        n = float(replicas - 1)
-        tail = np.asarray(betainc(n / 2.0, 0.5, jnp.asarray(n / (n + t**2), float)))
+        tail = _tail(t, replicas - 1)
         return [workers for workers, p in zip(self.attention_workers, tail, strict=True) if p > 1.0 - CONFIDENCE]
 
     def warnings(self) -> list[str]:
@@ -145,6 +150,22 @@ class Simulation(eqx.Module):
             "best": {**best, "indistinguishable": self.indistinguishable()},
             "warnings": self.warnings(),
         }
+
+
+def _tail(t: np.ndarray, degrees: int) -> np.ndarray:
+    """Probability that Student's t is further from zero than `t`."""
+    n = float(degrees)
+    return np.asarray(betainc(n / 2.0, 0.5, jnp.asarray(n / (n + t**2), float)))
+
+
+@functools.cache
+def _student(degrees: int) -> float:
+    """The t that a share 1 - `CONFIDENCE` exceeds in size, by bisection."""
+    low, high = 0.0, 100.0
+    for _ in range(40):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if _tail(np.asarray(middle), degrees) > 1.0 - CONFIDENCE else (low, middle)
+    return (low + high) / 2.0
 
 
 @eqx.filter_jit
