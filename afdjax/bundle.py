@@ -3,6 +3,7 @@
 import abc
 
 import equinox as eqx
+import jax.numpy as jnp
 
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
@@ -62,3 +63,9 @@ class Bundle(eqx.Module):
         _checks.require_whole("in_flight", self.in_flight)
         for name in ("batch_size", "ffn_workers", "attention_weight", "ffn_weight", "layers"):
             _checks.require_positive(name, getattr(self, name))
+
+
+def throughput_of(cycle: Scalar, bundle: Bundle, attention_workers: ScalarLike) -> Scalar:
+    """Tokens per time unit and weighted instance, x B / ((x w_A + y w_F) tau), for a cycle time tau."""
+    cost = attention_workers * bundle.attention_weight + bundle.ffn_workers * bundle.ffn_weight
+    return jnp.asarray(attention_workers * bundle.batch_size / (cost * cycle))

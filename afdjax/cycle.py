@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
 from afdjax.barrier import Barrier, Exact
-from afdjax.bundle import Bundle
+from afdjax.bundle import Bundle, throughput_of
 from afdjax.latency import Profile
 from afdjax.loads import WorkerLoad
 from afdjax.workload import SlotLoad
@@ -129,12 +129,6 @@ def paper_cycle_time(
     spread = times.attention_per_token * load.deviation
     level = (floor - times.attention) / spread
     return bundle.layers * (floor + spread * load.round_excess(level, jnp.zeros_like(level), 1, 1, attention_workers))
-
-
-def throughput_of(cycle: Scalar, bundle: Bundle, attention_workers: ScalarLike) -> Scalar:
-    """Tokens per time unit and weighted instance, x B / ((x w_A + y w_F) tau), for a cycle time tau."""
-    cost = attention_workers * bundle.attention_weight + bundle.ffn_workers * bundle.ffn_weight
-    return jnp.asarray(attention_workers * bundle.batch_size / (cost * cycle))
 
 
 def throughput(

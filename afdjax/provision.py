@@ -13,8 +13,8 @@ from afdjax import _checks
 from afdjax._hill import Point, hill_top
 from afdjax._types import Scalar, ScalarLike
 from afdjax.barrier import Barrier, Exact
-from afdjax.bundle import Bundle
-from afdjax.cycle import expected_cycle, throughput_of
+from afdjax.bundle import Bundle, throughput_of
+from afdjax.cycle import expected_cycle
 from afdjax.latency import Profile
 from afdjax.loads import WorkerLoad
 from afdjax.workload import SlotLoad

@@ -94,7 +94,10 @@ OPTIONS = {
     "huge-range": (["--max-ratio", "1e9"], "--max-ratio must give at most 4,096 attention workers"),
     "no-range": (["--max-ratio", "0.5"], "--max-ratio must be above 1 / ffn_workers = 1, .* range of ratios is empty"),
     "barrier": (["--barrier", "magic"], "'--barrier': .*'magic' is not one of 'exact', 'gaussian', 'mean-field'"),
-    "start": (["--start", "never"], "'--start': .*'never' is not one of 'worker-wise', 'together'"),
+    "attention-start": (
+        ["--attention-start", "never"],
+        "'--attention-start': .*'never' is not one of 'worker-wise', 'together'",
+    ),
     "option": (["--ratio", "3"], "No such option: --ratio"),
     "argument": (["log.csv"], "unexpected extra argument"),
     "workload-name": (["--workload", "azure-2023-cod"], "no such workload: .*did you mean azure-2023-code?"),

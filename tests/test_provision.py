@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import afdjax as afd
-from afdjax.cycle import throughput_of
+from afdjax.bundle import throughput_of
 from afdjax.provision import log_throughput, ratio_for
 
 

@@ -1,7 +1,6 @@
 """The simulations of arXiv:2601.21351 v1 under its own rules, to be compared with it: its cycle and its throughput."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -10,7 +9,6 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray
 from afdjax import _checks
 from afdjax._types import Column
 from afdjax.bundle import Bundle
-from afdjax.cycle import throughput_of
 from afdjax.latency import Profile
 from afdjax.simulation.paths import (
     Cold,
@@ -26,6 +24,7 @@ from afdjax.simulation.paths import (
     load_jump,
 )
 from afdjax.simulation.pipeline import account, at_rest
+from afdjax.simulation.results import standard_error, throughputs
 from afdjax.simulation.run import whole_ratios
 from afdjax.simulation.timeline import attention_times, decode_step, stages_of, whole_number
 from afdjax.workload import Workload
@@ -110,14 +109,8 @@ def _cycles(slots: Slots, sampler, profile: Profile, bundle: Bundle, steps, coun
 
 @eqx.filter_jit
 def _summary(cycles: Float[Array, "replicas ratios"], bundle: Bundle, counts: tuple[int, ...]) -> RatioSweep:
-    workers = jnp.asarray(counts, cycles.dtype)
-    of_ratios = jax.vmap(lambda cycle, workers: throughput_of(cycle, bundle, workers))
-    by_replica = jax.vmap(of_ratios, in_axes=(0, None))(cycles, workers)
-    replicas = cycles.shape[0]
-    error = jnp.full_like(workers, jnp.nan)
-    if replicas > 1:
-        error = jnp.std(by_replica, axis=0, ddof=1) / np.sqrt(replicas)
-    return RatioSweep(counts, jnp.mean(cycles, axis=0), jnp.mean(by_replica, axis=0), error)
+    by_replica = throughputs(cycles, bundle, jnp.asarray(counts, cycles.dtype))
+    return RatioSweep(counts, jnp.mean(cycles, axis=0), jnp.mean(by_replica, axis=0), standard_error(by_replica))
 
 
 def completion_throughput(
@@ -156,10 +149,7 @@ def completion_throughput(
             f"`requests` must be reached in {steps} steps, but 80 % of {requests} were not: lengths are too heavy-tailed "
             "for a mean to say how long that takes."
         )
-    error = jnp.full(len(counts), jnp.nan)
-    if replicas > 1:
-        error = jnp.std(rates, axis=0, ddof=1) / np.sqrt(replicas)
-    return RatioSweep(counts, jnp.mean(cycles, axis=0), jnp.mean(rates, axis=0), error)
+    return RatioSweep(counts, jnp.mean(cycles, axis=0), jnp.mean(rates, axis=0), standard_error(rates))
 
 
 @eqx.filter_jit

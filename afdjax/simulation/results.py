@@ -11,8 +11,7 @@ from jax.scipy.special import betainc
 from jaxtyping import Array, Float, Int
 
 from afdjax._types import Scalar
-from afdjax.bundle import Bundle
-from afdjax.cycle import throughput_of
+from afdjax.bundle import Bundle, throughput_of
 from afdjax.simulation import histogram
 from afdjax.simulation.pipeline import Account, BalancedAccount, Waits
 from afdjax.simulation.residence import Tpot
@@ -168,6 +167,22 @@ def _student(degrees: int) -> float:
     return (low + high) / 2.0
 
 
+def throughputs(
+    cycles: Float[Array, "replicas ratios"], bundle: Bundle, workers: PerRatio
+) -> Float[Array, "replicas ratios"]:
+    """Tokens per time and weighted instance for cycle times of every replica and ratio."""
+    of_ratios = jax.vmap(lambda cycle, workers: throughput_of(cycle, bundle, workers))
+    return jax.vmap(of_ratios, in_axes=(0, None))(cycles, workers)
+
+
+def standard_error(by_replica: Float[Array, "replicas ratios"]) -> PerRatio:
+    """Standard error of the mean over replicas; nan with one replica."""
+    replicas = by_replica.shape[0]
+    if replicas == 1:
+        return jnp.full_like(by_replica[0], jnp.nan)
+    return jnp.std(jax.lax.stop_gradient(by_replica), axis=0, ddof=1) / np.sqrt(replicas)
+
+
 @eqx.filter_jit
 def summarise(
     bundle: Bundle,
@@ -186,13 +201,7 @@ def summarise(
     m = bundle.in_flight
     workers = jnp.asarray(attention_workers, scale.dtype)
     cycles = taken.elapsed / (m * (stop - begin)).astype(scale.dtype)
-    of_ratios = jax.vmap(lambda cycle, workers: throughput_of(cycle, bundle, workers))
-    by_replica = jax.vmap(of_ratios, in_axes=(0, None))(cycles, workers)
-    replicas = cycles.shape[0]
-    if replicas > 1:
-        error = jnp.std(jax.lax.stop_gradient(by_replica), axis=0, ddof=1) / np.sqrt(replicas)
-    else:
-        error = jnp.full_like(scale, jnp.nan)
+    by_replica = throughputs(cycles, bundle, workers)
     cycle_time = jnp.mean(cycles, axis=0)
     taken, balanced = jax.tree.map(lambda part: jnp.sum(part, axis=0), (taken, balanced))
     attention_time = taken.attention_busy + taken.attention_idle
@@ -202,7 +211,7 @@ def summarise(
         steps=stop,
         warm_up=begin,
         throughput=jnp.mean(by_replica, axis=0),
-        standard_error=error,
+        standard_error=standard_error(by_replica),
         throughput_by_replica=by_replica,
         cycle_time=cycle_time,
         cycle_quantiles=_quantiles(jnp.sum(rounds, axis=0), scale),

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import afdjax as afd
-from afdjax.cycle import expected_cycle, throughput_of
+from afdjax.bundle import throughput_of
+from afdjax.cycle import expected_cycle
 from tests.conftest import LOGS
 
 
