@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from afdjax import _checks
 from afdjax._types import Column
@@ -23,10 +23,9 @@ from afdjax.simulation.paths import (
     fill,
     load_jump,
 )
-from afdjax.simulation.pipeline import account, at_rest
 from afdjax.simulation.results import standard_error, throughputs
-from afdjax.simulation.run import whole_ratios
-from afdjax.simulation.timeline import attention_times, decode_step, stages_of, whole_number
+from afdjax.simulation.run import BLOCK, Scenario, at_start, rounded_up, run_course, scenario_of, whole_ratios
+from afdjax.simulation.timeline import attention_times, stages_of, whole_number
 from afdjax.workload import Workload
 
 
@@ -134,16 +133,14 @@ def completion_throughput(
     counts = whole_ratios(attention_workers)
     for name, value in (("requests", requests), ("replicas", replicas)):
         _checks.require_whole(name, value)
-    batch_size, layers = whole_number("batch_size", bundle.batch_size), whole_number("layers", bundle.layers)
-    check_capacity(workload, batch_size)
+    # until 80 % have come, with room for their spread; the window, which is for sums, is not used
     decode_mean = float(workload.decode_mean)
-    # until 80 % have come, with room for their spread
-    steps = int(np.ceil(requests * decode_mean / (bundle.in_flight * batch_size) + 2.0 * decode_mean))
+    scenario = scenario_of(workload, profile, bundle, counts[-1], (0, 0))
+    scenario = eqx.tree_at(lambda s: s.workers, scenario, jnp.asarray(counts, scenario.theta.dtype))
+    steps = rounded_up(requests * decode_mean / (bundle.in_flight * scenario.slots) + 2.0 * decode_mean, BLOCK)
     words = cell_words(key, replicas, counts[-1], bundle.in_flight)
     initial = Cold() if initial is None else initial
-    enough, cycles, rates = _until_completed(
-        words, workload.sampler(), profile, bundle, initial, requests, counts, replicas, batch_size, layers, steps
-    )
+    enough, cycles, rates = _until_completed(words, workload.sampler(), scenario, initial, requests, counts, steps)
     if not bool(enough):
         raise ValueError(
             f"`requests` must be reached in {steps} steps, but 80 % of {requests} were not: lengths are too heavy-tailed "
@@ -154,41 +151,19 @@ def completion_throughput(
 
 @eqx.filter_jit
 def _until_completed(
-    words,
-    sampler,
-    profile: Profile,
-    bundle: Bundle,
-    initial: InitialState,
-    requests: int,
-    counts: tuple[int, ...],
-    replicas: int,
-    batch_size: int,
-    layers: int,
-    steps: int,
+    words, sampler, scenario: Scenario, initial: InitialState, requests: int, counts: tuple[int, ...], steps: int
 ) -> tuple[Array, Float[Array, "replicas ratios"], Float[Array, "replicas ratios"]]:
     """Whether 80 % were completed, and mean cycle and throughput per weighted instance until then."""
-    m, ratios, most = bundle.in_flight, len(counts), counts[-1]
-    slots = fill(sampler, words, batch_size, initial)
+    bundle, ratios, most = scenario.bundle, scenario.ratios, scenario.most_workers
+    m = bundle.in_flight
+    slots = fill(sampler, words, scenario.slots, initial)
     _, sums = advance(slots, sampler, steps, (load_jump, completion, completed_steps))
-    jumps, completed, decoded = (part.T.reshape(steps, replicas, most, m) for part in sums)
-    workers = jnp.tile(jnp.asarray(counts, float), replicas)
-    stages = stages_of(profile, bundle, workers, most)
-
-    def step(carry, jump: Int32[Array, "replicas workers in_flight"]):
-        load, pipeline, clock = carry
-        load = load + jump + batch_size
-        times = jnp.moveaxis(attention_times(profile, bundle, load.astype(clock.dtype)), (0, 1, 2), (2, 1, 0))
-        bundles = jnp.broadcast_to(times[..., None], (*times.shape, ratios)).reshape(m, most, replicas * ratios)
-        pipeline, taken = decode_step(pipeline, tuple(bundles), stages, layers, account)
-        clock = clock + taken.elapsed[0]
-        return (load, pipeline, clock), jnp.stack([clock + trip.ffn_end[0] for trip in pipeline.trips])
-
-    rest = at_rest(most, m, (replicas * ratios,), workers.dtype)
-    start = (slots.load.reshape(replicas, most, m), rest, jnp.zeros_like(workers))
-    _, ends = lax.scan(step, start, jumps)
+    jumps, completed, decoded = (part.T.reshape(steps, -1, most, m) for part in sums)
+    replicas = jumps.shape[1]
+    course = at_start(scenario, slots.load.reshape(replicas, most, m))
+    _, ends = run_course(course, scenario, jumps, jnp.asarray(0, jnp.int32))
     # one row for each microbatch step; a refill before step k marks the end of step k - 1
-    ends = ends.reshape(steps * m, replicas, ratios)
-    ends = jnp.concatenate([jnp.zeros_like(ends[:m]), ends[:-m]])
+    ends = jnp.moveaxis(ends[:-1], 3, 1).reshape(steps * m, replicas, ratios)
     chosen = np.array(counts) - 1
     up_to = lambda part: jnp.cumsum(
         jnp.cumsum(jnp.moveaxis(part, 3, 1), axis=3)[..., chosen].reshape(steps * m, replicas, ratios), axis=0
@@ -199,6 +174,6 @@ def _until_completed(
     at = jnp.argmax(reached, axis=0)[None]
     pick = lambda part: jnp.take_along_axis(part, at, axis=0)[0]
     time = pick(ends)
-    cost = workers.reshape(replicas, ratios) * bundle.attention_weight + bundle.ffn_workers * bundle.ffn_weight
-    rates = pick(tokens).astype(time.dtype) / (cost * time)
+    cost = scenario.workers * bundle.attention_weight + bundle.ffn_workers * bundle.ffn_weight
+    rates = pick(tokens).astype(time.dtype) / (cost[None] * time)
     return jnp.all(jnp.any(reached, axis=0)), time / at[0].astype(time.dtype), rates

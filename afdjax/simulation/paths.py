@@ -134,7 +134,7 @@ def advance(
 ) -> tuple[Slots, list[Int32[Array, "cells steps"]]]:
     """The sums of `measures` over the refills of each of the next `steps` steps, and the slots after them.
 
-    `load` of the slots returned is still that before the steps: `loads_from` or the caller's own running sum has it.
+    `load` of the slots returned is still that before the steps: the caller's running sum of `load_jump` moves it on.
     """
     cells, batch_size = slots.remaining.shape
     lanes = LANES if jax.default_backend() == "cpu" else cells * batch_size

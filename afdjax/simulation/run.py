@@ -183,7 +183,7 @@ def simulate(
     scenario = scenario_of(workload, profile, bundle, counts[-1], (warm_up, steps))
     _require_memory(scenario, len(counts), replicas)
     scenario = eqx.tree_at(lambda s: s.workers, scenario, jnp.asarray(counts, scenario.theta.dtype))
-    chunk = _chunk_steps(scenario, replicas, steps) if chunk_steps is None else _rounded_up(chunk_steps, BLOCK)
+    chunk = _chunk_steps(scenario, replicas, steps) if chunk_steps is None else rounded_up(chunk_steps, BLOCK)
     # a transformation of the caller's (a derivative, say) goes through one device
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((workload, profile, bundle)))
     begin, go_on = _compiled(1 if traced else math.gcd(replicas, len(jax.local_devices())))
@@ -419,8 +419,9 @@ def _chunk_steps(scenario: Scenario, replicas: int, steps: int) -> int:
     """Steps at a time: few chunks, of equal size, that keep arrays within `CHUNK_ENTRIES`."""
     width = replicas * scenario.bundle.in_flight * max(scenario.most_workers, scenario.ratios)
     most = max(CHUNK_ENTRIES // width, BLOCK)
-    return _rounded_up(math.ceil(steps / math.ceil(steps / most)), BLOCK)
+    return rounded_up(math.ceil(steps / math.ceil(steps / most)), BLOCK)
 
 
-def _rounded_up(number: int, unit: int) -> int:
+def rounded_up(number: int | float, unit: int) -> int:
+    """The least multiple of `unit` that is at least `number`."""
     return math.ceil(number / unit) * unit
