@@ -48,14 +48,12 @@ from afdjax.simulation import (
     simulate as simulate,
     sweep_ratios as sweep_ratios,
 )
+from afdjax.slots import Moments as Moments, Rescaled as Rescaled, SlotLoad as SlotLoad
 from afdjax.traces import Columns as Columns, load_trace as load_trace
 from afdjax.workload import (
     Independent as Independent,
     Mixture as Mixture,
-    Moments as Moments,
     Requests as Requests,
-    Rescaled as Rescaled,
-    SlotLoad as SlotLoad,
     Source as Source,
     Workload as Workload,
     horizon_load as horizon_load,

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
 from afdjax.loads import PointLoad, WorkerLoad, at_least_tiny, double_precision, negligible
+from afdjax.slots import SlotLoad
 from afdjax.spread import GaussianLoad, GridLoad
-from afdjax.workload import SlotLoad
 
 
 class Slowest(eqx.Module):
@@ -95,7 +95,7 @@ class Gaussian(Barrier):
     """
 
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> "GaussianLoad":
-        return GaussianLoad(*_mean_and_deviation(workload, batch_size))
+        return GaussianLoad(*_mean_and_deviation(workload, batch_size), _variation(workload, batch_size))
 
 
 class Exact(Barrier):
@@ -113,12 +113,17 @@ class Exact(Barrier):
 
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> "GridLoad":
         mean, deviation = _mean_and_deviation(workload, batch_size)
-        return GridLoad(mean, deviation, *_sum_law(workload, jnp.asarray(batch_size, float), self.points))
+        law = _sum_law(workload, jnp.asarray(batch_size, float), self.points)
+        return GridLoad(mean, deviation, *law, variation=_variation(workload, batch_size))
 
 
 def _mean_and_deviation(workload: SlotLoad, batch_size: ScalarLike) -> tuple[Scalar, Scalar]:
     mean = jnp.asarray(batch_size * workload.theta)
     return mean, at_least_tiny(jnp.sqrt(batch_size) * workload.nu, mean)
+
+
+def _variation(workload: SlotLoad, batch_size: ScalarLike) -> Scalar | None:
+    return None if workload.variation is None else jnp.asarray(batch_size * workload.variation)
 
 
 def _sum_law(

@@ -1,6 +1,7 @@
 """What is provisioned: an `xA-yF` bundle apart from its number of attention workers, which the planner looks for."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,6 +12,9 @@ from afdjax._types import Scalar, ScalarLike
 
 class Start(eqx.Module):
     """When an attention worker may begin its next microbatch. Abstract; `WorkerWise` or `Together`."""
+
+    runs_ahead: ClassVar[bool]
+    """Whether a fast worker begins its next microbatch before the slowest has finished the last."""
 
     @abc.abstractmethod
     def exponents(self, attention_workers: ScalarLike) -> tuple[ScalarLike, ScalarLike]:
@@ -25,12 +29,16 @@ class Start(eqx.Module):
 class WorkerWise(Start):
     """As soon as it has finished the one before and received its own: fast workers run ahead."""
 
+    runs_ahead: ClassVar[bool] = True
+
     def exponents(self, attention_workers: ScalarLike) -> tuple[ScalarLike, ScalarLike]:
         return 1, attention_workers
 
 
 class Together(Start):
     """When all workers of the bundle may: every microbatch step has its own barrier."""
+
+    runs_ahead: ClassVar[bool] = False
 
     def exponents(self, attention_workers: ScalarLike) -> tuple[ScalarLike, ScalarLike]:
         return attention_workers, 1

@@ -38,10 +38,13 @@ class WorkerLoad(eqx.Module):
     """Law of one attention worker's token load.
 
     `mean` and `deviation` are in tokens; `survival` and `density` belong to the standard load z = (T - mean) / deviation.
+    `variation` says how roughly the load moves: its quadratic variation per decode step [tokens^2 / step], None where that
+    is not known or there is none.
     """
 
     mean: eqx.AbstractVar[Scalar]
     deviation: eqx.AbstractVar[Scalar]
+    variation: eqx.AbstractVar[Scalar | None]
 
     @abc.abstractmethod
     def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -62,7 +65,11 @@ class WorkerLoad(eqx.Module):
 
     def with_moments(self, mean: Scalar, deviation: Scalar) -> "WorkerLoad":
         """The same law moved and stretched to another mean and standard deviation [tokens]."""
-        return eqx.tree_at(lambda load: (load.mean, load.deviation), self, (mean, at_least_tiny(deviation, mean)))
+        deviation = at_least_tiny(deviation, mean)
+        moved = eqx.tree_at(lambda load: (load.mean, load.deviation), self, (mean, deviation))
+        if self.variation is None:
+            return moved
+        return eqx.tree_at(lambda load: load.variation, moved, self.variation * (deviation / self.deviation) ** 2)
 
     def rounded(self, width: float) -> "WorkerLoad":
         """The same law without corners in its excess: those of a point mass are rounded off over a relative `width`."""
@@ -79,6 +86,7 @@ class PointLoad(WorkerLoad):
 
     mean: Scalar
     deviation: Scalar
+    variation: Scalar | None = None
 
     def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.where(z < 0, 1.0, 0.0)
@@ -107,6 +115,7 @@ class RoundedPointLoad(WorkerLoad):
 
     mean: Scalar
     deviation: Scalar
+    variation: Scalar | None = None
 
     def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return (1.0 - z / jnp.sqrt(z**2 + 1.0)) / 2.0

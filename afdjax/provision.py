@@ -17,7 +17,7 @@ from afdjax.bundle import Bundle, throughput_of
 from afdjax.cycle import expected_cycle
 from afdjax.latency import Profile
 from afdjax.loads import WorkerLoad
-from afdjax.workload import SlotLoad
+from afdjax.slots import SlotLoad
 
 
 MAX_RATIO = 64.0

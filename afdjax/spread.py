@@ -230,6 +230,7 @@ class GaussianLoad(SpreadLoad):
 
     mean: Scalar
     deviation: Scalar
+    variation: Scalar | None = None
 
     @property
     def nodes(self) -> int:
@@ -289,6 +290,7 @@ class GridLoad(SpreadLoad):
     spacing: Scalar
     survival_at: Float[Array, " edges"]
     density_at: Float[Array, " edges"]
+    variation: Scalar | None = None
 
     @property
     def nodes(self) -> int:

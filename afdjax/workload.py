@@ -6,6 +6,7 @@ the stationary slot is: a request drawn with probability proportional to D, at a
     theta     = E[L]   = E[D P + D (D - 1) / 2] / E[D]
     nu^2      = Var[L] = E[D P^2 + P D (D - 1) + D (D - 1) (2 D - 1) / 6] / E[D] - theta^2
     P(L < t)           = E[min((t - P)^+, D)] / E[D]                                        for whole numbers t
+    variation          = E[(P + D - P')^2] / E[D],  P' the prompt of the next request: each completion is a jump
 
 for any joint law of (P, D), correlated or not (arXiv:2601.21351 v2+, the slot-load statistic theta; its v1 has the case of
 an independent geometric D). All averages are per decode step.
@@ -25,104 +26,11 @@ from afdjax import _checks
 from afdjax._types import Column, PerRequest, Scalar, ScalarLike
 from afdjax.lengths import Length
 from afdjax.sampling import AliasTable, Lengths, MixedSampler, PairSampler, RequestSampler, RowSampler, Words
+from afdjax.slots import SlotLoad
 
 
 LONGEST = 100_000_000
 """Lengths above this many tokens are taken for a mistake (another unit, a time stamp in the wrong column)."""
-
-
-class SlotLoad(eqx.Module):
-    """What the planner needs to know of one slot: mean and standard deviation of its stationary token load."""
-
-    @property
-    @abc.abstractmethod
-    def theta(self) -> Scalar:
-        """Mean of the stationary token load of one slot [tokens]."""
-
-    @property
-    @abc.abstractmethod
-    def nu(self) -> Scalar:
-        """Standard deviation of the stationary token load of one slot [tokens]."""
-
-    @abc.abstractmethod
-    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
-        """P(L + U < load), with U uniform on [0, 1): the law of the load with each atom spread over one token.
-
-        At whole numbers it is P(L < load) exactly; between them it is linear, so it is differentiable and can be binned.
-        """
-
-    @abc.abstractmethod
-    def slot_range(self) -> tuple[Scalar, Scalar]:
-        """The loads between which all of `slot_cdf` lies [tokens]."""
-
-
-class Moments(SlotLoad):
-    """A slot load known by its mean and standard deviation alone: enough for `MeanField` and `Gaussian`.
-
-    **Arguments:** `theta`, `nu` [tokens], scalars (batch them with `jax.vmap`).
-    """
-
-    _theta: Scalar
-    _nu: Scalar
-
-    def __init__(self, theta: ScalarLike, nu: ScalarLike):
-        _checks.require_positive("theta", theta)
-        _checks.require_non_negative("nu", nu)
-        self._theta = _checks.as_float(theta)
-        self._nu = _checks.as_float(nu)
-
-    @property
-    def theta(self) -> Scalar:
-        return self._theta
-
-    @property
-    def nu(self) -> Scalar:
-        return self._nu
-
-    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
-        raise TypeError(
-            "The law of a slot load must be known for the exact barrier, but `Moments` has only theta and nu: use "
-            "`Gaussian()`, or give a `Workload`."
-        )
-
-    def slot_range(self) -> tuple[Scalar, Scalar]:
-        raise TypeError("The range of a slot load is not known from `Moments`: give a `Workload`.")
-
-
-class Rescaled(SlotLoad):
-    """The slot load of `base`, moved and stretched to another mean and standard deviation.
-
-    The planner differentiates with respect to `theta` and `nu` through this class: the shape of the law is kept.
-    """
-
-    base: SlotLoad
-    _theta: Scalar
-    _nu: Scalar
-
-    def __init__(self, base: SlotLoad, theta: ScalarLike, nu: ScalarLike):
-        self.base = base
-        self._theta = _checks.as_float(theta)
-        self._nu = _checks.as_float(nu)
-
-    @property
-    def theta(self) -> Scalar:
-        return self._theta
-
-    @property
-    def nu(self) -> Scalar:
-        return self._nu
-
-    def _stretch(self) -> Scalar:
-        spread = self.base.nu
-        return jnp.where(spread > 0, self._nu / jnp.where(spread > 0, spread, 1.0), 1.0)
-
-    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.base.slot_cdf(self.base.theta + (load - self._theta) / self._stretch())
-
-    def slot_range(self) -> tuple[Scalar, Scalar]:
-        low, high = self.base.slot_range()
-        move = lambda load: self._theta + (load - self.base.theta) * self._stretch()
-        return move(low), move(high)
 
 
 class Workload(SlotLoad):
@@ -136,10 +44,14 @@ class Workload(SlotLoad):
     def _step_moments(self) -> Float[Array, " 4"]:
         """E[sum over ages of L^k] for k = 0, 1, 2, 3, per request; the first is E[D]."""
 
-    @property
     @abc.abstractmethod
+    def _end_moments(self) -> Float[Array, "2 2"]:
+        """E[(P, P^2)] and E[(P + D, (P + D)^2)]: the loads between which a slot moves, per request."""
+
+    @property
     def prompt_mean(self) -> Scalar:
         """Mean prompt length per request [tokens]."""
+        return self._end_moments()[0, 0]
 
     @property
     def decode_mean(self) -> Scalar:
@@ -155,6 +67,11 @@ class Workload(SlotLoad):
     def nu(self) -> Scalar:
         steps, load, square, _ = self._step_moments()
         return _safe_sqrt(square / steps - (load / steps) ** 2)
+
+    @property
+    def variation(self) -> Scalar:
+        (first, first_square), (last, last_square) = self._end_moments()
+        return (last_square - 2.0 * last * first + first_square) / self.decode_mean
 
     @property
     def skewness(self) -> Scalar:
@@ -263,9 +180,9 @@ class Requests(Workload):
         self.covariance = None if covariance is None else jnp.asarray(covariance, float)
         self.source = Source(requests=round(float(weights.sum()))) if source is None else source
 
-    @property
-    def prompt_mean(self) -> Scalar:
-        return jnp.sum(self.weight * self.prompt) / jnp.sum(self.weight)
+    def _end_moments(self) -> Float[Array, "2 2"]:
+        ends = jnp.stack([self.prompt, self.prompt + self.decode])
+        return jnp.stack([ends, ends**2], axis=1) @ self.weight / jnp.sum(self.weight)
 
     def _step_moments(self) -> Float[Array, " 4"]:
         sums = jnp.stack(sums_over_ages(self.prompt, self.decode))
@@ -302,9 +219,10 @@ class Independent(Workload):
     prompt: Length
     decode: Length
 
-    @property
-    def prompt_mean(self) -> Scalar:
-        return self.prompt.mean
+    def _end_moments(self) -> Float[Array, "2 2"]:
+        p1, p2 = self.prompt.moment(1), self.prompt.moment(2)
+        d1, d2 = self.decode.moment(1), self.decode.moment(2)
+        return jnp.stack([p1, p2, p1 + d1, p2 + 2.0 * p1 * d1 + d2]).reshape(2, 2)
 
     def _step_moments(self) -> Float[Array, " 4"]:
         p1, p2, p3 = (self.prompt.moment(order) for order in (1, 2, 3))
@@ -362,9 +280,8 @@ class Mixture(Workload):
         steps = self.weights * jnp.stack([part.decode_mean for part in self.parts])
         return steps / jnp.sum(steps)
 
-    @property
-    def prompt_mean(self) -> Scalar:
-        return self.weights @ jnp.stack([part.prompt_mean for part in self.parts])
+    def _end_moments(self) -> Float[Array, "2 2"]:
+        return jnp.tensordot(self.weights, jnp.stack([part._end_moments() for part in self.parts]), axes=1)
 
     def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.tensordot(self._step_shares(), jnp.stack([part.slot_cdf(load) for part in self.parts]), axes=1)

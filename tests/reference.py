@@ -4,10 +4,12 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 
+import equinox as eqx
 import numpy as np
 from scipy.special import ndtr
 
 import afdjax as afd
+from afdjax.loads import WorkerLoad
 
 
 def load_sampler(workload: afd.Workload, seed: int = 0) -> Callable[[int, Sequence[int]], np.ndarray]:
@@ -36,11 +38,26 @@ def load_sampler(workload: afd.Workload, seed: int = 0) -> Callable[[int, Sequen
 
 
 def frozen_rounds(times: np.ndarray, ffn: float, communication: float, link: float, together: bool) -> np.ndarray:
-    """Cycle time of each frozen round, from attention times of shape (rounds, workers, microbatches)."""
+    """Cycle time of each frozen round, from attention times of shape (rounds, workers, microbatches).
+
+    Two microbatches on a shared link (`link` > 0) meet there: the staircase of `afdjax.cycle`.
+    """
     m = times.shape[2]
-    served = times.max(axis=1).mean(axis=1) if together else times.mean(axis=2).max(axis=1)
+    behind_barriers = times.max(axis=1).mean(axis=1)
+    served = behind_barriers if together else times.mean(axis=2).max(axis=1)
     around = (times.max(axis=(1, 2)) + communication + ffn) / m
+    if link > 0 and m == 2:
+        half = link / 2
+        # the lower steps are those of the barrier of each microbatch, the upper ones of the workers' own rounds
+        below = np.minimum(np.minimum(behind_barriers, ffn - half) + link, ffn + half)
+        above = np.minimum(np.maximum(served, ffn) + half, ffn + link)
+        return np.maximum(np.maximum(served, np.maximum(around, link)), below + np.maximum(above - ffn - half, 0.0))
     return np.maximum(np.maximum(served, around), max(ffn, link))
+
+
+def still(load: WorkerLoad) -> WorkerLoad:
+    """The same law for loads that do not move."""
+    return eqx.tree_at(lambda one: one.variation, load, None, is_leaf=lambda leaf: leaf is None)
 
 
 legendre = functools.cache(np.polynomial.legendre.leggauss)

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 import afdjax as afd
 from afdjax.cycle import expected_cycle, performance
 from tests.conftest import LOGS
-from tests.reference import frozen_rounds, load_sampler
+from tests.reference import frozen_rounds, load_sampler, still
 
 
 positive = lambda low, high: st.floats(low, high, allow_nan=False)
@@ -48,7 +48,7 @@ def test_three_circuits_against_frozen_rounds(name, geometric, profile, shared_l
     log = lambda: afd.load_trace(request.getfixturevalue("shared_data") / LOGS[name])
     workload = geometric if name == "geometric" else log()
     batch_size, workers, rounds = 32, 4, 100_000
-    load = load_of(afd.Exact(), workload, jnp.asarray(float(batch_size)))
+    load = still(load_of(afd.Exact(), workload, jnp.asarray(float(batch_size))))
     scale = 100.0 / float(load.mean)
     loads = load_sampler(workload)(rounds * workers * 4, [batch_size]).reshape(rounds, workers, 4)
     for base in (profile, shared_link):
@@ -139,15 +139,16 @@ def test_performance_is_consistent(geometric, profile):
 
 
 def test_decider_shares_are_the_slopes_of_the_cycle(geometric, shared_link):
-    """d tau / d (FFN base) = P(FFN decides) + P(round trip decides) / m, by a central difference."""
+    """d tau / d (FFN base) = P(FFN or a wait for the link decides) + P(round trip decides) / m, by a central difference."""
     bundle = afd.Bundle(256, in_flight=2)
-    load = load_of(afd.Exact(), geometric, bundle.batch_size)
+    load = still(load_of(afd.Exact(), geometric, bundle.batch_size))
     at = lambda base: cycle_from(
         load, eqx.tree_at(lambda p: p.ffn.base, shared_link, jnp.asarray(base)), bundle, jnp.asarray(8.0)
     )
-    slope = (at(100.01) - at(99.99)) / 0.02
+    slope = (at(100.1) - at(99.9)) / 0.2
     found = performance_of(load, shared_link, bundle, jnp.asarray(8.0))
-    np.testing.assert_allclose(slope, found.ffn_decides + found.round_trip_decides / 2, rtol=1e-4)
+    decided = found.ffn_decides + found.link_decides + found.round_trip_decides / 2
+    np.testing.assert_allclose(slope, decided, rtol=1e-4)
 
 
 def test_latency_forms_are_what_they_say():

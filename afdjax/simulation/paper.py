@@ -10,6 +10,7 @@ from afdjax import _checks
 from afdjax._types import Column
 from afdjax.bundle import Bundle
 from afdjax.latency import Profile
+from afdjax.simulation.course import Scenario, at_start, run_course, scenario_of, whole_blocks
 from afdjax.simulation.paths import (
     Cold,
     InitialState,
@@ -17,15 +18,14 @@ from afdjax.simulation.paths import (
     Stationary,
     advance,
     cell_words,
-    check_capacity,
     completed_steps,
     completion,
     fill,
     load_jump,
 )
+from afdjax.simulation.requirements import check_capacity, whole_number, whole_ratios
 from afdjax.simulation.results import standard_error, throughputs
-from afdjax.simulation.run import BLOCK, Scenario, at_start, rounded_up, run_course, scenario_of, whole_ratios
-from afdjax.simulation.timeline import attention_times, stages_of, whole_number
+from afdjax.simulation.timeline import attention_times, stages_of
 from afdjax.workload import Workload
 
 
@@ -135,9 +135,8 @@ def completion_throughput(
         _checks.require_whole(name, value)
     # until 80 % have come, with room for their spread; the window, which is for sums, is not used
     decode_mean = float(workload.decode_mean)
-    scenario = scenario_of(workload, profile, bundle, counts[-1], (0, 0))
-    scenario = eqx.tree_at(lambda s: s.workers, scenario, jnp.asarray(counts, scenario.theta.dtype))
-    steps = rounded_up(requests * decode_mean / (bundle.in_flight * scenario.slots) + 2.0 * decode_mean, BLOCK)
+    scenario = scenario_of(workload, profile, bundle, counts, (0, 0))
+    steps = whole_blocks(requests * decode_mean / (bundle.in_flight * scenario.slots) + 2.0 * decode_mean)
     words = cell_words(key, replicas, counts[-1], bundle.in_flight)
     initial = Cold() if initial is None else initial
     enough, cycles, rates = _until_completed(words, workload.sampler(), scenario, initial, requests, counts, steps)

@@ -27,6 +27,7 @@ from jaxtyping import Array, Int32, PRNGKeyArray, UInt32
 
 from afdjax import _checks
 from afdjax.sampling import Lengths, RequestSampler, Words, threefry
+from afdjax.simulation.requirements import check_capacity
 from afdjax.workload import Workload
 
 
@@ -223,13 +224,3 @@ def _load_paths(words, sampler, batch_size: int, steps: int, initial: InitialSta
         return load, load
 
     return lax.scan(step, slots.load, jumps.T)[1]
-
-
-def check_capacity(workload: Workload, batch_size: int) -> None:
-    """Raise `ValueError` if the load of one worker may not fit 32 bits."""
-    longest = _checks.concrete(workload.slot_range()[1])
-    if longest is not None and batch_size * float(longest) >= 2**31:
-        raise ValueError(
-            f"`batch_size` must be at most {int((2**31 - 1) // float(longest))} with requests of up to {float(longest):.0f} "
-            f"tokens (loads are counted in 32 bits), but it is {batch_size}."
-        )

@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from afdjax import _checks
 from afdjax.bundle import Bundle
 from afdjax.latency import Profile
-from afdjax.simulation.paths import InitialState, Stationary, advance, cell_words, check_capacity, fill
+from afdjax.simulation.paths import InitialState, Stationary, advance, cell_words, fill
 from afdjax.simulation.pipeline import Pass, Stages, at_rest, pass_through
-from afdjax.simulation.timeline import attention_times, stages_of, whole_number
+from afdjax.simulation.requirements import check_capacity, whole_number
+from afdjax.simulation.timeline import attention_times, stages_of
 from afdjax.workload import Workload
 
 

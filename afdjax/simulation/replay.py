@@ -11,18 +11,10 @@ from afdjax._types import Column
 from afdjax.bundle import Bundle
 from afdjax.latency import Profile
 from afdjax.simulation import histogram
+from afdjax.simulation.course import at_start, conclude, run_course, scenario_of, sums_of, whole_blocks
+from afdjax.simulation.requirements import require_window, whole_ratios
 from afdjax.simulation.residence import Tpot
 from afdjax.simulation.results import Simulation
-from afdjax.simulation.run import (
-    BLOCK,
-    at_start,
-    conclude,
-    require_window,
-    run_course,
-    scenario_of,
-    sums_of,
-    whole_ratios,
-)
 from afdjax.workload import Requests
 
 
@@ -54,9 +46,9 @@ def replay(
     require_window(steps, replicas, warm_up)
     if np.any(np.asarray(log.weight) != 1.0):
         raise ValueError("`log` must hold one row for each request, in order, but its rows are weighted.")
-    scenario = scenario_of(log, profile, bundle, counts[-1], (warm_up, steps))
+    scenario = scenario_of(log, profile, bundle, counts, (warm_up, steps))
     prompt, decode = (np.asarray(column).astype(np.int64) for column in (log.prompt, log.decode))
-    padded = -(-steps // BLOCK) * BLOCK
+    padded = whole_blocks(steps)
     results = []
     for workers in counts:
         alone = eqx.tree_at(lambda s: s.workers, scenario, jnp.full(1, workers, scenario.theta.dtype))
@@ -78,8 +70,7 @@ def replay(
         results.append(sums_of(course, tpot))
     # bundles in the order (replica, ratio)
     sums = jax.tree.map(lambda *parts: jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:]), *results)
-    whole = eqx.tree_at(lambda s: s.workers, scenario, jnp.asarray(counts, scenario.theta.dtype))
-    return conclude(whole, counts, replicas, sums, log.decode_mean)
+    return conclude(scenario, counts, replicas, sums, log.decode_mean)
 
 
 def assign(

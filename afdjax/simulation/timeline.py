@@ -5,16 +5,14 @@ from there on the rounds that are left are added up instead of being walked thro
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from afdjax import _checks
-from afdjax.bundle import Bundle, Together
+from afdjax.bundle import Bundle
 from afdjax.latency import Profile
 from afdjax.simulation.pipeline import Account, BalancedAccount, Pass, PerWorker, Pipeline, Stages, pass_through, rebase
 
@@ -35,7 +33,7 @@ def stages_of(profile: Profile, bundle: Bundle, attention_workers: Float[Array, 
         occupancy=occupancy,
         working=(jnp.arange(most, dtype=ffn.dtype)[:, None] < attention_workers[None, :]).astype(ffn.dtype),
         queues=profile.communication.queues,
-        together=isinstance(bundle.start, Together),
+        together=not bundle.start.runs_ahead,
     )
 
 
@@ -43,16 +41,6 @@ def attention_times(profile: Profile, bundle: Bundle, tokens: Float[Array, "..."
     """Attention time of every load in `tokens`."""
     time = jax.vmap(lambda load: profile.attention(load, bundle.batch_size))
     return time(tokens.ravel()).reshape(tokens.shape)
-
-
-def whole_number(name: str, value: Any) -> int:
-    """`value` as an integer that shapes may depend on; raises `ValueError` if it has a fraction or is traced."""
-    number = _checks.concrete(value)
-    if number is None:
-        raise ValueError(f"`{name}` must be a known number (it decides shapes), but it is traced by jax.")
-    if number != np.floor(number):
-        raise ValueError(f"`{name}` must be a whole number in a simulation, but it is {float(number):g}.")
-    return int(number)
 
 
 Taken = TypeVar("Taken", Account, BalancedAccount)

@@ -1,0 +1,206 @@
+"""The course of bundles, decode step by decode step: the timeline of all ratios for given jumps of the loads."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int32
+
+from afdjax._types import Scalar
+from afdjax.bundle import Bundle
+from afdjax.latency import Profile
+from afdjax.simulation import histogram
+from afdjax.simulation.pipeline import (
+    Account,
+    BalancedAccount,
+    Pipeline,
+    Stages,
+    Waits,
+    account,
+    at_rest,
+    balanced_account,
+)
+from afdjax.simulation.requirements import check_capacity, whole_number
+from afdjax.simulation.residence import Tpot
+from afdjax.simulation.results import Simulation, summarise
+from afdjax.simulation.timeline import attention_times, decode_step, stages_of
+from afdjax.workload import Workload
+
+
+BLOCK = 64
+"""Decode steps between two states that reverse-mode differentiation keeps; what lies between is computed again."""
+
+
+def whole_blocks(steps: float) -> int:
+    """The least number of steps that is at least `steps` and makes whole blocks."""
+    return math.ceil(steps / BLOCK) * BLOCK
+
+
+class Scenario(eqx.Module):
+    """What stays the same from step to step: `workers` of each ratio, of at most `most_workers`; `window`, the steps counted."""
+
+    profile: Profile
+    bundle: Bundle
+    theta: Scalar
+    nu: Scalar
+    workers: Float[Array, " ratios"]
+    window: tuple[Int32[Array, ""], Int32[Array, ""]]
+    most_workers: int = eqx.field(static=True)
+    slots: int = eqx.field(static=True)
+    layers: int = eqx.field(static=True)
+
+    @property
+    def ratios(self) -> int:
+        """How many ratios there are."""
+        return self.workers.shape[0]
+
+    def stages(self, replicas: int) -> Stages:
+        """Stage times of all bundles, in the order (replica, ratio)."""
+        one = stages_of(self.profile, self.bundle, self.workers, self.most_workers)
+        return jax.tree.map(lambda leaf: jnp.tile(leaf, (1, replicas)), one)
+
+    def scale(self) -> Float[Array, " ratios"]:
+        """Decode step over m at the mean load: what histograms are relative to."""
+        stages = stages_of(self.profile, self.bundle, self.workers, self.most_workers)
+        attention = self.profile.attention(self.slots * self.theta, self.bundle.batch_size)
+        around = (attention + stages.ffn[0] + 2.0 * stages.transfer[0]) / self.bundle.in_flight
+        return lax.stop_gradient(self.layers * jnp.maximum(jnp.maximum(attention, stages.ffn[0]), around))
+
+    def tokens(self, load: Int32[Array, "..."]) -> Float[Array, "..."]:
+        """Loads as numbers that carry derivatives: the paths follow mean and deviation of the slot load, shape held."""
+        count = load.astype(self.theta.dtype)
+        theta, nu = lax.stop_gradient((self.theta, self.nu))
+        stretch = jnp.where(nu > 0, self.nu / jnp.where(nu > 0, nu, 1.0), 1.0)
+        return count + self.slots * (self.theta - theta) + (stretch - 1.0) * (count - self.slots * theta)
+
+
+def scenario_of(
+    workload: Workload, profile: Profile, bundle: Bundle, counts: tuple[int, ...], window: tuple[int, int]
+) -> Scenario:
+    """The scenario of all ratios `counts`, ascending; raises `ValueError` for sizes that are not whole or too large."""
+    slots, layers = (whole_number(name, getattr(bundle, name)) for name in ("batch_size", "layers"))
+    check_capacity(workload, slots)
+    theta, nu = _slot_statistics(workload)
+    begin, stop = (jnp.asarray(step, jnp.int32) for step in window)
+    workers = jnp.asarray(counts, theta.dtype)
+    return Scenario(profile, bundle, theta, nu, workers, (begin, stop), counts[-1], slots, layers)
+
+
+@eqx.filter_jit
+def _slot_statistics(workload: Workload) -> tuple[Scalar, Scalar]:
+    return workload.theta, workload.nu
+
+
+class Course(NamedTuple):
+    """Loads, pipelines and sums over the steps counted so far: what one chunk of the timeline hands to the next."""
+
+    load: Int32[Array, "replicas workers in_flight"]
+    pipeline: Pipeline
+    balanced: Pipeline
+    taken: Account
+    balanced_taken: BalancedAccount
+    rounds: Float[Array, "bundles bins"]
+
+
+def at_start(scenario: Scenario, load: Int32[Array, "replicas workers in_flight"]) -> Course:
+    """Pipelines at rest, nothing counted; `load` is that one step before the first."""
+    m = scenario.bundle.in_flight
+    bundles, dtype = load.shape[0] * scenario.ratios, scenario.theta.dtype
+    zero = jnp.zeros((1, bundles), dtype)
+    waits = Waits(zero, zero)
+    return Course(
+        load=load,
+        pipeline=at_rest(scenario.most_workers, m, (bundles,), dtype),
+        balanced=at_rest(1, m, (bundles,), dtype),
+        taken=Account(zero, zero, zero),
+        balanced_taken=BalancedAccount(zero, waits, waits),
+        rounds=jnp.zeros((bundles, histogram.BINS), dtype),
+    )
+
+
+def run_course(
+    course: Course,
+    scenario: Scenario,
+    jumps: Int32[Array, "steps replicas workers in_flight"],
+    first_step: Int32[Array, ""],
+) -> tuple[Course, Float[Array, "times replicas ratios in_flight"]]:
+    """Decode steps from `first_step` on, a multiple of `BLOCK`, for given jumps of the loads.
+
+    Also returns when each step of each microbatch ended, on a clock that stands at zero at the end of the last step before;
+    the first row is that step.
+    """
+    steps, replicas, _, m = jumps.shape
+    ratios = scenario.ratios
+    begin, stop = scenario.window
+    stages = scenario.stages(replicas)
+    alone = eqx.tree_at(lambda s: s.working, stages, jnp.ones_like(stages.working[:1]))
+    working = stages.working[:, :ratios]
+    member = working / jnp.sum(working, axis=0, keepdims=True)
+    for_bundles = lambda times: jnp.broadcast_to(times[:, :, None], (*times.shape, ratios)).reshape(times.shape[0], -1)
+    attention = functools.partial(attention_times, scenario.profile, scenario.bundle)
+
+    def step(carry, now):
+        load, pipeline, balanced, sums, clock = carry
+        jump, number = now
+        load = load + jump + scenario.slots
+        tokens = scenario.tokens(load)
+        times = jnp.moveaxis(attention(tokens), (0, 1, 2), (2, 1, 0))
+        bundles = tuple(for_bundles(times[i]) for i in range(m))
+        pipeline, taken = decode_step(pipeline, bundles, stages, scenario.layers, account)
+        mean = jnp.einsum("nwm,wr->mnr", tokens, member).reshape(m, 1, replicas * ratios)
+        times = tuple(attention(mean))
+        balanced, of_balanced = decode_step(balanced, times, alone, scenario.layers, balanced_account)
+        counted = ((number >= begin) & (number < stop)).astype(clock.dtype)
+        sums = jax.tree.map(lambda sum, part: sum + counted * part, sums, (taken, of_balanced))
+        clock = clock + taken.elapsed
+        ends = jnp.stack([clock[0] + trip.ffn_end[0] for trip in pipeline.trips], axis=-1)
+        return (load, pipeline, balanced, sums, clock), lax.stop_gradient((ends, clock[0]))
+
+    @jax.checkpoint
+    def block(carry, now):
+        # the sums of a block are added up apart, which keeps them exact in single precision
+        load, pipeline, balanced, sums, clock = carry
+        fresh = jax.tree.map(jnp.zeros_like, (sums, clock))
+        (load, pipeline, balanced, *added), (ends, clocks) = lax.scan(step, (load, pipeline, balanced, *fresh), now)
+        before = lax.stop_gradient(clock[0])
+        sums, clock = jax.tree.map(jnp.add, (sums, clock), tuple(added))
+        return (load, pipeline, balanced, sums, clock), (before[None, :, None] + ends, before[None] + clocks)
+
+    numbers = first_step + jnp.arange(steps, dtype=jnp.int32)
+    in_blocks = lambda array: array.reshape(steps // BLOCK, BLOCK, *array.shape[1:])
+    carry = (*course[:3], (course.taken, course.balanced_taken), jnp.zeros_like(course.taken.elapsed))
+    carry, (ends, clocks) = lax.scan(block, carry, (in_blocks(jumps), in_blocks(numbers)))
+    load, pipeline, balanced, sums, _ = carry
+
+    rounds = jnp.diff(clocks.reshape(steps, -1), axis=0, prepend=0.0) / m
+    counted = ((numbers >= begin) & (numbers < stop)).astype(rounds.dtype)
+    alike = lambda array: jnp.broadcast_to(array, rounds.shape)
+    counts = histogram.count(
+        course.rounds,
+        alike(jnp.arange(replicas * ratios, dtype=jnp.int32)[None]),
+        rounds,
+        alike(jnp.tile(scenario.scale(), replicas)[None]),
+        alike(counted[:, None]),
+    )
+    before = jnp.stack([trip.ffn_end[0] for trip in course.pipeline.trips], axis=-1)[None]
+    ends = jnp.concatenate([lax.stop_gradient(before), ends.reshape(steps, -1, m)])
+    return Course(load, pipeline, balanced, *sums, counts), ends.reshape(steps + 1, replicas, ratios, m)
+
+
+def sums_of(course: Course, tpot: Tpot) -> tuple[Account, BalancedAccount, Array, Tpot]:
+    """What was counted, bundles first."""
+    taken, balanced = jax.tree.map(lambda sum: sum[0], (course.taken, course.balanced_taken))
+    return taken, balanced, course.rounds, tpot
+
+
+def conclude(scenario: Scenario, counts: tuple[int, ...], replicas: int, sums: Any, decode_mean: Scalar) -> Simulation:
+    """Statistics of the sums of all bundles, in the order (replica, ratio)."""
+    sums = jax.tree.map(lambda leaf: leaf.reshape(replicas, len(counts), *leaf.shape[1:]), sums)
+    return summarise(scenario.bundle, counts, scenario.window, *sums, scale=_scale(scenario), decode_mean=decode_mean)
+
+
+_scale = eqx.filter_jit(Scenario.scale)
