@@ -1,6 +1,7 @@
 """The commands as a user meets them."""
 
 import json
+import signal
 import sys
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 import afdjax as afd
 import afdjax.report
-from afdjax import cli
+from afdjax import cli, comparison
 
 
 @pytest.fixture
@@ -125,6 +126,26 @@ def test_plan_check_simulates_the_recommendation(run, log):
     best = document["optimum"]["attention_workers"]
     assert best in [row["attention_workers"] for row in document["check"]["ratios"]]
     assert document["check"]["model"]["throughput_lost"] < 0.05
+
+
+def test_interrupting_simulate_says_so_and_writes_nothing(monkeypatch, capsys, tmp_path):
+    """Ctrl-C after the first chunk of a long simulation."""
+    simulate = comparison.simulate
+
+    def interrupted(*arguments, **options):
+        stop = lambda done, total: signal.raise_signal(signal.SIGINT)
+        return simulate(*arguments, **options | {"steps": 640, "chunk_steps": 64, "progress": stop})
+
+    monkeypatch.setattr(comparison, "simulate", interrupted)
+    monkeypatch.chdir(tmp_path)
+    scenario = ["--workload", "geometric:100,50", "--batch-size", "4", "--ratios", "1:2", "--plot", "curve.png"]
+    monkeypatch.setattr(sys, "argv", ["afdjax", "simulate", *scenario])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    shown = capsys.readouterr()
+    assert stop.value.code == 130 and shown.out == ""
+    assert shown.err == "afdjax: interrupted; nothing was written.\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -272,9 +272,9 @@ def test_plan_with_coefficient_covariance_horizon_and_extrapolation(geometric, p
         afd.plan(afd.Requests([5], [3]), measured, horizon_requests=100)
 
 
-def test_plan_takes_more_ffn_workers_and_says_when_the_range_ends(geometric, profile, shared_link):
-    linked = afd.plan(geometric, shared_link, afd.Bundle(256), afd.MeanField(), max_ratio=3.0)
-    assert any("share one link" in note for note in linked.warnings)
+def test_plan_takes_more_ffn_workers_and_says_when_the_range_ends(geometric, profile):
+    brief = afd.plan(afd.Requests([5, 9], [3, 4]), profile, afd.Bundle(256), afd.MeanField(), max_ratio=3.0)
+    assert any("Decodes are short" in note for note in brief.warnings)
     wide = afd.plan(geometric, profile, afd.Bundle(256, ffn_workers=2), afd.MeanField(), max_ratio=3.0)
     assert wide.attention_workers == 6 and wide.ratio == pytest.approx(3.0)
     assert any("raise --max-ratio" in note for note in wide.warnings)

@@ -35,7 +35,7 @@ BLOCK = 64
 """Decode steps between two states that reverse-mode differentiation keeps; what lies between is computed again."""
 
 
-def whole_blocks(steps: float) -> int:
+def whole_blocks(steps: int | float) -> int:
     """The least number of steps that is at least `steps` and makes whole blocks."""
     return math.ceil(steps / BLOCK) * BLOCK
 
