@@ -114,7 +114,15 @@ class Exact(Barrier):
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> "GridLoad":
         mean, deviation = _mean_and_deviation(workload, batch_size)
         origin, spacing, survival, density = _sum_law(workload, jnp.asarray(batch_size, float), self.points)
-        return GridLoad(mean, deviation, origin, spacing, survival, density, _variation(workload, batch_size))
+        return GridLoad(
+            mean=mean,
+            deviation=deviation,
+            origin=origin,
+            spacing=spacing,
+            survival_at=survival,
+            density_at=density,
+            variation=_variation(workload, batch_size),
+        )
 
 
 def _mean_and_deviation(workload: SlotLoad, batch_size: ScalarLike) -> tuple[Scalar, Scalar]:
