@@ -21,9 +21,11 @@ from afdjax.latency import (
     PerWorker as PerWorker,
     Profile as Profile,
     Provenance as Provenance,
+    Roofline as Roofline,
     Shared as Shared,
     Validity as Validity,
 )
+from afdjax.latency_table import Table as Table
 from afdjax.lengths import (
     Deterministic as Deterministic,
     Geometric as Geometric,

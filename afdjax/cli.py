@@ -1,17 +1,16 @@
 """The commands. Output for people, or one JSON document; refusals are one line and exit status 2."""
 
-import contextlib
 import enum
 import json as jsonlib
-import os
 import re
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from afdjax._command import Refusal, check_target, prepare, progress_bar, refusing, save_figure, write
+from afdjax.cli_calibrate import calibrate
 
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -44,10 +43,6 @@ class AttentionStartName(enum.StrEnum):
 
     worker_wise = "worker-wise"
     together = "together"
-
-
-class Refusal(Exception):
-    """Input that is not accepted; the message is one line."""
 
 
 @app.callback()
@@ -108,13 +103,13 @@ def plan(
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """The best ratio of attention to FFN workers: what limits it, how sure it is, what it is sensitive to."""
-    _prepare(parallel=check)
+    prepare(parallel=check)
     import afdjax
     from afdjax.comparison import check as check_plan
 
-    with _refusing():
+    with refusing():
         if plot is not None:
-            _check_target(plot, ".png")
+            check_target(plot, ".png")
         columns = afdjax.Columns(prompt_column, decode_column, time_column)
         law = _load_workload(workload, columns, first_token_from_prefill, skip_bad_rows)
         times = afdjax.load_profile(profile)
@@ -130,7 +125,7 @@ def plan(
         )
         checked = check_plan(result) if check else None
         if plot is not None:
-            _save_figure(plot, lambda figures: figures.plan_figure(result).figure)
+            save_figure(plot, lambda figures: figures.plan_figure(result).figure)
     if json:
         document = result.to_dict() | ({} if checked is None else {"check": checked.to_dict()})
         print(jsonlib.dumps(document, indent=2, allow_nan=False))
@@ -174,34 +169,34 @@ def simulate(
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Simulate bundles of every ratio on drawn requests: throughput with error bars, TPOT, idle shares and why."""
-    _prepare(parallel=True)
+    prepare(parallel=True)
     import jax
 
     import afdjax
     from afdjax.comparison import compare
 
-    with _refusing():
+    with refusing():
         for target in (plot, timeline):
             if target is not None:
-                _check_target(target, ".png")
+                check_target(target, ".png")
         numbers = _numbers(ratios)
         columns = afdjax.Columns(prompt_column, decode_column, time_column)
         law = _load_workload(workload, columns, first_token_from_prefill, skip_bad_rows)
         times = afdjax.load_profile(profile)
         bundle = _bundle(batch_size, in_flight, ffn_workers, attention_weight, ffn_weight, layers, attention_start)
         cold = start is StartName.cold
-        with _progress("simulating") as progress:
+        with progress_bar("simulating") as progress:
             result = compare(
                 law, times, bundle, numbers, _barrier(barrier),
                 steps=steps, replicas=replicas, seed=seed, cold=cold, warm_up=warm_up,
                 workload_name=_title(workload, law), progress=progress,
             )  # fmt: skip
         if plot is not None:
-            _save_figure(plot, lambda figures: figures.simulation_figure(result))
+            save_figure(plot, lambda figures: figures.simulation_figure(result))
         if timeline is not None:
             initial = afdjax.Cold() if cold else afdjax.Stationary()
             window = afdjax.record(jax.random.key(seed), law, times, bundle, result.simulation.best, initial=initial)
-            _save_figure(timeline, lambda figures: figures.timeline_figure(window, times.time_unit))
+            save_figure(timeline, lambda figures: figures.timeline_figure(window, times.time_unit))
     print(result.to_json() if json else result)
 
 
@@ -220,12 +215,12 @@ def summarize(
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """A histogram of a request log that can be shared without the log, and what the log says."""
-    _prepare()
+    prepare()
     import afdjax
     from afdjax.report.text import workload_report
 
-    with _refusing():
-        _check_target(output, ".json")
+    with refusing():
+        check_target(output, ".json")
         requests = afdjax.load_trace(
             log,
             columns=afdjax.Columns(prompt_column, decode_column, time_column),
@@ -233,8 +228,11 @@ def summarize(
             skip_bad_rows=skip_bad_rows,
         )
         document = afdjax.summarize(requests, name=name or output.stem, origin=source, licence=licence)
-        _write(output, document.encode())
+        write(output, document.encode())
     print(document if json else workload_report(requests))
+
+
+app.command(epilog="Example: afdjax calibrate timings.csv -o profile.json --plot fit.png")(calibrate)
 
 
 def main() -> None:
@@ -260,22 +258,6 @@ def _refuse(message: str) -> None:
 
 def _say(message: str) -> None:
     print(f"afdjax: {message}", file=sys.stderr)
-
-
-def _prepare(parallel: bool = False) -> None:
-    """Settings of the application: double precision, compiled programs kept for the next call, every core if `parallel`."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-    if parallel:
-        # A simulation divides its replicas among devices; XLA makes less of many cores as one device. Too late, and left
-        # as it is, where this process has used JAX before.
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(base / "afdjax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _load_workload(name: str, columns, first_token_from_prefill: bool, skip_bad_rows: bool):
@@ -327,78 +309,3 @@ def _numbers(ratios: str) -> list[int]:
             f"`ratios` must be ascending numbers of attention workers such as 1:32, 4:64:4 or 1,2,4,8, but it is {ratios}."
         ) from None
     return parts
-
-
-@contextlib.contextmanager
-def _progress(text: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on standard error, if a person looks at it."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextlib.contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn what the library says of bad values into a refusal in terms of the command's options."""
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or "unusable").lower()
-        raise Refusal(f"{error.filename}: must be a file that can be used, but: {reason}.") from None
-    except (ValueError, TypeError) as error:
-        if type(error) not in (ValueError, TypeError) and not isinstance(error, _file_error()):
-            raise
-        option = lambda match: f"--{match[1].replace('_', '-')}"
-        raise Refusal(re.sub(r"`([a-z]\w*)`", option, str(error)).replace("\n", " ")) from None
-
-
-def _file_error() -> type[Exception]:
-    from afdjax._files import FileError
-
-    return FileError
-
-
-def _check_target(path: Path, suffix: str) -> None:
-    """Before the work: can the file be written, and is it of the kind that its name says?"""
-    from afdjax._files import FileError
-
-    if path.suffix.lower() != suffix:
-        raise FileError(f"{path}: must end in {suffix}.")
-    if path.is_dir():
-        raise FileError(f"{path}: must be a file, but it is a folder.")
-    if not path.absolute().parent.is_dir():
-        raise FileError(f"{path}: must be in a folder that exists, but {path.absolute().parent} does not.")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of the file or nothing."""
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _save_figure(path: Path, draw: Callable[[Any], Any]) -> None:
-    """Write the figure that `draw` makes with the module of figures."""
-    import io
-
-    try:
-        from afdjax.report import figures
-
-        figure = draw(figures)
-    except ModuleNotFoundError:
-        raise Refusal(f"{path}: needs matplotlib: install afdjax[plot].") from None
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    _write(path, buffer.getvalue())

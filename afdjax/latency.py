@@ -10,6 +10,7 @@ Times are in the one unit that the `Profile` names. All forms are differentiable
 """
 
 import abc
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -21,11 +22,21 @@ from afdjax._types import Scalar, ScalarLike
 
 
 class Latency(eqx.Module):
-    """Time of one stage. Abstract; final forms are `Affine`, `AffineWithSlots`, `FloorLinear` and `ExpertHit`."""
+    """Time of one stage. Abstract; final forms are `Affine`, `AffineWithSlots`, `FloorLinear`, `ExpertHit`, `Roofline` and
+    `Table`."""
 
     @abc.abstractmethod
     def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
         """Time for `tokens` tokens when each attention worker has `batch_size` slots."""
+
+    def coefficients(self) -> dict[str, Any]:
+        """The coefficients by name: every field but those of a measured table."""
+        fields = dataclasses.fields(self)
+        return {field.name: getattr(self, field.name) for field in fields if not field.metadata.get("tabulated")}
+
+    def with_coefficients(self, values: dict[str, Any]) -> "Latency":
+        """The same form with the named coefficients replaced."""
+        return eqx.tree_at(lambda form: [getattr(form, name) for name in values], self, list(values.values()))
 
 
 class Affine(Latency):
@@ -66,7 +77,7 @@ class AffineWithSlots(Latency):
 
 
 class FloorLinear(Latency):
-    """A floor, then a line: `(floor^s + (per_token * tokens + base)^s)^(1/s)`, s = `sharpness`.
+    """A floor, then a line: `base + (floor^s + (per_token * tokens)^s)^(1/s)`, s = `sharpness`.
 
     A dense FFN reads its weights whatever the batch (`floor`) and is bound by compute beyond the knee. The power mean
     rounds the knee off by a factor of at most 2^(1/s) (4 % at the default s = 16).
@@ -84,11 +95,7 @@ class FloorLinear(Latency):
         _checks.require_at_least("sharpness", self.sharpness, 1.0)
 
     def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
-        line = self.per_token * tokens + self.base
-        # relative to the larger of the two, so that no power overflows
-        larger = jnp.maximum(self.floor, line)
-        total = (self.floor / larger) ** self.sharpness + (line / larger) ** self.sharpness
-        return larger * total ** (1.0 / self.sharpness)
+        return self.base + power_sum(self.floor, self.per_token * tokens, self.sharpness)
 
 
 class ExpertHit(Latency):
@@ -112,6 +119,59 @@ class ExpertHit(Latency):
 
     def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
         return self.base - self.weights * jnp.expm1(-(tokens / self.saturation)) + self.per_token * tokens
+
+
+class Roofline(Latency):
+    """A stage that reads weights and does work, the longer of which counts: the most general form that is fitted,
+
+        base + (read^s + work^s)^(1/s),                      s = `sharpness`: 1 adds them, a large s takes the longer,
+        read = weights * (1 - exp(-tokens / saturation)),
+        work = per_token * tokens + per_slot * batch_size + per_context * tokens / batch_size
+               + per_recent * min(tokens, window * batch_size).
+
+    `per_context` [time per token of one slot's context] is the critical path of one long sequence, `per_recent` the time
+    for each of the last `window` tokens of a slot, which is all that sparse and sliding attention read. The other
+    forms are this one with terms left out: `Affine` and `AffineWithSlots` (no weights), `FloorLinear` (saturation near 0),
+    `ExpertHit` (s = 1).
+    """
+
+    base: Scalar = eqx.field(converter=_checks.as_float)
+    weights: Scalar = eqx.field(converter=_checks.as_float)
+    saturation: Scalar = eqx.field(converter=_checks.as_float)
+    sharpness: Scalar = eqx.field(converter=_checks.as_float)
+    per_token: Scalar = eqx.field(converter=_checks.as_float)
+    per_slot: Scalar = eqx.field(converter=_checks.as_float, default=0.0)  # pyright: ignore[reportAssignmentType]
+    per_context: Scalar = eqx.field(converter=_checks.as_float, default=0.0)  # pyright: ignore[reportAssignmentType]
+    per_recent: Scalar = eqx.field(converter=_checks.as_float, default=0.0)  # pyright: ignore[reportAssignmentType]
+    window: Scalar = eqx.field(converter=_checks.as_float, default=1.0)  # pyright: ignore[reportAssignmentType]
+
+    def __check_init__(self):
+        for name in ("base", "weights", "per_token", "per_slot", "per_context", "per_recent"):
+            _checks.require_non_negative(name, getattr(self, name))
+        _checks.require_positive("saturation", self.saturation)
+        _checks.require_positive("window", self.window)
+        _checks.require_at_least("sharpness", self.sharpness, 1.0)
+
+    def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
+        read = -self.weights * jnp.expm1(-(tokens / self.saturation))
+        work = (
+            self.per_token * tokens
+            + self.per_slot * batch_size
+            + self.per_context * (tokens / batch_size)
+            + self.per_recent * jnp.minimum(tokens, self.window * batch_size)
+        )
+        return self.base + power_sum(read, work, self.sharpness)
+
+
+def power_sum(first: Scalar, second: Scalar, sharpness: Scalar) -> Scalar:
+    """`(first^s + second^s)^(1/s)` of two times >= 0, with derivatives where one of them is 0."""
+    larger, smaller = jnp.maximum(first, second), jnp.minimum(first, second)
+    # where one is 0 the sum is the other: without this, second derivatives of 0^s are NaN
+    both = smaller > 0
+    share = jnp.where(both, smaller, 1.0) / jnp.where(both, larger, 1.0)
+    # by logarithms, which compile to half the time of two powers
+    rounded = jnp.exp(jnp.log1p(jnp.exp(sharpness * jnp.log(share))) / sharpness)
+    return jnp.where(both, larger * rounded, larger)
 
 
 class Communication(eqx.Module):
@@ -214,7 +274,9 @@ class Profile(eqx.Module):
     def coefficients(self) -> dict[str, Any]:
         """Every coefficient by its dotted name, `attention.per_token` and so on."""
         stages = {"attention": self.attention, "ffn": self.ffn, "communication": self.communication.latency}
-        return {f"{stage}.{name}": value for stage, form in stages.items() for name, value in vars(form).items()}
+        return {
+            f"{stage}.{name}": value for stage, form in stages.items() for name, value in form.coefficients().items()
+        }
 
     def with_coefficients(self, values: dict[str, Any]) -> "Profile":
         """The same profile with the named coefficients replaced."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from afdjax import latency
 from afdjax._files import FileError, first_problem, parse_json, read_text, suggestion
+from afdjax.latency_table import Table
 
 
 SCHEMA = "afdjax/profile/1"
@@ -19,6 +20,8 @@ FORMS: dict[str, type[latency.Latency]] = {
     "affine-with-slots": latency.AffineWithSlots,
     "floor-linear": latency.FloorLinear,
     "expert-hit": latency.ExpertHit,
+    "roofline": latency.Roofline,
+    "table": Table,
 }
 LINKS: dict[str, type[latency.Communication]] = {"per-worker": latency.PerWorker, "shared": latency.Shared}
 
@@ -27,16 +30,36 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class _Measured(_Strict):
+    """Measured times of the form `table`; `times` has one list for each batch size."""
+
+    places: list[float]
+    batch_sizes: list[float]
+    times: list[list[float]]
+    per_slot: bool = False
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> "_Measured":
+        if len(self.times) != len(self.batch_sizes) or any(len(row) != len(self.places) for row in self.times):
+            raise ValueError(
+                f"'times' must be {len(self.batch_sizes)} lists (batch sizes) of {len(self.places)} times (places)"
+            )
+        return self
+
+
 class _Stage(_Strict):
-    form: Literal["affine", "affine-with-slots", "floor-linear", "expert-hit"]
+    form: Literal["affine", "affine-with-slots", "floor-linear", "expert-hit", "roofline", "table"]
     coefficients: dict[str, Annotated[float, Field(strict=True)]]
+    table: _Measured | None = None
     time_unit: str | None = None
     valid_tokens: tuple[float, float] | None = None
     valid_batch_size: tuple[float, float] | None = None
 
     @model_validator(mode="after")
     def _right_coefficients(self) -> "_Stage":
-        fields = FORMS[self.form].__dataclass_fields__
+        if (self.form == "table") != (self.table is not None):
+            raise ValueError("'table' must be given with the form 'table', and only with it")
+        fields = _coefficient_fields(self.form)
         unknown = set(self.coefficients) - set(fields)
         missing = {name for name, field in fields.items() if _required(field)} - set(self.coefficients)
         if unknown or missing:
@@ -48,7 +71,9 @@ class _Stage(_Strict):
         return self
 
     def build(self) -> latency.Latency:
-        return FORMS[self.form](**self.coefficients)
+        table = {} if self.table is None else self.table.model_dump()
+        arrays = {name: jnp.asarray(value) if isinstance(value, list) else value for name, value in table.items()}
+        return FORMS[self.form](**self.coefficients, **arrays)
 
     def validity(self) -> latency.Validity:
         return latency.Validity(self.valid_tokens, self.valid_batch_size)
@@ -141,8 +166,11 @@ def profile_to_json(profile: latency.Profile) -> str:
     ):
         stages[stage] = {
             "form": next(name for name, kind in FORMS.items() if isinstance(form, kind)),
-            "coefficients": {name: float(value) for name, value in vars(form).items()},
+            "coefficients": {name: float(value) for name, value in form.coefficients().items()},
         }
+        if isinstance(form, Table):
+            arrays = {name: np.asarray(getattr(form, name)).tolist() for name in ("places", "batch_sizes", "times")}
+            stages[stage]["table"] = arrays | {"per_slot": form.per_slot}
         if validity.tokens is not None:
             stages[stage]["valid_tokens"] = list(validity.tokens)
         if validity.batch_size is not None:
@@ -165,13 +193,25 @@ def profile_to_json(profile: latency.Profile) -> str:
 def _covariance(file: _ProfileFile) -> np.ndarray | None:
     if file.covariance is None:
         return None
-    size = sum(len(FORMS[stage.form].__dataclass_fields__) for stage in (file.attention, file.ffn, file.communication))
+    size = sum(len(_coefficient_fields(stage.form)) for stage in (file.attention, file.ffn, file.communication))
     matrix = np.asarray(file.covariance, float) if len({len(row) for row in file.covariance}) == 1 else np.zeros(0)
-    if matrix.shape != (size, size) or not np.allclose(matrix, matrix.T) or np.linalg.eigvalsh(matrix).min() < -1e-12:
+    if matrix.shape != (size, size) or not np.allclose(matrix, matrix.T) or not _semidefinite(matrix):
         raise ValueError(
             f"'covariance' must be a symmetric, non-negative {size} x {size} matrix over all coefficients in their order"
         )
     return matrix
+
+
+def _semidefinite(matrix: np.ndarray) -> bool:
+    """Non-negative but for rounding, in units of its own standard deviations."""
+    deviations = np.sqrt(np.clip(np.diag(matrix), 0.0, None))
+    size = np.where(deviations > 0, deviations, 1.0)
+    return bool(np.linalg.eigvalsh(matrix / np.outer(size, size)).min() > -1e-9)
+
+
+def _coefficient_fields(form: str) -> dict[str, Any]:
+    fields = FORMS[form].__dataclass_fields__
+    return {name: field for name, field in fields.items() if not field.metadata.get("tabulated")}
 
 
 def _required(field: Any) -> bool:

@@ -10,6 +10,9 @@ from jaxtyping import install_import_hook
 
 
 jax.config.update("jax_enable_x64", True)
+# what takes long to compile is compiled once for all workers of the test run, and for the next run
+cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "afdjax-tests"))
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

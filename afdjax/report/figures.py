@@ -26,7 +26,7 @@ def plan_figure(plan: Plan, axes: "Axes | None" = None) -> "Axes":
 
     The coloured strip below shows how often each circuit decides: the regimes, as far as the loads leave them distinct.
     """
-    axes = _figure(8.0, 5.0).add_subplot() if axes is None else axes
+    axes = blank_figure(8.0, 5.0).add_subplot() if axes is None else axes
     ffn_workers = float(plan.bundle.ffn_workers)
     workers = plan.curve.attention_workers
     ratios = workers / ffn_workers
@@ -81,7 +81,7 @@ def simulation_figure(comparison: Comparison) -> "Figure":
     found, unit = comparison.simulation, comparison.profile.time_unit
     ffn_workers = float(comparison.bundle.ffn_workers)
     ratios = np.array(found.attention_workers) / ffn_workers
-    figure = _figure(8.0, 8.0)
+    figure = blank_figure(8.0, 8.0)
     top, attention, ffn = figure.subplots(3, 1, sharex=True, height_ratios=[3.0, 1.0, 1.0])
     error = np.nan_to_num(found.half_width)
     top.plot(ratios, comparison.model.throughput_per_instance, color="#ee6677", label="model")
@@ -117,7 +117,7 @@ def timeline_figure(timeline: Timeline, time_unit: str) -> "Figure":
     colors = matplotlib.colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
     passes, workers = timeline.attention_begin.shape
     start = float(np.min(timeline.attention_begin))
-    figure = _figure(10.0, 1.5 + 0.28 * (workers + 3))
+    figure = blank_figure(10.0, 1.5 + 0.28 * (workers + 3))
     axes = figure.add_subplot()
     rows = [*(f"A{worker + 1}" for worker in range(workers)), "A to F", "F", "F to A"]
 
@@ -142,7 +142,7 @@ def timeline_figure(timeline: Timeline, time_unit: str) -> "Figure":
     return figure
 
 
-def _figure(width: float, height: float) -> "Figure":
+def blank_figure(width: float, height: float) -> "Figure":
     """A figure that needs no display and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,26 +1,21 @@
 """Plans and workloads as text: the recommendation first, then why, how sure, and what to measure better."""
 
-import io
-
 import numpy as np
 from rich import box
-from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from afdjax.comparison import Comparison
 from afdjax.estimation import diagnose, moments, sampling_covariance
 from afdjax.planner import Plan
+from afdjax.report.layout import headline, notes, pairs, render
 from afdjax.simulation import Idle
 from afdjax.workload import Requests
 
 
-WIDTH = 100
-
-
 def plan_report(plan: Plan) -> str:
     """The report that `afdjax plan` prints."""
-    return _render(*_recommendation(plan), *_reasons(plan), *_certainty(plan), *_measure(plan), *_notes(plan.warnings))
+    return render(*_recommendation(plan), *_reasons(plan), *_certainty(plan), *_measure(plan), *notes(plan.warnings))
 
 
 def workload_report(requests: Requests) -> str:
@@ -47,7 +42,7 @@ def workload_report(requests: Requests) -> str:
     ]
     if found.drift is not None:
         rows.append(("drift of theta", f"{found.drift[0]:+.1%} to {found.drift[1]:+.1%} over the log"))
-    return _render(_headline(source.name), _pairs(rows))
+    return render(headline(source.name), pairs(rows))
 
 
 def simulation_report(comparison: Comparison) -> str:
@@ -75,11 +70,11 @@ def simulation_report(comparison: Comparison) -> str:
         ),
         ("workload", f"{comparison.workload_name}; profile {comparison.profile.provenance.name}"),
     ]
-    return _render(
-        _headline(f"{found.best}A-{float(comparison.bundle.ffn_workers):g}F is best of those simulated"),
-        _pairs(rows),
+    return render(
+        headline(f"{found.best}A-{float(comparison.bundle.ffn_workers):g}F is best of those simulated"),
+        pairs(rows),
         _comparison_table(comparison),
-        *_notes(found.warnings()),
+        *notes(found.warnings()),
     )
 
 
@@ -87,9 +82,9 @@ def check_report(comparison: Comparison) -> str:
     """What `afdjax plan --check` adds to the plan."""
     found = comparison.simulation
     sampled = f"{int(found.steps):,} decode steps x {len(found.throughput_by_replica)} replicas"
-    return _render(
-        _headline("Checked by simulation"),
-        _pairs([("model", _model_verdict(comparison)), ("simulated", sampled)]),
+    return render(
+        headline("Checked by simulation"),
+        pairs([("model", _model_verdict(comparison)), ("simulated", sampled)]),
         _comparison_table(comparison),
     )
 
@@ -136,15 +131,15 @@ def _idle(idle: Idle, at: int) -> str:
 def _recommendation(plan: Plan) -> list:
     best, unit = plan.at_best, plan.profile.time_unit
     ffn_workers = float(plan.bundle.ffn_workers)
-    headline = f"{plan.attention_workers}A-{ffn_workers:g}F: {plan.attention_workers} attention workers"
-    headline += " for 1 FFN worker" if ffn_workers == 1 else f" for {ffn_workers:g} FFN workers"
+    choice = f"{plan.attention_workers}A-{ffn_workers:g}F: {plan.attention_workers} attention workers"
+    choice += " for 1 FFN worker" if ffn_workers == 1 else f" for {ffn_workers:g} FFN workers"
     interval = "" if plan.ratio_interval is None else " (95 %: {:.2f} to {:.2f})".format(*plan.ratio_interval)
     throughput = f"{float(best.throughput_per_instance):.4g} tokens per {unit} and instance"
     if plan.throughput_interval is not None:
         throughput += " (95 %: {:.4g} to {:.4g})".format(*plan.throughput_interval)
     return [
-        _headline(headline),
-        _pairs(
+        headline(choice),
+        pairs(
             [
                 ("best ratio r*", f"{plan.ratio:.2f}{interval}"),
                 ("within 1 %", f"{_ranges(plan.near_optimal)} attention workers"),
@@ -199,7 +194,7 @@ def _reasons(plan: Plan) -> list:
                 "always busy",
             )
         )
-    return [_headline("Why"), _pairs(rows)]
+    return [headline("Why"), pairs(rows)]
 
 
 def _certainty(plan: Plan) -> list:
@@ -220,7 +215,7 @@ def _certainty(plan: Plan) -> list:
         rows.append(("heaviest 1 %", f"of the requests carry {found.top_share:.0%} of the token load"))
     if plan.profile.covariance is None:
         rows.append(("coefficients", "taken as exact: the profile has no covariance"))
-    return [_headline("How sure"), _pairs(rows)]
+    return [headline("How sure"), pairs(rows)]
 
 
 def _measure(plan: Plan) -> list:
@@ -228,29 +223,15 @@ def _measure(plan: Plan) -> list:
     table.add_column("1 % more of")
     table.add_column("moves r* by", justify="right")
     table.add_column("and throughput by", justify="right")
-    names = sorted(plan.ratio_elasticities, key=lambda name: -abs(plan.ratio_elasticities[name]))
+    moves = lambda name: (abs(plan.ratio_elasticities[name]), abs(plan.throughput_elasticities[name]))
+    # a general form has terms that this profile does not use: nothing moves with them
+    names = [name for name in plan.ratio_elasticities if moves(name) != (0.0, 0.0)]
+    names.sort(key=lambda name: -moves(name)[0])
     for name in names:
         table.add_row(name, f"{plan.ratio_elasticities[name]:+.2f} %", f"{plan.throughput_elasticities[name]:+.2f} %")
     measured = [name for name in names if name not in ("batch_size", "theta", "nu")]
-    first = f"Measure {measured[0]} and {measured[1]} best; theta needs the longest log you have."
-    return [_headline("What to measure better"), Text(first), table]
-
-
-def _notes(warnings: list[str]) -> list:
-    return [_headline("Notes"), *(Text(f"- {note}") for note in warnings)] if warnings else []
-
-
-def _headline(text: str) -> Text:
-    return Text(f"\n{text}", style="bold")
-
-
-def _pairs(rows: list[tuple[str, str]]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
+    first = f"Measure {' and '.join(measured[:2])} best; theta needs the longest log you have."
+    return [headline("What to measure better"), Text(first), table]
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -258,10 +239,3 @@ def _ranges(numbers: list[int]) -> str:
     array = np.asarray(numbers)
     runs = np.split(array, np.flatnonzero(np.diff(array) > 1) + 1)
     return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
-
-
-def _render(*parts) -> str:
-    console = Console(file=io.StringIO(), width=WIDTH, highlight=False, no_color=True)
-    console.print(Group(*parts))
-    lines = console.file.getvalue().strip("\n").splitlines()  # pyright: ignore[reportAttributeAccessIssue]
-    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,257 @@
+"""What is measured: series of points, each with its kernel, its arrays and the memory that they take."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import kernels
+from jax import Array
+from models import Grid, Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Where a series is measured: batch and context, or tokens."""
+
+    batch: int | None = None
+    context: int | None = None
+    tokens: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One operation over its points.
+
+    `prepare` puts the arrays of a point on the device and returns the call to be timed; `needs` is the memory [bytes]
+    that the call takes. `bytes_per_token`, of the KV cache, and `flops_per_token` are None where they mean nothing.
+    """
+
+    component: str
+    operation: str
+    points: tuple[Point, ...]
+    needs: Callable[[Point], int]
+    prepare: Callable[[Point], Callable[[], Array]]
+    bytes_per_token: int | None = None
+    flops_per_token: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where and how to measure: the device, a second one to talk to if there is one, the precision, the seed of the data."""
+
+    device: jax.Device
+    peer: jax.Device | None
+    dtype: jnp.dtype
+    seed: int
+
+    @property
+    def element_bytes(self) -> int:
+        return self.dtype.itemsize
+
+    def draw(self, *shapes: tuple[int, ...]) -> list[Array]:
+        """Arrays of random numbers on the device.
+
+        They come from a computation of their own, so that the compiler of a kernel cannot know them, and weights are
+        scaled by their number of rows, so that nothing overflows or fades to numbers that processors are slow with.
+        """
+        # a fast generator: gigabytes of weights are drawn for a point
+        key = jax.device_put(jax.random.key(self.seed, impl="rbg"), self.device)
+        return jax.block_until_ready(
+            [_uniform(jax.random.fold_in(key, i), s, self.dtype) for i, s in enumerate(shapes)]
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _uniform(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    scale = math.sqrt(3 / shape[-2]) if len(shape) > 1 else 1.0
+    return jax.random.uniform(key, shape, dtype, -scale, scale)
+
+
+_gqa = jax.jit(kernels.gqa_attention)
+_mla = jax.jit(kernels.mla_attention, static_argnums=4)
+_swiglu = jax.jit(kernels.swiglu)
+_ragged = jax.jit(kernels.ragged_swiglu)
+_negative = jax.jit(jnp.negative)
+
+
+def all_series(model: Model, grid: Grid, operations: Iterable[str], place: Place) -> list[Series]:
+    """The series of a campaign, by the names of `Model.operations`."""
+    makers = {
+        "gqa": gqa, "mla": mla, "dense": dense, "experts": experts, "ragged": ragged, "communication": communication
+    }  # fmt: skip
+    return [makers[name](model, grid, place) for name in operations]
+
+
+def gqa(model: Model, grid: Grid, place: Place) -> Series:
+    """Decode attention of one layer with grouped queries."""
+    shape = model.gqa
+    per_token = 2 * shape.kv_heads * shape.head_dim * place.element_bytes
+
+    def prepare(point):
+        query = (point.batch, shape.kv_heads, shape.heads // shape.kv_heads, shape.head_dim)
+        cache = (point.batch, shape.kv_heads, point.context, shape.head_dim)
+        return functools.partial(_gqa, *place.draw(query, cache, cache))
+
+    return Series(
+        "attention",
+        f"decode attention gqa heads={shape.heads} kv_heads={shape.kv_heads} head_dim={shape.head_dim}",
+        _rectangle(grid),
+        lambda point: point.batch * point.context * (per_token + _score_bytes(shape.heads)),
+        prepare,
+        bytes_per_token=per_token,
+        flops_per_token=4 * shape.heads * shape.head_dim,
+    )
+
+
+def mla(model: Model, grid: Grid, place: Place) -> Series:
+    """Decode attention of one layer with a latent cache, absorbed."""
+    shape = model.mla
+    per_token = (shape.latent + shape.rope) * place.element_bytes
+
+    def prepare(point):
+        sizes = (shape.latent, shape.rope)
+        queries = [(point.batch, shape.heads, size) for size in sizes]
+        caches = [(point.batch, point.context, size) for size in sizes]
+        return functools.partial(_mla, *place.draw(*queries, *caches), shape.head_dim)
+
+    return Series(
+        "attention",
+        f"decode attention mla heads={shape.heads} latent={shape.latent} rope={shape.rope}",
+        _rectangle(grid),
+        lambda point: point.batch * point.context * (per_token + _score_bytes(shape.heads)),
+        prepare,
+        bytes_per_token=per_token,
+        flops_per_token=2 * shape.heads * (2 * shape.latent + shape.rope),
+    )
+
+
+def dense(model: Model, grid: Grid, place: Place) -> Series:
+    """The FFN of one dense layer."""
+    hidden, inner = model.hidden, model.dense
+    return Series(
+        "ffn",
+        f"dense ffn swiglu hidden={hidden} intermediate={inner}",
+        _line(grid),
+        lambda point: (3 * hidden * inner + point.tokens * (2 * hidden + 3 * inner)) * place.element_bytes,
+        lambda point: functools.partial(
+            _swiglu, *place.draw((point.tokens, hidden), (hidden, inner), (hidden, inner), (inner, hidden))
+        ),
+        flops_per_token=6 * hidden * inner,
+    )
+
+
+def experts(model: Model, grid: Grid, place: Place) -> Series:
+    """The FFN of one layer of experts, routing balanced: one batched product over experts with equal numbers of rows."""
+    hidden, inner = model.hidden, model.experts.intermediate
+
+    def shapes(point):
+        rows = _rows(model, point.tokens)
+        # few tokens visit few experts, whose weights alone are read
+        visited = min(rows, model.experts.hosted)
+        return (
+            (visited, math.ceil(rows / visited), hidden),
+            (visited, hidden, inner),
+            (visited, hidden, inner),
+            (visited, inner, hidden),
+        )
+
+    def needs(point):
+        rows, *weights = shapes(point)
+        work = rows[0] * rows[1] * (2 * hidden + 3 * inner)
+        return (sum(map(math.prod, weights)) + work) * place.element_bytes
+
+    return _expert_series(
+        "grouped", model, grid, needs, lambda point: functools.partial(_swiglu, *place.draw(*shapes(point)))
+    )
+
+
+def ragged(model: Model, grid: Grid, place: Place) -> Series:
+    """The same layer by `jax.lax.ragged_dot`, which takes groups of any size."""
+    hidden, inner, hosted = model.hidden, model.experts.intermediate, model.experts.hosted
+
+    def prepare(point):
+        rows = _rows(model, point.tokens)
+        sizes = jnp.full(hosted, rows // hosted, jnp.int32) + (jnp.arange(hosted) < rows % hosted).astype(jnp.int32)
+        x, *weights = place.draw(
+            (rows, hidden), (hosted, hidden, inner), (hosted, hidden, inner), (hosted, inner, hidden)
+        )
+        return functools.partial(_ragged, x, jax.device_put(sizes, place.device), *weights)
+
+    def needs(point):
+        # where XLA has no kernel for it, it copies the rows once for every expert
+        copies = 1 if place.device.platform == "tpu" else hosted
+        work = _rows(model, point.tokens) * (2 * hidden + 3 * inner) * copies
+        return (3 * hosted * hidden * inner + work) * place.element_bytes
+
+    return _expert_series("ragged_dot", model, grid, needs, prepare)
+
+
+def communication(model: Model, grid: Grid, place: Place) -> Series:
+    """Activations of so many tokens to another device and back; with one device, a stand-in within its memory."""
+    if place.peer is None:
+        operation = f"no network: copy within memory and back hidden={model.hidden}"
+        trip = lambda x: _negative(_negative(x))  # an identity would be free of charge
+    else:
+        kind = "virtual devices of one processor" if place.device.platform == "cpu" else "devices"
+        operation = f"round trip between {kind} hidden={model.hidden}"
+        trip = lambda x: jax.device_put(jax.device_put(x, place.peer), place.device)
+
+    def prepare(point):
+        (x,) = place.draw((point.tokens, model.hidden))
+
+        def call():
+            # each trip carries what the last one brought, so that trips cannot overlap
+            nonlocal x
+            x = trip(x)
+            return x
+
+        return call
+
+    return Series(
+        "communication",
+        operation,
+        _line(grid),
+        lambda point: 3 * point.tokens * model.hidden * place.element_bytes,
+        prepare,
+    )
+
+
+def dispatch(place: Place) -> Callable[[], Array]:
+    """The smallest call there is: what JAX takes for any call, below which no point can be."""
+    return functools.partial(_negative, *place.draw((1,)))
+
+
+def _expert_series(kind, model, grid, needs, prepare) -> Series:
+    experts, hidden = model.experts, model.hidden
+    share = "" if experts.hosted == experts.count else f" hosted={experts.hosted}"
+    return Series(
+        "ffn",
+        f"expert ffn {kind} hidden={hidden} intermediate={experts.intermediate} experts={experts.count}"
+        f" top_k={experts.top_k}{share}",
+        _line(grid),
+        needs,
+        prepare,
+        flops_per_token=6 * hidden * experts.intermediate * experts.top_k * experts.hosted // experts.count,
+    )
+
+
+def _rows(model: Model, tokens: int) -> int:
+    """Rows that the hosted experts work on when `tokens` tokens are routed evenly over all experts."""
+    experts = model.experts
+    return math.ceil(tokens * experts.top_k * experts.hosted / experts.count)
+
+
+def _score_bytes(heads: int) -> int:
+    """Memory of scores and weights per token of the cache: some copies in single precision, as XLA keeps them."""
+    return 3 * 4 * heads
+
+
+def _rectangle(grid: Grid) -> tuple[Point, ...]:
+    return tuple(Point(batch=batch, context=context) for batch in grid.batch for context in grid.context)
+
+
+def _line(grid: Grid) -> tuple[Point, ...]:
+    return tuple(Point(tokens=tokens) for tokens in grid.tokens)

@@ -1,0 +1,120 @@
+"""Every public kernel table against the reference's fits, in one go; and refits in bulk against SciPy's loop."""
+
+import time
+
+import jax
+import numpy as np
+import polars as pl
+from scipy.optimize import least_squares
+
+from afdjax.calibrate import Timings, fit_series
+from afdjax.calibrate.bootstrap import bootstrap
+from afdjax.calibrate.family import TERMS
+from afdjax.calibrate.optimise import EFFICIENT
+from tests.kernel_groups import missing_groups, reference_groups
+from tests.test_calibrate import coverage, grid, noisy, timings
+
+
+COMPONENT = {"attn": "attention", "ffn": "ffn", "comm": "communication", "step": "step"}
+FORMS = ("ols", "rel", "hinge", "smax", "bt", "sat")
+
+
+def as_timings(groups) -> Timings:
+    """The groups of the reference, with their regions, as one table of timings."""
+    frames = []
+    for number, group in enumerate(groups):
+        batch = np.full(len(group.x), np.nan) if group.batch is None else group.batch
+        frames.append(
+            pl.DataFrame(
+                {
+                    "component": COMPONENT[group.kind],
+                    "operation": f"{number} {group.dataset} {group.config}",
+                    "device": group.device,
+                    "batch": batch,
+                    "context": group.x / batch,
+                    "tokens": group.x,
+                    "layers": 1.0,
+                    "latency_us": group.y_us,
+                    "spread_us": None,
+                    "repeats": None,
+                    "bytes_per_token": group.bytes_per_token,
+                    "flops_per_token": group.flops_per_token,
+                    "precision": group.precision,
+                },
+                schema_overrides={"device": pl.String, "spread_us": pl.Float64, "repeats": pl.Int64,
+                                  "bytes_per_token": pl.Float64, "flops_per_token": pl.Float64, "precision": pl.String},
+            ).with_columns(pl.col("batch", "context").fill_nan(None))
+        )  # fmt: skip
+    return Timings(pl.concat(frames), "reference")
+
+
+def test_every_public_kernel(benchmark, shared_data, capsys):
+    groups = list(reference_groups(shared_data))
+    timings = as_timings(groups)
+    start = time.perf_counter()
+    fits = benchmark.pedantic(lambda: fit_series(timings), rounds=1, iterations=1)
+    seconds = time.perf_counter() - start
+
+    best = np.array([min(g.row[f"{f}_maxrel"] for f in FORMS if g.row[f"{f}_maxrel"] is not None) for g in groups])
+    ratio = np.array([fit.worst for fit in fits]) / best
+    kinds = np.array([g.kind for g in groups])
+    with capsys.disabled():
+        print(
+            f"\n{len(groups)} of {len(groups) + len(missing_groups(shared_data))} groups in {seconds:.0f} s, compilation included"
+        )
+        print("kind    groups   within 1.02   median worst: ours  reference  ratio   median left-out   levelled")
+        for kind in (*COMPONENT, "all"):
+            rows = kinds == kind if kind != "all" else np.ones(len(kinds), bool)
+            own = [fit for fit, row in zip(fits, rows, strict=True) if row]
+            print(
+                f"{kind:6} {rows.sum():7d} {np.mean(ratio[rows] <= 1.02):12.1%} {np.median([f.worst for f in own]):19.1%} "
+                f"{np.median(best[rows]):10.1%} {np.median(ratio[rows]):6.2f} {np.median([f.left_out for f in own]):17.1%} "
+                f"{np.mean([f.levelled for f in own]):10.0%}"
+            )
+        forms, counts = np.unique([f"{g.kind} {f.form}" for g, f in zip(groups, fits, strict=True)], return_counts=True)
+        print("forms: " + ", ".join(f"{form} {count}" for form, count in zip(forms, counts, strict=True)))
+        alarmed = {}
+        for g, f in zip(groups, fits, strict=True):
+            for finding in f.findings:
+                if finding.alarm:
+                    alarmed.setdefault((g.dataset), []).append((g.config, finding.text))
+        for name, found in alarmed.items():
+            print(f"alarm: {name}: {len(found)}: {found[0]}")
+    assert seconds < 60.0
+    assert np.mean(ratio <= 1.02) >= 0.9
+    assert np.median(ratio) <= 0.9
+
+
+def test_coverage_of_intervals(benchmark, capsys):
+    """1,000 repetitions of 64 points, 5 % noise and 5 % gross outliers."""
+    shares = benchmark.pedantic(lambda: coverage(1000, 2, level=None, ratio=True), rounds=1, iterations=1)
+    with capsys.disabled():
+        print("\n95 % intervals cover: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
+    assert all(0.93 <= share <= 0.97 for share in shares.values())
+
+
+def test_bootstrap_refits(benchmark, capsys):
+    """1,000 refits of one series at once, and SciPy's loop over a tenth of them."""
+    tokens, batch = grid()
+    time_us = noisy(np.random.default_rng(5), 4e-4 * tokens + 0.6 * batch + 120.0)
+    [fit] = fit_series(timings("attention", tokens, time_us, batch), {"attention": "affine-with-slots"})
+    run = lambda: bootstrap(fit, jax.random.key(1), draws=1000)
+    run()
+    benchmark.pedantic(run, rounds=3, iterations=1)
+    seconds = benchmark.stats.stats.min
+
+    units = fit.samples.coefficient_units[[TERMS.index(name) for name in ("per_token", "per_slot", "base")]]
+    random = np.random.default_rng(0)
+    begin = time.perf_counter()
+    for _ in range(100):
+        rows = random.integers(0, len(tokens), len(tokens))
+        n, b, y = tokens[rows], batch[rows], time_us[rows]
+        least_squares(
+            lambda c, n=n, b=b, y=y: (units[0] * c[0] * n + units[1] * c[1] * b + units[2] * c[2]) / y - 1.0,
+            fit.final.coefficients[[TERMS.index(name) for name in ("per_token", "per_slot", "base")]] / units,
+            bounds=(0.0, np.inf), loss="cauchy", f_scale=EFFICIENT * fit.final.scale,
+        )  # fmt: skip
+    loop = 10.0 * (time.perf_counter() - begin)
+    with capsys.disabled():
+        print(f"\n1,000 refits: {seconds:.2f} s, SciPy's loop {loop:.1f} s, {loop / seconds:.0f} times as long")
+    assert seconds < 2.0

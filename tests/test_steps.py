@@ -1,0 +1,163 @@
+"""Stage times from whole steps: what the log tells is found again, what it does not is said."""
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+
+import afdjax as afd
+from afdjax.calibrate import Region, fit_series, load_timings
+from afdjax.calibrate.steps import StepLog, fit_steps, load_steps
+
+
+TRUTH = {
+    "attention.per_token": 1.2e-3,
+    "attention.base": 40.0,
+    "ffn.per_token": 0.15,
+    "ffn.base": 60.0,
+    "communication.base": 50.0,
+}
+PROFILE = afd.Profile(afd.Affine(1.2e-3, 40.0), afd.Affine(0.15, 60.0), afd.Affine(0.0, 50.0), time_unit="us")
+GUESS = afd.Profile(afd.Affine(3e-3, 20.0), afd.Affine(0.05, 120.0), afd.Affine(0.0, 20.0), time_unit="us")
+
+
+def simulated(prompt_means, workers, batch_size=128) -> StepLog:
+    """Steps of simulated bundles (no loads of single workers, no stage times): mean time per output token of each."""
+    parts = []
+    for seed, mean in enumerate(prompt_means):
+        workload = afd.Independent(afd.Geometric(mean), afd.Geometric(200.0))
+        bundle = afd.Bundle(batch_size, in_flight=2)
+        run = afd.simulate(
+            jax.random.key(seed), workload, PROFILE, bundle, attention_workers=workers, steps=400, replicas=4
+        )
+        load, spread = batch_size * float(workload.theta), float(workload.nu) * batch_size**0.5
+        one = np.ones(len(workers))
+        step = 2.0 * np.asarray(run.cycle_time)
+        parts.append((batch_size * one, load * one, spread * one, np.asarray(workers, float), one, step))
+    return StepLog(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+@pytest.fixture(scope="module")
+def log() -> StepLog:
+    return simulated((100.0, 1000.0, 3000.0, 6000.0), (1, 2, 4, 8, 12, 16, 24, 32))
+
+
+def test_coefficients_are_found_again_from_simulated_steps(log):
+    fit = fit_steps(log, GUESS)
+    assert fit.held_out < 0.02
+    intervals = fit.intervals()
+    assert set(intervals) == set(TRUTH)
+    assert all(fit.told.values())
+    off = {name: np.log(TRUTH[name] / intervals[name][0]) / deviation for name, deviation in fit.deviation.items()}
+    print(fit, off)
+    assert all(abs(sigmas) < 3.0 for sigmas in off.values()), off
+    assert sum(abs(sigmas) < 1.96 for sigmas in off.values()) >= 4, off
+    assert not fit.contradictions
+    # and what it predicts elsewhere holds
+    steps, low, high = fit.predict(log)
+    assert np.mean((low <= log.step_us) & (log.step_us <= high)) >= 0.9
+    assert np.median(np.abs(steps / log.step_us - 1.0)) < 0.01
+
+
+def test_where_only_the_ffn_binds_the_other_stages_are_not_told(log):
+    merged = log.attention_workers * log.batch_size
+    ffn = 0.15 * merged + 60.0
+    attention = 1.2e-3 * log.token_load + 40.0
+    only = log.select((ffn > 1.5 * attention) & (ffn > attention + 50.0))
+    assert len(only.step_us) >= 8
+    fit = fit_steps(only, GUESS)
+    told = fit.told
+    assert told["ffn.per_token"] and told["ffn.base"]
+    assert not any(told[name] for name in told if not name.startswith("ffn"))
+    advice = "\n".join(fit.advice())
+    assert "attention: not identifiable" in advice and "communication: not identifiable" in advice
+    assert "ffn: not identifiable" not in advice
+    # what was not told stays wide
+    for name, deviation in fit.deviation.items():
+        assert (deviation > 0.4) == (not name.startswith("ffn")), (name, deviation)
+
+
+def test_the_misfit_of_the_measured_ascend_run_is_reported(shared_data):
+    """64A-16F is faster than 48A-16F at the same batch of each attention rank: nothing that rises with load explains that."""
+    frame = pl.read_csv(shared_data / "afd_ascend_dsv32" / "throughput_16k.csv")
+    plateau = frame.filter(pl.col("t_s").is_between(40, 200), pl.col("topology").str.contains("16f"))
+    attention = plateau["topology"].str.extract(r"(\d+)a").cast(pl.Float64).to_numpy()
+    dies, slots = attention + 16.0, 28.0 * attention
+    step_us = slots / (plateau["tokens_per_s_per_die"].to_numpy() * dies) * 1e6
+    each = np.ones(len(step_us))
+    # two microbatches share the 28 slots of a rank; every slot holds its prompt and half of a decode of 1,024
+    log = StepLog(14.0 * each, 14.0 * 16_938.25 * each, 0.0 * each, attention, 16.0 * each, step_us, layers=61.0)
+    fit = fit_steps(log)
+    assert any("misfit" in line and "64A-16F took 9% less time than 48A-16F" in line for line in fit.advice())
+    assert "misfit" in str(fit)
+    # it is not absorbed: the fit stays off by about half of the contradiction, and says so
+    assert fit.scatter > 0.03 and np.abs(fit.residuals).max() > 0.03
+    steps, _, _ = fit.predict(log)
+    assert steps[attention == 64].mean() >= steps[attention == 48].mean() * 0.999
+
+
+def sweep(ratios, milliseconds, context, slots) -> StepLog:
+    """A row of the public ratio sweep: 1 FFN tray of 4 GPUs, `ratios` attention trays, two microbatches, 94 layers."""
+    ratios, each = np.asarray(ratios, float), np.ones(len(ratios))
+    half = slots / 2.0
+    return StepLog(half * each, half * context * each, 0.0 * each, 4.0 * ratios, 4.0 * each,
+                   1e3 * np.asarray(milliseconds), layers=94.0)  # fmt: skip
+
+
+def test_a_row_of_a_measured_sweep_predicts_the_next(shared_data):
+    """Published step times of GB200, Qwen3-235B (FastAFD's log): 16K contexts and kernel tables, then 32K unseen."""
+    short = sweep([4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16],
+                  [24.753, 24.750, 25.649, 26.671, 28.513, 28.881, 30.699, 33.119, 34.132, 37.104, 37.83, 40.15],
+                  16384.0, 50.0)  # fmt: skip
+    long = sweep([3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16],
+                 [22.049, 22.962, 23.655, 23.509, 24.212, 24.918, 25.538, 26.213, 27.736, 27.238, 28.993, 28.40, 30.05],
+                 32768.0, 25.0)  # fmt: skip
+    tables = shared_data / "aiconfigurator" / "gb200"
+    kernel = load_timings(tables / "attention__trtllm__1.3.0rc20__generation_attention_perf.csv").select(
+        operation_contains="num_heads=64,num_key_value_heads=4,head_dim=128,kv_cache_dtype=fp8"
+    )
+    kernel = Region(batch=(8.0, 64.0), context=(2048.0, 65536.0)).of(kernel)
+    links = load_timings(tables / "comm__sglang__0.5.12__wideep_deepep_ll_perf.csv").select(
+        operation_contains="hidden_size=4096,num_topk=8,num_experts=128"
+    )
+    [attention] = fit_series(kernel, {"attention": "affine-with-slots"})
+    dispatch, combine = (fit.latency for fit in fit_series(links, {"communication": "affine"}))
+    there_and_back = afd.Affine(dispatch.per_token + combine.per_token, dispatch.base + combine.base)
+    # kernels are known to 30 %; what an attention layer does beside them, and the FFN, to an order of magnitude
+    prior = afd.Profile(attention.latency, afd.Affine(0.2, 50.0), there_and_back, time_unit="us")
+    known = {"attention.per_token": 0.3, "communication.per_token": 0.3, "communication.base": 0.3}
+    fit = fit_steps(short, prior, known)
+    steps, low, high = fit.predict(long)
+    error = np.abs(steps / long.step_us - 1.0)
+    inside = (low <= long.step_us) & (long.step_us <= high)
+    print(f"mean error {error.mean():.1%}, worst {error.max():.1%}, inside of the interval {inside.mean():.0%}, "
+          f"interval +-{np.mean(high / steps - 1.0):.0%}")  # fmt: skip
+    assert error.mean() < 0.1 and inside.mean() >= 0.8
+
+
+def test_a_log_of_steps_is_read_and_refused(tmp_path):
+    path = tmp_path / "steps.csv"
+    rows = {
+        "batch": [32, 32],
+        "token_load": [1e5, 2e5],
+        "attention_workers": [4, 8],
+        "step_time": [1.0, 2.0],
+        "unit": "ms",
+    }
+    pl.DataFrame(rows).write_csv(path)
+    log = load_steps(path)
+    np.testing.assert_allclose(log.step_us, [1e3, 2e3])
+    assert log.in_flight == 2 and log.layers == 1.0
+    for change, message in (
+        ({"step_time": [1.0, 0.0]}, "must be above 0, but in row 2 it is 0"),
+        ({"unit": ["ms", "us"]}, "column 'unit' must hold one value"),
+        ({"unit": "min"}, "must be one of ns, us"),
+    ):
+        pl.DataFrame(rows | change).write_csv(path)
+        with pytest.raises(ValueError, match=message):
+            load_steps(path)
+    pl.DataFrame({"batch": [1]}).write_csv(path)
+    with pytest.raises(ValueError, match="token_load"):
+        load_steps(path)
+    with pytest.raises(ValueError, match="in us"):
+        fit_steps(log, afd.load_profile("deepseek-v3-ascend-910c"))
