@@ -11,6 +11,7 @@ import typer
 
 from afdjax._command import Refusal, check_target, prepare, progress_bar, refusing, save_figure, write
 from afdjax.cli_calibrate import calibrate
+from afdjax.cli_steps import calibrate_steps
 
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -233,6 +234,10 @@ def summarize(
 
 
 app.command(epilog="Example: afdjax calibrate timings.csv -o profile.json --plot fit.png")(calibrate)
+app.command(
+    "calibrate-steps",
+    epilog="Example: afdjax calibrate-steps steps.csv --prior kernels.json --unknown ffn -o profile.json --predict more.csv",
+)(calibrate_steps)
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """Stage times from whole steps: what the log tells is found again, what it does not is said."""
 
+import json
+
 import jax
 import numpy as np
 import polars as pl
@@ -7,7 +9,9 @@ import pytest
 
 import afdjax as afd
 from afdjax.calibrate import Region, fit_series, load_timings
-from afdjax.calibrate.steps import StepLog, fit_steps, load_steps
+from afdjax.calibrate.step_log import StepLog, load_steps
+from afdjax.calibrate.steps import fit_steps
+from afdjax.cli import main
 
 
 TRUTH = {
@@ -133,6 +137,40 @@ def test_a_row_of_a_measured_sweep_predicts_the_next(shared_data):
     print(f"mean error {error.mean():.1%}, worst {error.max():.1%}, inside of the interval {inside.mean():.0%}, "
           f"interval +-{np.mean(high / steps - 1.0):.0%}")  # fmt: skip
     assert error.mean() < 0.1 and inside.mean() >= 0.8
+
+
+def test_the_command_fits_predicts_and_refuses(tmp_path, capsys):
+    truth = afd.Profile(
+        afd.AffineWithSlots(1.2e-3, 0.2, 40.0), afd.Affine(0.15, 60.0), afd.Affine(0.1, 50.0), time_unit="us"
+    )
+    (tmp_path / "prior.json").write_text(afd.profile_to_json(truth))
+    workers = np.array([1.0, 4.0, 16.0, 48.0, 80.0, 112.0, 160.0])
+    for name, batch in (("one.csv", 32.0), ("two.csv", 48.0)):
+        load = batch * 4000.0
+        attention, ffn = 1.2e-3 * load + 0.2 * batch + 40.0, 0.15 * workers * batch + 60.0
+        step = 2.0 * np.maximum(np.maximum(attention, ffn), (attention + ffn + 0.1 * batch + 50.0) / 2.0)
+        rows = {"batch": batch, "token_load": load, "attention_workers": workers, "step_time": step, "unit": "us"}
+        pl.DataFrame(rows).write_csv(tmp_path / name)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["afdjax", "calibrate-steps", *map(str, arguments)])
+            main()
+        return stop.value.code, capsys.readouterr()
+
+    log, prior, out = tmp_path / "one.csv", tmp_path / "prior.json", tmp_path / "out.json"
+    code, shown = run(log, "--prior", prior, "--unknown", "ffn", "--predict", tmp_path / "two.csv", "-o", out, "--json")
+    document = json.loads(shown.out)
+    assert code == 0 and document["prediction"]["mean_relative_error"] < 0.02
+    assert document["coefficients"]["ffn.per_token"]["told"] and document["prediction"]["share_inside"] == 1.0
+    assert afd.load_profile(out).covariance is not None
+    for arguments, message in (
+        ((log, "--unknown", "network"), "--unknown must be one of attention, ffn, communication"),
+        ((log, "--prior", prior, "--unsure", 0), "--unsure must be a finite number above 0, but it is 0"),
+        ((tmp_path / "none.csv",), "none.csv"),
+    ):
+        code, shown = run(*arguments)
+        assert code == 2 and message in shown.err and shown.err.count("\n") == 1
 
 
 def test_a_log_of_steps_is_read_and_refused(tmp_path):

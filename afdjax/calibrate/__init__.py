@@ -10,10 +10,6 @@ from afdjax.calibrate.calibration import (
 from afdjax.calibrate.findings import Cliff as Cliff, Finding as Finding
 from afdjax.calibrate.fit import SeriesFit as SeriesFit, fit_series as fit_series
 from afdjax.calibrate.readers import load_timings as load_timings
-from afdjax.calibrate.steps import (
-    StepFit as StepFit,
-    StepLog as StepLog,
-    fit_steps as fit_steps,
-    load_steps as load_steps,
-)
+from afdjax.calibrate.step_log import StepLog as StepLog, load_steps as load_steps
+from afdjax.calibrate.steps import StepFit as StepFit, fit_steps as fit_steps
 from afdjax.calibrate.timings import Series as Series, Timings as Timings

@@ -9,7 +9,6 @@ is reported as such: Fisher information against the prior, coefficient by coeffi
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -18,13 +17,12 @@ import jax.numpy as jnp
 import lineax
 import numpy as np
 import optimistix
-import polars as pl
 from jaxtyping import Array, ArrayLike
 
-from afdjax._files import FileError
+from afdjax import _checks
 from afdjax.barrier import Barrier, Gaussian
 from afdjax.bundle import Bundle, Start, WorkerWise
-from afdjax.calibrate.timings import UNITS, missing_column
+from afdjax.calibrate.step_log import Row, StepLog, contradictions
 from afdjax.cycle import Performance, performance
 from afdjax.latency import Affine, AffineWithSlots, PerWorker, Profile, Provenance
 from afdjax.slots import Moments
@@ -38,88 +36,6 @@ ALIKE = 0.95
 """Two coefficients with a larger correlation (in size) cannot be told apart."""
 TIMER = 0.002
 """Relative error that no log of steps is better than."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StepLog:
-    """Measured steps, one entry a row, all with the same number of microbatches in flight and the same layers.
-
-    `batch_size` [slots of one attention worker in one microbatch], `token_load` [KV tokens of one attention worker in one
-    microbatch, mean over workers], `spread` [tokens; standard deviation of that load over workers and steps, 0 if they are
-    alike], `attention_workers`, `ffn_workers`, `step_us` [microseconds from one token of a request to its next].
-    """
-
-    batch_size: np.ndarray
-    token_load: np.ndarray
-    spread: np.ndarray
-    attention_workers: np.ndarray
-    ffn_workers: np.ndarray
-    step_us: np.ndarray
-    in_flight: int = 2
-    layers: float = 1.0
-
-    def __post_init__(self):
-        for name in ("batch_size", "token_load", "attention_workers", "ffn_workers", "step_us"):
-            values = np.asarray(getattr(self, name), float)
-            if values.ndim != 1 or len(values) != len(self.step_us) or not len(values):
-                raise ValueError(f"`{name}` must be a column as long as `step_us`, but its shape is {values.shape}.")
-            if not (np.isfinite(values) & (values > 0)).all():
-                row = int(np.flatnonzero(~(np.isfinite(values) & (values > 0)))[0])
-                raise ValueError(f"`{name}` must be above 0, but in row {row + 1} it is {values[row]:g}.")
-
-    def rows(self) -> "Row":
-        """The arguments of the model, one entry a row."""
-        columns = (self.batch_size, self.token_load, self.spread, self.attention_workers, self.ffn_workers)
-        return Row(*(jnp.asarray(column, float) for column in columns))
-
-    def select(self, rows: np.ndarray) -> "StepLog":
-        """Only these rows (a mask or indices)."""
-        columns = ("batch_size", "token_load", "spread", "attention_workers", "ffn_workers", "step_us")
-        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in columns})
-
-
-class Row(eqx.Module):
-    """One step, or many along a leading axis."""
-
-    batch_size: Array
-    token_load: Array
-    spread: Array
-    attention_workers: Array
-    ffn_workers: Array
-
-
-def load_steps(path: str | Path) -> StepLog:
-    """A log of steps from a CSV or Parquet file.
-
-    Columns: `batch` (slots of one attention worker in one microbatch), `token_load` (KV tokens of it), `attention_workers`,
-    `step_time`, `unit`; optional `spread`, `ffn_workers` (1), `in_flight` (2), `layers` (1). Raises `FileError` in one line.
-    """
-    try:
-        frame = pl.read_parquet(path) if str(path).endswith(".parquet") else pl.read_csv(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise FileError(f"{path}: must be a table of steps in CSV or Parquet, but: {error}.") from None
-    for name in ("batch", "token_load", "attention_workers", "step_time", "unit"):
-        if name not in frame.columns:
-            raise missing_column(name, frame.columns, str(path))
-    once: dict[str, Any] = {}
-    for name, default in (("unit", None), ("in_flight", 2), ("layers", 1)):
-        values = frame[name].unique().to_list() if name in frame.columns else [default]
-        if len(values) != 1:
-            raise FileError(f"{path}: column '{name}' must hold one value, but it holds {values[:3]}: split the file.")
-        once[name] = values[0]
-    if once["unit"] not in UNITS:
-        raise FileError(f"{path}: column 'unit' must be one of {', '.join(UNITS)}, but it is {once['unit']}.")
-    column = lambda name, default: (
-        frame[name].cast(pl.Float64).to_numpy() if name in frame.columns else np.full(len(frame), default)
-    )
-    try:
-        return StepLog(
-            column("batch", 0.0), column("token_load", 0.0), column("spread", 0.0), column("attention_workers", 0.0),
-            column("ffn_workers", 1.0), column("step_time", 0.0) * UNITS[once["unit"]],
-            int(once["in_flight"]), float(once["layers"]),
-        )  # fmt: skip
-    except (ValueError, pl.exceptions.PolarsError) as error:
-        raise FileError(f"{path}: {str(error).replace('`', chr(39))}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +101,21 @@ class StepFit:
         factor = np.exp(1.96 * np.sqrt(variance))
         return np.exp(steps), np.exp(steps) / factor, np.exp(steps) * factor
 
+    def to_dict(self) -> dict[str, Any]:
+        """Coefficients with intervals, what the log tells, residuals and advice, for JSON."""
+        told = self.told
+        return {
+            "steps": len(self.residuals),
+            "scatter": self.scatter,
+            "held_out_error": self.held_out,
+            "coefficients": {
+                name: {"value": value, "ci95": [low, high], "told": told[name]}
+                for name, (value, low, high) in self.intervals().items()
+            },
+            "decides": self.binding,
+            "advice": self.advice(),
+        }
+
     def advice(self) -> list[str]:
         """What the log cannot tell, and what to measure next."""
         untold = [name for name, told in self.told.items() if not told]
@@ -221,7 +152,7 @@ class StepFit:
 def fit_steps(
     log: StepLog,
     prior: Profile | None = None,
-    unsure: float | Mapping[str, float] = ORDER_OF_MAGNITUDE,
+    unsure: int | float | Mapping[str, int | float] = ORDER_OF_MAGNITUDE,
     barrier: Barrier | None = None,
     start: Start | None = None,
 ) -> StepFit:
@@ -236,8 +167,10 @@ def fit_steps(
       order of magnitude).
     - `barrier`: `Gaussian()` (default) or `MeanField()`; `start`: as in `Bundle`.
 
-    **Returns:** a `StepFit`. Raises `ValueError` for a prior in other units.
+    **Returns:** a `StepFit`. Raises `ValueError` for a prior in other units or a width that is not above 0.
     """
+    for value in unsure.values() if isinstance(unsure, Mapping) else (unsure,):
+        _checks.require_positive("unsure", value)
     with jax.enable_x64(True):
         prior = _plain_prior(log) if prior is None else prior
         if prior.time_unit != "us":
@@ -258,7 +191,7 @@ def fit_steps(
         scatter=scatter,
         held_out=max(held_out, scatter),
         binding=binding,
-        contradictions=_contradictions(log),
+        contradictions=contradictions(log),
     )
 
 
@@ -330,7 +263,7 @@ class _Problem(eqx.Module):
 
 
 def _problem(
-    log: StepLog, prior: Profile, unsure: float | Mapping[str, float], barrier: Barrier, start: Start
+    log: StepLog, prior: Profile, unsure: int | float | Mapping[str, int | float], barrier: Barrier, start: Start
 ) -> _Problem:
     values = {name: float(value) for name, value in prior.coefficients().items()}
     names = tuple(name for name, value in values.items() if value > 0 and not name.endswith(("sharpness", "window")))
@@ -400,24 +333,3 @@ def _named(profile: Profile, names: tuple[str, ...], covariance: np.ndarray) -> 
     return Profile(
         profile.attention, profile.ffn, profile.communication, jnp.asarray(full), profile.time_unit, profile.provenance
     )
-
-
-def _contradictions(log: StepLog) -> list[str]:
-    """Pairs of settings where at least as much of everything took clearly less time, the worst first, at most three."""
-    merged = log.attention_workers * log.batch_size / log.ffn_workers
-    columns = [log.batch_size, log.token_load, merged, log.attention_workers, log.ffn_workers]
-    settings, owner = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
-    time = np.array([np.median(log.step_us[owner.ravel() == i]) for i in range(len(settings))])
-    more = (settings[:, None, :4] >= settings[None, :, :4]).all(axis=-1)
-    gain = np.where(more, 1.0 - time[:, None] / time[None], 0.0)
-    pairs = sorted(((gain[i, j], i, j) for i, j in zip(*np.nonzero(gain > _CLEARLY), strict=True)), reverse=True)[:3]
-    title = lambda i: f"{settings[i, 3]:g}A-{settings[i, 4]:g}F"
-    return [
-        f"misfit: {title(i)} took {part:.0%} less time than {title(j)} with no less of anything: no stage times explain that; "
-        "something else differs."
-        for part, i, j in pairs
-    ]
-
-
-_CLEARLY = 0.05
-"""A step that is shorter by this share is not only noisy."""
