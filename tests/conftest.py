@@ -5,14 +5,15 @@ import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 
+# what takes long to compile is compiled once for all workers, for the commands that they run, and for the next test run
+_CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "afdjax-tests")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
+
 import jax
 from jaxtyping import install_import_hook
 
 
 jax.config.update("jax_enable_x64", True)
-# what takes long to compile is compiled once for all workers of the test run, and for the next run
-cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "afdjax-tests"))
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

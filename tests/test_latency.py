@@ -74,14 +74,13 @@ def test_bad_tables_are_refused():
         afd.Table(jnp.array([2.0, 4.0]), jnp.ones(1), jnp.array([[1.0, 0.0]]))
 
 
-def test_a_plan_with_a_table(geometric):
-    """A measured FFN instead of a formula: the same plan where they are the same."""
+def test_a_cycle_with_a_table():
+    """A measured FFN instead of a formula: the same cycle where they are the same."""
     line = afd.Affine(0.083, 100.0)
     places = jnp.asarray(np.geomspace(16.0, 65536.0, 200))
     table = afd.Table(places, jnp.ones(1), (0.083 * places + 100.0)[None])
-    attention, link = afd.Affine(0.00165, 50.0), afd.Affine(0.022, 20.0)
-    plans = [
-        afd.plan(geometric, afd.Profile(attention, ffn, link), afd.Bundle(256), afd.Gaussian()) for ffn in (line, table)
-    ]
-    np.testing.assert_allclose(plans[1].ratio, plans[0].ratio, rtol=2e-3)
-    assert "ffn.scale" in plans[1].ratio_elasticities
+    load, bundle = afd.Moments(600.0, 500.0), afd.Bundle(256)
+    profiles = [afd.Profile(afd.Affine(0.00165, 50.0), ffn, afd.Affine(0.022, 20.0)) for ffn in (line, table)]
+    cycles = [float(afd.cycle_time(load, profile, bundle, 12.0, afd.Gaussian())) for profile in profiles]
+    np.testing.assert_allclose(cycles[1], cycles[0], rtol=1e-3)
+    assert "ffn.scale" in profiles[1].coefficients()

@@ -194,9 +194,8 @@ def _program(name: str, size: int, block: int):
 
 
 def _block(size: int, lanes: int) -> int:
-    """One of four block sizes, so that a few series are quick and steps with fewer lanes need no program of their own."""
-    most = _BLOCK_POINTS // size
-    return next((block for block in (16, 128, 512) if lanes <= block < most), most)
+    """One of two block sizes: compiling for a few series must not take longer than running many small blocks."""
+    return 16 if lanes <= 512 else _BLOCK_POINTS // size
 
 
 def robust_scale(residuals: np.ndarray) -> float:
