@@ -24,6 +24,12 @@ def calibrate_steps(
     unknown: Annotated[
         list[str] | None, typer.Option(help="A stage whose prior is only an order of magnitude (may be repeated).")
     ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            help="The requests that were served (name, log or law): loads from it where the log has none, steps simulated."
+        ),
+    ] = None,
     predict: Annotated[
         Path | None, typer.Option(help="Another log: predict its steps and compare with what was measured.")
     ] = None,
@@ -31,7 +37,8 @@ def calibrate_steps(
 ) -> None:
     """Fit every stage to whole steps, and say what they cannot tell.
 
-    Columns: batch, token_load, attention_workers, step_time, unit; optional spread, ffn_workers, in_flight, layers.
+    Columns: batch, token_load, attention_workers, step_time, unit; optional spread, ffn_workers, in_flight, layers. With
+    --workload no token_load is needed.
     """
     prepare()
     import numpy as np
@@ -46,15 +53,16 @@ def calibrate_steps(
         for stage in unknown or ():
             if stage not in STAGES:
                 raise Refusal(f"--unknown must be one of {', '.join(STAGES)}, but it is {stage}.")
-        measured = load_steps(log)
-        other = None if predict is None else load_steps(predict)
+        served = None if workload is None else afdjax.load_workload(workload)
+        measured = load_steps(log, served)
+        other = None if predict is None else load_steps(predict, served)
         known = None if prior is None else afdjax.load_profile(prior)
         width: float | dict[str, float] = ORDER_OF_MAGNITUDE
         if known is not None:
             names = [name for name in known.coefficients() if name.split(".")[0] not in (unknown or ())]
             width = dict.fromkeys(names, unsure)
         with progress_bar("fitting"):
-            found = fit_steps(measured, known, width)
+            found = fit_steps(measured, known, width, workload=served)
         document = found.to_dict()
         text = str(found)
         if other is not None:

@@ -5,9 +5,10 @@ import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 
-# what takes long to compile is compiled once for all workers, for the commands that they run, and for the next test run
+# what one process has compiled is compiled once for all workers, for the commands that they run, and for the next test run
 _CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "afdjax-tests")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 from jaxtyping import install_import_hook

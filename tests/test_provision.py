@@ -88,19 +88,21 @@ PARAMETERS = ["theta", "nu", "batch_size", "ffn_weight", "attention.per_token", 
 
 
 @pytest.mark.parametrize(
-    ("barrier", "in_flight", "start"),
+    ("barrier", "in_flight", "start", "link"),
     [
-        *((barrier, m, afd.WorkerWise()) for barrier in BARRIERS for m in (1, 2)),
-        (afd.Gaussian(), 2, afd.Together()),
+        *((barrier, m, afd.WorkerWise(), "profile") for barrier in BARRIERS for m in (1, 2)),
+        (afd.Gaussian(), 2, afd.WorkerWise(), "shared_link"),
+        (afd.Gaussian(), 2, afd.Together(), "profile"),
     ],
     ids=name_of,
 )
-def test_elasticities_against_central_differences(barrier, in_flight, start, geometric, shared_link):
+def test_elasticities_against_central_differences(barrier, in_flight, start, link, geometric, request):
     """d log r* / d log parameter; for the exact barrier at a fixed shape of the load law, as documented."""
+    stages = request.getfixturevalue(link)
     bundle = afd.Bundle(128, in_flight=in_flight, start=start)
     shape = barrier.worker_load(geometric, bundle.batch_size)
     start_values = {"theta": geometric.theta, "nu": geometric.nu, "batch_size": bundle.batch_size,
-                    "ffn_weight": bundle.ffn_weight} | shared_link.coefficients()  # fmt: skip
+                    "ffn_weight": bundle.ffn_weight} | stages.coefficients()  # fmt: skip
     assert set(start_values) == set(PARAMETERS)
 
     @jax.jit
@@ -108,7 +110,7 @@ def test_elasticities_against_central_differences(barrier, in_flight, start, geo
     def log_ratio(logs):
         p = {name: jnp.exp(value) for name, value in logs.items()}
         load = shape.with_moments(p["batch_size"] * p["theta"], jnp.sqrt(p["batch_size"]) * p["nu"])
-        times = shared_link.with_coefficients({name: p[name] for name in shared_link.coefficients()})
+        times = stages.with_coefficients({name: p[name] for name in stages.coefficients()})
         varied = eqx.tree_at(lambda b: (b.batch_size, b.ffn_weight), bundle, (p["batch_size"], p["ffn_weight"]))
         return jnp.log(ratio_for(load, times, varied))
 

@@ -2,9 +2,12 @@
 
 A log row says how many slots, workers and KV tokens a step had and how long it took. Every coefficient of a prior profile is
 fitted at once, in logarithms (so it stays positive), to the log of the step times; the slowest of many workers is inside of the
-formula (`afdjax.cycle`), so the loads of single workers need not be known. The prior is a normal law in log coefficients:
-kernel tables where there are some, an order of magnitude where there are none. What the log cannot tell keeps its prior, and
-is reported as such: Fisher information against the prior, coefficient by coefficient and in combinations.
+formula (`afdjax.cycle`), so the loads of single workers need not be known. Where nobody logged loads at all, the workload stands
+in for them, and the simulator for the formula: what it says beyond the formula at the fit is added, until neither moves.
+
+The prior is a normal law in log coefficients: kernel tables where there are some, an order of magnitude where there are none.
+What the log cannot tell keeps its prior, and is reported as such: Fisher information against the prior, coefficient by
+coefficient and in combinations.
 """
 
 import dataclasses
@@ -22,10 +25,11 @@ from jaxtyping import Array, ArrayLike
 from afdjax import _checks
 from afdjax.barrier import Barrier, Gaussian
 from afdjax.bundle import Bundle, Start, WorkerWise
-from afdjax.calibrate.step_log import Row, StepLog, contradictions
+from afdjax.calibrate.step_log import Row, StepLog, contradictions, simulated_steps
 from afdjax.cycle import Performance, performance
 from afdjax.latency import Affine, AffineWithSlots, PerWorker, Profile, Provenance
 from afdjax.slots import Moments
+from afdjax.workload import Workload
 
 
 ORDER_OF_MAGNITUDE = float(np.log(10.0))
@@ -96,7 +100,8 @@ class StepFit:
         with jax.enable_x64(True):
             values = self.profile.coefficients()
             logs = np.log([float(values[name]) for name in self.names])
-            steps, slopes = map(np.asarray, self.problem.steps_and_slopes(logs, log.rows()))
+            there = self.problem.at(log.rows()).corrected(logs)
+            steps, slopes = map(np.asarray, there.steps_and_slopes(logs))
         variance = np.einsum("ni,ij,nj->n", slopes, self.covariance, slopes) + self.held_out**2
         factor = np.exp(1.96 * np.sqrt(variance))
         return np.exp(steps), np.exp(steps) / factor, np.exp(steps) * factor
@@ -155,6 +160,7 @@ def fit_steps(
     unsure: int | float | Mapping[str, int | float] = ORDER_OF_MAGNITUDE,
     barrier: Barrier | None = None,
     start: Start | None = None,
+    workload: Workload | None = None,
 ) -> StepFit:
     """Every stage time from whole steps.
 
@@ -166,6 +172,8 @@ def fit_steps(
     - `unsure`: prior standard deviation of the log coefficients: 0.3 is 30 %; by coefficient (`{"ffn.base": 0.1}`, the others an
       order of magnitude).
     - `barrier`: `Gaussian()` (default) or `MeanField()`; `start`: as in `Bundle`.
+    - `workload`: the requests that were served. Steps are then those of simulated bundles: where loads move within a round, or
+      are far from normal, the formula is off by percents and the simulator is not. Slots and workers must be whole numbers.
 
     **Returns:** a `StepFit`. Raises `ValueError` for a prior in other units or a width that is not above 0.
     """
@@ -175,9 +183,10 @@ def fit_steps(
         prior = _plain_prior(log) if prior is None else prior
         if prior.time_unit != "us":
             raise ValueError(f"`prior` must be in us, as the steps are, but it is in {prior.time_unit}.")
-        problem = _problem(log, prior, unsure, barrier or Gaussian(), start or WorkerWise())
+        problem = _problem(log, prior, unsure, barrier or Gaussian(), start or WorkerWise(), workload)
         scatter, logs = 0.1, np.asarray(problem.middle)
         for _ in range(_ROUNDS):
+            problem = problem.corrected(logs)
             logs = np.asarray(problem.solve(logs, jnp.asarray(scatter), np.ones(len(log.step_us))))
             _, _, scatter = _judged(problem, logs, scatter)
         residuals, covariance, scatter = _judged(problem, logs, scatter)
@@ -210,7 +219,9 @@ class _Problem(eqx.Module):
     middle: Array
     width: Array
     rows: Row
+    correction: Array
     measured: Array
+    workload: Workload | None
     in_flight: int = eqx.field(static=True)
     layers: float = eqx.field(static=True)
     barrier: Barrier
@@ -228,22 +239,39 @@ class _Problem(eqx.Module):
         )
         return performance(self.barrier.worker_load(slots, row.batch_size), profile, bundle, row.attention_workers)
 
-    def log_steps(self, logs: ArrayLike, rows: Row) -> Array:
+    def log_steps(self, logs: ArrayLike) -> Array:
         """Log of the modelled step time [us] of each row."""
         profile = self.profile(logs)
-        return jnp.log(jax.vmap(lambda row: self.one(profile, row).tpot)(rows))
+        return self.correction + jnp.log(jax.vmap(lambda row: self.one(profile, row).tpot)(self.rows))
 
     @eqx.filter_jit
-    def steps_and_slopes(self, logs: ArrayLike, rows: Row) -> tuple[Array, Array]:
+    def steps_and_slopes(self, logs: ArrayLike) -> tuple[Array, Array]:
         """Log step times, and their derivatives by the log coefficients."""
-        return self.log_steps(logs, rows), jax.jacfwd(lambda logs: self.log_steps(logs, rows))(jnp.asarray(logs))
+        return self.log_steps(logs), jax.jacfwd(self.log_steps)(jnp.asarray(logs))
+
+    def at(self, rows: Row) -> "_Problem":
+        """The same model at other rows, nothing measured there."""
+        zero = jnp.zeros(len(rows.batch_size))
+        fields = lambda problem: (problem.rows, problem.correction, problem.measured)
+        return eqx.tree_at(fields, self, (rows, zero, zero))
+
+    def corrected(self, logs: ArrayLike) -> "_Problem":
+        """With what the simulator says beyond the formula at these coefficients (the same random numbers every time)."""
+        if self.workload is None:
+            return self
+        simulated = simulated_steps(
+            self.workload, self.profile(logs), self.rows, self.in_flight, self.layers, self.start
+        )
+        plain = eqx.tree_at(lambda problem: problem.correction, self, jnp.zeros_like(self.correction))
+        formula, _ = plain.steps_and_slopes(logs)
+        return eqx.tree_at(lambda problem: problem.correction, self, jnp.log(simulated) - formula)
 
     @eqx.filter_jit
     def solve(self, logs: ArrayLike, scatter: Array, weight: ArrayLike) -> Array:
         """Log coefficients with the least sum of squares of the misfits (rows of weight 1) and of what the prior says."""
 
         def residuals(logs: Array, _) -> Array:
-            misfit = (self.log_steps(logs, self.rows) - self.measured) / scatter
+            misfit = (self.log_steps(logs) - self.measured) / scatter
             # Cauchy: a step with a hiccup in it has little influence
             robust = jnp.sign(misfit) * _CAUCHY * jnp.sqrt(jnp.log1p((misfit / _CAUCHY) ** 2) + 1e-24)
             return jnp.concatenate([weight * robust, (logs - self.middle) / self.width])
@@ -263,7 +291,12 @@ class _Problem(eqx.Module):
 
 
 def _problem(
-    log: StepLog, prior: Profile, unsure: int | float | Mapping[str, int | float], barrier: Barrier, start: Start
+    log: StepLog,
+    prior: Profile,
+    unsure: int | float | Mapping[str, int | float],
+    barrier: Barrier,
+    start: Start,
+    workload: Workload | None,
 ) -> _Problem:
     values = {name: float(value) for name, value in prior.coefficients().items()}
     names = tuple(name for name, value in values.items() if value > 0 and not name.endswith(("sharpness", "window")))
@@ -274,6 +307,8 @@ def _problem(
         middle=jnp.log(jnp.asarray([values[name] for name in names])),
         width=jnp.asarray(width, float),
         rows=log.rows(),
+        correction=jnp.zeros(len(log.step_us)),
+        workload=workload,
         measured=jnp.log(jnp.asarray(log.step_us, float)),
         in_flight=log.in_flight,
         layers=log.layers,
@@ -284,7 +319,7 @@ def _problem(
 
 def _judged(problem: _Problem, logs: np.ndarray, scatter: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Log residuals, covariance of the log coefficients with this scatter, and the scatter that the residuals show."""
-    steps, slopes = map(np.asarray, problem.steps_and_slopes(logs, problem.rows))
+    steps, slopes = map(np.asarray, problem.steps_and_slopes(logs))
     residuals = steps - np.asarray(problem.measured)
     information = slopes.T @ slopes / scatter**2
     covariance = np.linalg.inv(information + np.diag(np.asarray(problem.width) ** -2.0))
@@ -302,7 +337,7 @@ def _held_out(problem: _Problem, logs: np.ndarray, scatter: float) -> float:
         weight = np.ones(len(order))
         weight[block] = 0.0
         found = problem.solve(logs, jnp.asarray(scatter), weight)
-        steps, _ = problem.steps_and_slopes(found, rows)
+        steps, _ = problem.steps_and_slopes(found)
         misfits.append((np.asarray(steps) - np.asarray(problem.measured))[block])
     return float(np.sqrt(np.mean(np.concatenate(misfits) ** 2)))
 
