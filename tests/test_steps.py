@@ -190,7 +190,7 @@ def test_the_command_fits_predicts_and_refuses(tmp_path, capsys):
     for arguments, message in (
         ((log, "--unknown", "network"), "--unknown must be one of attention, ffn, communication"),
         ((log, "--prior", prior, "--unsure", 0), "--unsure must be a finite number above 0, but it is 0"),
-        ((log, "--workload", "nonsense"), "nonsense: must be"),
+        ((log, "--workload", "nonsense"), "nonsense: no such workload"),
         ((tmp_path / "none.csv",), "none.csv"),
     ):
         code, shown = run(*arguments)
