@@ -1,6 +1,7 @@
 """Strict numerics for every test: double precision, no silent promotion, two devices, shapes enforced."""
 
 import os
+import sys
 
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
@@ -18,7 +19,9 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-install_import_hook("afdjax", "beartype.beartype")
+# benchmarks time what users run: checks of shapes slow tracing down
+if "--benchmark-only" not in sys.argv:
+    install_import_hook("afdjax", "beartype.beartype")
 
 from pathlib import Path
 

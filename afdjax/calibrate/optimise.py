@@ -33,7 +33,7 @@ LEAST_SCALE = 1e-4
 """Relative residuals below this are as good as none: timers and rounding."""
 LEVELS = (2.0, 4.0, 8.0, 8.0)
 """Powers of the residuals whose squares are summed on the way to the smallest worst one."""
-FINISH_STEPS = 16
+FINISH_STEPS = 13
 
 _ADAM_STEPS, _ADAM_RATE, _ADAM_SOFTNESS = 40, 0.1, 0.1
 
