@@ -11,6 +11,7 @@ import typer
 
 from afdjax._command import Refusal, check_target, prepare, progress_bar, refusing, save_figure, write
 from afdjax.cli_calibrate import calibrate
+from afdjax.cli_explore import explore
 from afdjax.cli_steps import calibrate_steps
 
 
@@ -238,6 +239,9 @@ app.command(
     "calibrate-steps",
     epilog="Example: afdjax calibrate-steps steps.csv --prior kernels.json --unknown ffn -o profile.json --predict more.csv",
 )(calibrate_steps)
+app.command(
+    epilog="Example: afdjax explore --model deepseek-v3.2 --gpus 128xb200 --workload chat --ttft 50ms --tpot 15ms"
+)(explore)
 
 
 def main() -> None:

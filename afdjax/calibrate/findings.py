@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from afdjax.calibrate.accelerators import Accelerator
+from afdjax.accelerator import Accelerator
 
 
 BEYOND_CACHES = 2.5e8
@@ -63,12 +63,12 @@ def rates(
         return []
     found = []
     limits = [
-        ("bandwidth", bytes_per_token, part.bandwidth, "TB/s"),
-        ("rate", flops_per_token, part.operations(precision), "TFLOP/s"),
+        ("bandwidth", bytes_per_token, float(part.bandwidth), "TB/s"),
+        ("rate", flops_per_token, float(part.operations(precision)), "TFLOP/s"),
     ]
     large = tokens * (bytes_per_token or 0.0) > BEYOND_CACHES
     for what, per_token, peak, unit in limits:
-        if per_token is None or peak is None or not large.any():
+        if per_token is None or not large.any():
             continue
         implied = tokens[large] * per_token / (time_us[large] * 1e-6)
         beyond = implied > TOLERANCE * peak

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
+from afdjax.accelerator_files import accelerator_named_in
 from afdjax.calibrate import family
-from afdjax.calibrate.accelerators import accelerator
 from afdjax.calibrate.family import FORMS, TERMS, Form
 from afdjax.calibrate.findings import Cliff, Finding, Line, disorder, gross_outliers, lines_of, missing_terms, rates
 from afdjax.calibrate.interpolate import left_out_error, tabulate
@@ -230,7 +230,7 @@ def _finished(
     sparse = part.frame["bytes_per_token"].n_unique() > 1
     findings = rates(
         samples.tokens, samples.time, None if sparse else first("bytes_per_token"), first("flops_per_token"),
-        first("precision"), accelerator(key.device),
+        first("precision"), accelerator_named_in(key.device),
     )  # fmt: skip
     return SeriesFit(
         series=key,

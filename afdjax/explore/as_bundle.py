@@ -1,0 +1,84 @@
+"""A plan with attention and experts apart, as the profile and bundle that `plan` and `simulate` take.
+
+Random lengths, barriers and stragglers are theirs to add.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from afdjax._types import Scalar
+from afdjax.bundle import Bundle
+from afdjax.explore.ffn import Experts
+from afdjax.explore.plans import Replica, Setting, step
+from afdjax.latency import Affine, AffineWithSlots, ExpertHit, PerWorker, Profile, Provenance
+
+
+MICROSECONDS = 1e6
+
+
+def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tuple[Profile, Bundle, int]:
+    """Profile [us per layer with experts], bundle, and attention workers of a decode replica with FFN devices.
+
+    Attention is its tangent at the plan in KV tokens and slots, with the dense layers and the head of one step spread over the
+    layers with experts; the FFN is the whole group of devices as one worker (its weights hit, and its work); communication is its
+    tangent. An attention worker is one tensor-parallel group. Raises `ValueError` for a replica without FFN devices.
+    """
+    if not float(replica.ffn_devices) > 0:
+        raise ValueError("`replica` must have FFN devices, but it has none: there is no ratio to plan.")
+    with jax.enable_x64(True):
+        setting, replica = jax.tree.map(
+            lambda leaf: leaf.astype(float) if eqx.is_inexact_array(leaf) else leaf, (setting, replica)
+        )
+        rounds = float(setting.model.expert_depth)
+        context = setting.requests.decode_context
+        batch = replica.batch_size
+
+        def attention(tokens: Scalar, slots: Scalar) -> Scalar:
+            # a load of so many tokens is that many slots at another context
+            moved = eqx.tree_at(
+                lambda s: s.requests.prefix, setting, setting.requests.prefix + tokens / slots - context
+            )
+            now = step(moved, replica, slots, 0.0)
+            return now.attention + now.serial / rounds
+
+        def link(slots: Scalar) -> Scalar:
+            now = step(setting, replica, slots, 0.0)
+            return now.out + now.back
+
+        def ffn(tokens: Scalar) -> Scalar:
+            return step(setting, replica, tokens / replica.groups, 0.0).ffn
+
+        load = batch * context
+        time, (per_token, per_slot) = jax.value_and_grad(attention, argnums=(0, 1))(load, batch)
+        transfer, per_transfer = jax.value_and_grad(link)(batch)
+        idle, far = jnp.asarray(1e-9), jnp.asarray(1e7)
+        base, slope = ffn(idle), jax.grad(ffn)(far)
+        layer = next(part.ffn for part in setting.model.layers if isinstance(part.ffn, Experts))
+        scale = MICROSECONDS
+        profile = Profile(
+            AffineWithSlots(
+                per_token * scale,
+                per_slot * scale,
+                jnp.maximum(time - per_token * load - per_slot * batch, 0.0) * scale,
+            ),
+            ExpertHit(
+                base * scale,
+                jnp.maximum(ffn(far) - base - slope * far, 0.0) * scale,
+                -1.0 / jnp.log1p(-layer.top_k / layer.experts),
+                slope * scale,
+            ),
+            PerWorker(Affine(per_transfer * scale, jnp.maximum(transfer - per_transfer * batch, 0.0) * scale)),
+            time_unit="us",
+            provenance=Provenance(name=name, source=f"afdjax explore: {setting.model.name}"),
+        )
+        bundle = Bundle(
+            batch,
+            in_flight=round(float(replica.in_flight)),
+            ffn_workers=1,
+            attention_weight=replica.tensor_parallel,
+            ffn_weight=replica.ffn_devices,
+            layers=rounds,
+        )
+    return profile, bundle, int(np.rint(float(replica.groups)))

@@ -1,0 +1,321 @@
+"""One replica of a serving plan: what a step takes, what fits, and what users see of it.
+
+A replica has attention devices in groups of `tensor_parallel`, each group with its own requests, and the devices of the routed
+experts: the same ones (aggregated), or others (attention/FFN disaggregation, AFD). All functions take one plan of numbers; a
+search maps them over millions.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from afdjax import _checks
+from afdjax._types import Scalar, ScalarLike
+from afdjax.accelerator import GIBI, Accelerator
+from afdjax.explore.costs import Efficiency, Kernels, Tokens
+from afdjax.explore.ffn import Dense, Experts
+from afdjax.explore.formats import bytes_of
+from afdjax.explore.model import Model
+from afdjax.explore.network import Network, all_reduce, destinations
+from afdjax.explore.schedule import pipelined
+
+
+class UseCase(eqx.Module):
+    """Lengths of the requests [tokens]: `prefix` that is in the cache already, new `prompt`, `output`."""
+
+    prefix: Scalar = eqx.field(converter=_checks.as_float)
+    prompt: Scalar = eqx.field(converter=_checks.as_float)
+    output: Scalar = eqx.field(converter=_checks.as_float)
+
+    def __check_init__(self):
+        _checks.require_non_negative("prefix", self.prefix)
+        _checks.require_at_least("prompt", self.prompt, 1.0)
+        _checks.require_at_least("output", self.output, 1.0)
+
+    @property
+    def decode_context(self) -> Scalar:
+        """Mean context of a decoding request."""
+        return self.prefix + self.prompt + self.output / 2.0
+
+    @property
+    def prefill_context(self) -> Scalar:
+        """Mean context of a token of a new prompt."""
+        return self.prefix + self.prompt / 2.0
+
+    @property
+    def longest(self) -> Scalar:
+        """Context of a request at its end."""
+        return self.prefix + self.prompt + self.output
+
+
+USE_CASES = {
+    "chat": UseCase(4096.0, 512.0, 256.0),
+    "coding": UseCase(2048.0, 4096.0, 1024.0),
+    "agentic-coding": UseCase(524_288.0, 256.0, 8192.0),
+}
+"""Those of arXiv:2605.28302."""
+
+
+class Setting(eqx.Module):
+    """Everything that a plan is judged in: model, hardware of both pools, what is reached of it, network, requests.
+
+    `cache` format of the KV cache. `shared_with_attention`: shared experts and router run on the attention devices (prototype of
+    arXiv:2605.28302), not on the FFN devices (AIConfigurator). `imbalance`: load of the busiest expert device over the mean.
+    `accepted`: tokens that a step gives each request, `drafted` of them proposed beside the first. `reserve` [bytes]: memory of
+    each device that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
+    """
+
+    model: Model
+    attention_device: Accelerator
+    ffn_device: Accelerator
+    requests: UseCase
+    efficiency: Efficiency = Efficiency()
+    network: Network = Network()
+    imbalance: Scalar = eqx.field(converter=_checks.as_float, default=1.0)  # pyright: ignore[reportAssignmentType]
+    accepted: Scalar = eqx.field(converter=_checks.as_float, default=1.0)  # pyright: ignore[reportAssignmentType]
+    drafted: Scalar = eqx.field(converter=_checks.as_float, default=0.0)  # pyright: ignore[reportAssignmentType]
+    reserve: Scalar = eqx.field(converter=_checks.as_float, default=3.9 * GIBI)  # pyright: ignore[reportAssignmentType]
+    cache: str = eqx.field(static=True, default="bf16")
+    shared_with_attention: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        _checks.require_at_least("imbalance", self.imbalance, 1.0)
+        _checks.require_at_least("accepted", self.accepted, 1.0)
+        _checks.require_non_negative("drafted", self.drafted)
+        _checks.require_non_negative("reserve", self.reserve)
+        bytes_of(self.cache, "cache")
+
+
+class Replica(eqx.Module):
+    """The numbers that a search chooses.
+
+    `attention_devices` in groups of `tensor_parallel`, `ffn_devices` (0: aggregated, the attention devices hold the experts as
+    well), `batch_size` decoding requests of one group in one microbatch, `in_flight` microbatches, `chunk` prompt tokens of one
+    group in one microbatch.
+    """
+
+    attention_devices: Scalar = eqx.field(converter=_checks.as_float)
+    ffn_devices: Scalar = eqx.field(converter=_checks.as_float)
+    tensor_parallel: Scalar = eqx.field(converter=_checks.as_float)
+    batch_size: Scalar = eqx.field(converter=_checks.as_float)
+    in_flight: Scalar = eqx.field(converter=_checks.as_float)
+    chunk: Scalar = eqx.field(converter=_checks.as_float, default=0.0)  # pyright: ignore[reportAssignmentType]
+
+    @property
+    def devices(self) -> Scalar:
+        """All of them."""
+        return self.attention_devices + self.ffn_devices
+
+    @property
+    def apart(self) -> Bool[Array, ""]:
+        """Whether the experts have devices of their own."""
+        return self.ffn_devices > 0.0
+
+    @property
+    def holders(self) -> Scalar:
+        """Devices that hold the experts."""
+        return jnp.where(self.apart, self.ffn_devices, self.attention_devices)
+
+    @property
+    def groups(self) -> Scalar:
+        """Attention groups, each with requests of its own."""
+        return self.attention_devices / self.tensor_parallel
+
+
+class Step(eqx.Module):
+    """Times [s] of one step of all microbatches, and of its stages for one microbatch and one layer with experts."""
+
+    time: Scalar
+    attention: Scalar
+    out: Scalar
+    ffn: Scalar
+    back: Scalar
+    serial: Scalar
+
+
+def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: ScalarLike) -> Step:
+    """A step in which each group decodes `decoding` requests and works on `prompt` prompt tokens in each microbatch.
+
+    Dense layers, embedding and head stay with attention; so do the experts where there are no FFN devices.
+    """
+    model, requests, m = setting.model, setting.requests, replica.in_flight
+    near = Kernels(setting.attention_device, setting.efficiency, model.formats, setting.cache)
+    far = Kernels(setting.ffn_device, setting.efficiency, model.formats, setting.cache)
+    tokens = Tokens(
+        decoded=decoding,
+        context=requests.decode_context,
+        prompt=prompt,
+        prompt_context=requests.prefill_context,
+        per_request=1.0 + setting.drafted,
+    )
+    tp, everyone = replica.tensor_parallel, tokens.count * replica.groups
+    reduced = tokens.count * model.hidden * 2.0
+    reduce = all_reduce(setting.attention_device, setting.efficiency.network, reduced, tp)
+    rounds = jnp.maximum(model.expert_depth, 1.0)
+    zero = jnp.zeros(())
+    attention, ffn, out, back, serial = zero, zero, zero, zero, zero
+    for part in model.layers:
+        mixing = zero if part.attention is None else near.attention(part.attention, tokens, tp) + reduce
+        if isinstance(part.ffn, Experts):
+            layer, share = part.ffn, part.count / rounds
+            attention += share * mixing
+            ffn += share * far.experts(layer, everyone, replica.holders, setting.imbalance)
+            if setting.shared_with_attention:
+                attention += share * near.shared(layer, tokens.count / tp)
+            else:
+                ffn += share * far.shared(layer, everyone / replica.holders)
+            there, again = _exchange(setting, layer, replica, tokens.count / tp)
+            out, back = out + share * there, back + share * again
+        elif isinstance(part.ffn, Dense):
+            serial += part.count * (mixing + near.dense(part.ffn, tokens.count, tp) + reduce)
+        else:
+            attention += part.count / rounds * mixing
+    serial += near.product(model.hidden * model.vocabulary / tp, tokens.decoded * tokens.per_request, "bf16")
+    # one device cannot attend and serve experts at a time: there only transfers hide behind its work
+    either = lambda split, joint: jnp.where(replica.apart, split, joint)
+    stages = either(attention, attention + ffn), either(out, out + back), either(ffn, 0.0), either(back, 0.0)
+    return Step(pipelined(stages, m, rounds) + m * serial, attention, out, ffn, back, serial)
+
+
+def _exchange(setting: Setting, layer: Experts, replica: Replica, tokens: Scalar) -> tuple[Scalar, Scalar]:
+    device, holders = _slower(setting.attention_device, setting.ffn_device), replica.holders
+    # what stays on its device does not travel
+    leaving = jnp.where(replica.apart, 1.0, (holders - 1.0) / holders)
+    copies = destinations(layer, holders) * leaving
+    node_copies = destinations(layer, jnp.maximum(holders / device.scale_up.devices, 1.0))
+    there, again = setting.network.exchange(
+        device, setting.efficiency.network, layer.width, replica.attention_devices, tokens, holders, copies, node_copies,
+        replica.devices,
+    )  # fmt: skip
+    return jnp.where(leaving > 0.0, there, 0.0), jnp.where(leaving > 0.0, again, 0.0)
+
+
+def _slower(one: Accelerator, other: Accelerator) -> Accelerator:
+    """The links of both, at the pace of the slower."""
+    pick = lambda a, b: jnp.minimum(a, b)
+    return eqx.tree_at(
+        lambda device: (
+            device.scale_up.bandwidth, device.scale_out.bandwidth, device.scale_up.devices,
+            device.scale_up.latency, device.scale_out.latency,
+        ),
+        one,
+        (
+            pick(one.scale_up.bandwidth, other.scale_up.bandwidth),
+            pick(one.scale_out.bandwidth, other.scale_out.bandwidth),
+            pick(one.scale_up.devices, other.scale_up.devices),
+            jnp.maximum(one.scale_up.latency, other.scale_up.latency),
+            jnp.maximum(one.scale_out.latency, other.scale_out.latency),
+        ),
+    )  # fmt: skip
+
+
+class Memory(eqx.Module):
+    """Bytes on one device of each pool; what counts is whether they fit."""
+
+    weights: Scalar
+    cache: Scalar
+    ffn_weights: Scalar
+
+
+def memory(setting: Setting, replica: Replica, resident: Scalar) -> Memory:
+    """Memory with `resident` requests on each group, at the end of their outputs."""
+    model, tp = setting.model, replica.tensor_parallel
+    attention, experts, rest = map(bytes_of, model.formats)
+    zero = jnp.zeros(())
+    shared = sum((part.count * _beside(part.ffn) for part in model.layers if isinstance(part.ffn, Experts)), zero)
+    dense = model.dense_parameters() - shared
+    near = (attention * model.attention_parameters() + rest * dense + 2.0 * model.embedding_parameters()) / tp
+    cache = sum(
+        (
+            part.count
+            * part.attention.cache_bytes(setting.requests.longest, setting.cache)
+            / part.attention.sharing(tp)
+            for part in model.layers
+            if part.attention is not None
+        ),
+        zero,
+    )
+    routed = experts * model.routed_parameters() / replica.holders
+    if setting.shared_with_attention:
+        near, far = near + rest * shared, routed
+    else:
+        far = routed + rest * shared
+    return Memory(jnp.where(replica.apart, near, near + far), resident * cache, jnp.where(replica.apart, far, 0.0))
+
+
+def _beside(layer: Experts) -> Scalar:
+    return layer.shared_parameters() + layer.router_parameters()
+
+
+class Times(eqx.Module):
+    """What all kinds of replicas are judged by: a step [s] without and with its chunk of prompt tokens, and memory to spare.
+
+    `spare` [bytes]: the least that is left on a device of either pool (negative: it does not fit), `spare_weights` the same
+    without any request.
+    """
+
+    plain: Scalar
+    mixed: Scalar
+    spare: Scalar
+    spare_weights: Scalar
+
+
+def times(setting: Setting, replica: Replica) -> Times:
+    """A replica in numbers; one program for every kind."""
+    used = memory(setting, replica, jnp.maximum(replica.batch_size, 1.0) * replica.in_flight)
+    near = setting.attention_device.memory - setting.reserve - used.weights
+    far = setting.ffn_device.memory - setting.reserve - used.ffn_weights
+    return Times(
+        plain=step(setting, replica, replica.batch_size, 0.0).time,
+        mixed=step(setting, replica, replica.batch_size, replica.chunk).time,
+        spare=jnp.minimum(near - used.cache, far),
+        spare_weights=jnp.minimum(near, far),
+    )
+
+
+class Outcome(eqx.Module):
+    """What users and the owner see of one replica.
+
+    `tokens_per_s` of output (that it leads to, for prefill), `tpot` and `ttft` [s] (zero where they are another replica's),
+    `feeding`: prompt tokens that it can take over those that its own decoding asks for (below 1 it starves).
+    """
+
+    tokens_per_s: Scalar
+    tpot: Scalar
+    ttft: Scalar
+    feeding: Scalar
+
+
+def decode_only(setting: Setting, replica: Replica, found: Times) -> Outcome:
+    """A decode replica: prompts are worked on elsewhere."""
+    tpot = found.plain / setting.accepted
+    users = replica.groups * replica.batch_size * replica.in_flight
+    return Outcome(users / tpot, tpot, jnp.zeros_like(tpot), jnp.ones_like(tpot))
+
+
+def chunked(setting: Setting, replica: Replica, found: Times) -> Outcome:
+    """A replica that works on prompts in chunks beside its decoding, in as many of its steps as it takes."""
+    requests = setting.requests
+    # prompt tokens that a step of one group and microbatch uses up
+    needed = replica.batch_size * requests.prompt * setting.accepted / requests.output
+    feeding = replica.chunk / needed
+    share = jnp.minimum(1.0 / feeding, 1.0)
+    tpot = (share * found.mixed + (1.0 - share) * found.plain) / setting.accepted
+    users = replica.groups * replica.batch_size * replica.in_flight
+    return Outcome(users / tpot, tpot, jnp.maximum(requests.prompt / replica.chunk, 1.0) * found.mixed, feeding)
+
+
+def prefill_only(setting: Setting, replica: Replica, found: Times) -> Outcome:
+    """A prefill replica (no `batch_size`): `chunk` prompt tokens of each group and microbatch at a time."""
+    requests = setting.requests
+    prompts = replica.groups * replica.in_flight * replica.chunk / requests.prompt / found.mixed
+    ttft = jnp.maximum(requests.prompt / replica.chunk, 1.0) * found.mixed
+    return Outcome(prompts * requests.output, jnp.zeros_like(ttft), ttft, jnp.ones_like(ttft))
+
+
+def transfer_time(setting: Setting, tensor_parallel: ScalarLike) -> Scalar:
+    """Time [s] for the cache of a new prompt to reach a decode group over the scale-out network, all devices sending."""
+    one = setting.model.cache_bytes(setting.requests.longest - setting.requests.output, setting.cache)
+    kept = setting.model.cache_bytes(setting.requests.prefix, setting.cache)
+    link = setting.attention_device.scale_out
+    return link.latency + (one - kept) / (link.bandwidth * setting.efficiency.network * tensor_parallel)
