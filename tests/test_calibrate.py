@@ -75,6 +75,24 @@ def test_the_fit_is_the_minimum_that_scipy_finds(attention):
     np.testing.assert_allclose(fitted, found.x, rtol=1e-6)
 
 
+def test_left_out_errors_are_those_of_refits():
+    """The hat matrix against 32 fits that each lack one of the points."""
+    tokens, batch = grid()
+    random = np.random.default_rng(11)
+    time = (4e-4 * tokens + 0.6 * batch + 120.0) * np.exp(0.05 * random.standard_normal(len(tokens)))
+    rows = [np.delete(np.arange(len(tokens)), i) for i in range(len(tokens))]
+    every = np.concatenate([np.arange(len(tokens)), *rows])
+    device = np.repeat(["all", *(f"without {i}" for i in range(len(tokens)))], [len(tokens), *map(len, rows)])
+    table = timings("attention", tokens[every], time[every], batch[every], device=device)
+    whole, *partial = fit_series(table, {"attention": "affine-with-slots"}, level=False)
+    errors = []
+    for i, fit in enumerate(partial):
+        found = {name: value for name, (value, _, _) in fit.intervals().items()}
+        model = found["per_token"] * tokens[i] + found["per_slot"] * batch[i] + found["base"]
+        errors.append(model / time[i] - 1.0)
+    np.testing.assert_allclose(whole.left_out, np.sqrt(np.mean(np.square(errors))), rtol=0.05)
+
+
 def test_bootstrap_and_gauss_newton_agree(attention):
     fit, _, _ = attention
     draws = bootstrap(fit, jax.random.key(0), draws=400, block=1)

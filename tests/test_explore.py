@@ -24,6 +24,7 @@ from afdjax.explore.plans import Replica, Setting, UseCase, chunked, memory, ste
 from afdjax.explore.schedule import pipelined
 from afdjax.explore.search import LEVELS, REASONS, Targets, search
 from afdjax.explore.sensitivity import elasticities, margins, rate
+from tests.plain_plans import spare_of, step_of
 
 
 # Published sizes
@@ -276,6 +277,33 @@ def test_no_candidate_of_a_plain_scan_is_better(found):
         keeps = outcome.tpot <= 0.03 and outcome.ttft <= 0.2 and outcome.feeding >= 1.0 and spare(replica) >= 0.0
         best = max(best, 32 // devices * float(outcome.tokens_per_s) if keeps else 0.0)
     assert 0.0 < best <= found.levels[0].plan.tokens_per_s * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("accelerator", ["h200", "gb200"])
+def test_replicas_in_plain_python(accelerator):
+    """The same formulas in floats, for a few hundred random replicas of both kinds and all sizes."""
+    rng = np.random.default_rng(1)
+    setting = setting_of("deepseek-v3", accelerator, UseCase(1000, 2048, 512))
+    part, lengths, reached = setting.attention_device, (1000.0, 2048.0, 512.0), setting.efficiency
+    device = {
+        "bandwidth": float(part.bandwidth), "fp8": float(part.peak["fp8"]), "bf16": float(part.peak["bf16"]),
+        "memory": float(part.memory), "up": float(part.scale_up.bandwidth), "up_latency": float(part.scale_up.latency),
+        "out": float(part.scale_out.bandwidth), "out_latency": float(part.scale_out.latency),
+        "size": float(part.scale_up.devices),
+    }  # fmt: skip
+    reached = {name: float(getattr(reached, name)) for name in reached.__dataclass_fields__}
+    tp = 2.0 ** rng.integers(0, 4, 300)
+    near, far = tp * rng.integers(1, 40, 300), np.where(rng.random(300) < 0.5, 0.0, rng.integers(1, 120, 300))
+    batch, m = rng.integers(1, 600, 300).astype(float), rng.integers(1, 5, 300).astype(float)
+    chunk = rng.integers(1, 4096, 300).astype(float)
+    columns = (near, far, tp, batch, m, chunk)
+    found = eqx.filter_jit(jax.vmap(times, in_axes=(None, 0)))(setting, Replica(*map(jnp.asarray, columns)))
+    for i, (a, f, group, b, flight, c) in enumerate(zip(*columns, strict=True)):
+        shape = (device, reached, lengths, a, f, group, flight, b)
+        np.testing.assert_allclose(found.plain[i], step_of(*shape, 0.0), rtol=1e-9)
+        np.testing.assert_allclose(found.mixed[i], step_of(*shape, c), rtol=1e-9)
+        left = spare_of(device, float(setting.reserve), lengths, a, f, group, b * flight)
+        np.testing.assert_allclose(found.spare[i], left, rtol=1e-9, atol=1.0)
 
 
 def test_tighter_targets_never_help():

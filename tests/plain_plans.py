@@ -1,0 +1,73 @@
+"""One replica in plain Python floats: the formulas of `afdjax.explore` once more, written from DESIGN's equations, for one model.
+
+DeepSeek-V3 (MLA, three dense layers, experts with one shared), FP8 weights and cache, router and shared expert with the experts.
+"""
+
+import math
+
+
+H, HEADS, QR, KR, NOPE, ROPE, V = 7168, 128, 1536, 512, 128, 64, 128
+EXPERTS, TOP, INTER, DENSE, VOCAB, LAYERS, FIRST = 256, 8, 2048, 18432, 129280, 61, 3
+ATTENTION = QR * (H + HEADS * (NOPE + ROPE)) + H * (KR + ROPE) + KR * HEADS * (NOPE + V) + HEADS * V * H
+EXPERT, SHARED = 3 * H * INTER, 3 * H * INTER + H * EXPERTS
+GIB = 2**30
+
+
+def distinct(holders: float) -> float:
+    """Expected distinct holders of a token's experts."""
+    if holders <= 1:
+        return 1.0
+    there = EXPERTS - EXPERTS / holders
+    if there <= TOP - 1:
+        return holders
+    log_choose = lambda n: math.lgamma(n + 1) - math.lgamma(n - TOP + 1)
+    return holders * (1 - math.exp(log_choose(there) - log_choose(EXPERTS)))
+
+
+def step_of(device, reached, lengths, near, far, tp, m, decoding, prompt):
+    """Time [s] of a step of m microbatches with `decoding` requests and `prompt` prompt tokens in each group."""
+    prefix, new, output = lengths
+    tokens, context, seen = decoding + prompt, prefix + new + output / 2, prefix + new / 2
+    bandwidth, fp8 = device["bandwidth"] * reached["memory"], device["fp8"]
+    product = lambda weights, n: weights / bandwidth + 2 * n * weights / (fp8 * reached["dense"])
+    core = fp8 * reached["attention"] * tp
+    read = decoding * context * (KR + ROPE) / bandwidth
+    work = decoding * 2 * HEADS * (2 * KR + ROPE) * context / core
+    prefill = prompt * 2 * HEADS * (NOPE + ROPE + V) * seen / core
+    up = device["up"] * reached["network"]
+    reduce = device["up_latency"] + 2 * (tp - 1) / tp * tokens * H * 2 / up if tp > 1 else 0.0
+    mixing = product(ATTENTION / tp, tokens) + max(read, work) + prefill + 10 * reached["kernel"] + reduce
+    groups, holders = near / tp, far or near
+    everyone = tokens * groups
+    hit = EXPERTS * (1 - (1 - TOP / EXPERTS) ** everyone)
+    grouped = hit * EXPERT / holders / bandwidth + 2 * everyone * TOP * EXPERT / holders / (fp8 * reached["experts"])
+    ffn = grouped + 3 * reached["kernel"] + product(SHARED, everyone / holders)
+    dense = product(3 * H * DENSE / tp, tokens) + 3 * reached["kernel"] + reduce
+    copies = distinct(holders) * (1 if far else (holders - 1) / holders)
+    node_copies, nodes = distinct(max(holders / device["size"], 1)), max(holders / device["size"], 1)
+    sent = tokens / tp
+    inside = sent * max(copies, near * copies / holders)
+    between = sent * max(node_copies, near * node_copies / (nodes * min(holders, device["size"])))
+
+    def travel(element):
+        along = inside * H * element / up
+        if near + far <= device["size"]:
+            return device["up_latency"] + along
+        return device["out_latency"] + max(between * H * element / (device["out"] * reached["network"]), along)
+
+    out, back = (0.0, 0.0) if not far and holders == 1 else (travel(1.0), travel(2.0))
+    rounds = LAYERS - FIRST
+    head = H * VOCAB / tp * 2 / bandwidth + 2 * decoding * H * VOCAB / tp / (device["bf16"] * reached["dense"])
+    stages = (mixing, out, ffn, back) if far else (mixing + ffn, out + back)
+    serial = FIRST * (mixing + dense) + head
+    once, longest = sum(stages), max(stages)
+    return max(rounds * once, m * rounds * longest + once - longest) + m * serial
+
+
+def spare_of(device, reserve, lengths, near, far, tp, resident):
+    """Least bytes left on a device."""
+    own = (ATTENTION * LAYERS + 3 * H * DENSE * FIRST + 2 * 2 * H * VOCAB) / tp
+    experts = (LAYERS - FIRST) * (EXPERTS * EXPERT / (far or near) + SHARED)
+    cache = resident * LAYERS * (KR + ROPE) * sum(lengths)
+    memory = device["memory"] - reserve
+    return min(memory - own - cache, memory - experts) if far else memory - own - experts - cache
