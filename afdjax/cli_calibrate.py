@@ -18,7 +18,8 @@ REGION = ("batch", "context", "tokens")
 
 Timing = Annotated[list[str], typer.Argument(help="Timing tables: files, folders, or aiconfigurator:SYSTEM/OP.")]
 Part = Annotated[
-    str | None, typer.Option(help="A part of the operation, where there are several series of this stage.")
+    str | None,
+    typer.Option(help="A part of the operation, where there are several series of this stage; 'a + b' adds two."),
 ]
 FormName = Annotated[str | None, typer.Option(help="Form of the stage. Default: that with the least held-out error.")]
 Range = Annotated[str | None, typer.Option(help="What counts, LOW:HIGH; either end may be open.")]

@@ -75,6 +75,34 @@ def test_the_fit_is_the_minimum_that_scipy_finds(attention):
     np.testing.assert_allclose(fitted, found.x, rtol=1e-6)
 
 
+def test_a_stage_of_two_series_is_their_sum():
+    """Dispatch and combine, one after the other; only points that both have, repeats by their median."""
+    tokens = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+    out = timings("communication", tokens, 10.0 + 0.2 * tokens, operation="ep=8,op=dispatch")
+    back = timings(
+        "communication",
+        np.append(tokens[1:], [2.0, 2.0]),
+        np.append(12.0 + 0.4 * tokens[1:], [99.0, 12.8]),
+        operation="ep=8,op=combine",
+    )
+    tokens_a, batch = grid()
+    stages = [
+        timings("attention", tokens_a, 1e-3 * tokens_a + 50.0, batch),
+        timings("ffn", tokens, 30.0 + tokens),
+        out,
+        back,
+    ]
+    everything = Timings.join(stages)
+    plain = {"attention": "affine", "ffn": "affine", "communication": "affine"}
+    found = fit_profile(everything, select={"communication": "op=dispatch + op=combine"}, forms=plain, level=False)
+    link = found.profile.communication.latency
+    np.testing.assert_allclose([link.per_token, link.base], [0.6, 22.0], rtol=1e-3)
+    assert len(found.fits["communication"].residuals) == 7
+    assert "dispatch + ep=8,op=combine" in found.fits["communication"].series.operation
+    with pytest.raises(ValueError, match="must be a part of the operation"):
+        fit_profile(everything, select={"communication": "op=dispatch + op=nothing"}, forms=plain)
+
+
 def test_left_out_errors_are_those_of_refits():
     """The hat matrix against 32 fits that each lack one of the points."""
     tokens, batch = grid()

@@ -91,7 +91,7 @@ PARAMETERS = ["theta", "nu", "batch_size", "ffn_weight", "attention.per_token", 
     ("barrier", "in_flight", "start", "link"),
     [
         *((barrier, m, afd.WorkerWise(), "profile") for barrier in BARRIERS for m in (1, 2)),
-        (afd.Gaussian(), 2, afd.WorkerWise(), "shared_link"),
+        (afd.MeanField(), 2, afd.WorkerWise(), "shared_link"),
         (afd.Gaussian(), 2, afd.Together(), "profile"),
     ],
     ids=name_of,

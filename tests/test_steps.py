@@ -82,23 +82,23 @@ def test_where_only_the_ffn_binds_the_other_stages_are_not_told(log):
 
 
 def test_steps_of_a_known_workload_are_fitted_through_the_simulator(tmp_path):
-    """No loads in the log, heavy prompts and short decodes: through the simulator the slope is found, by the formula not."""
+    """No loads in the log, heavy prompts and short decodes: through the simulator slopes are found, by the formula not."""
     workload = afd.Independent(afd.Lognormal(150.0, 1.5, 16_384), afd.Geometric(6.0))
     batch_size, workers = 64, np.array([1, 2, 4, 8, 12, 16])
     truth = afd.Profile(afd.Affine(6e-3, 20.0), afd.Affine(0.15, 30.0), afd.Affine(0.0, 30.0), time_unit="us")
-    bundle = afd.Bundle(batch_size, in_flight=3)
+    bundle = afd.Bundle(batch_size, in_flight=2)
     run = afd.simulate(jax.random.key(7), workload, truth, bundle, workers, steps=2_000, replicas=8)
     path = tmp_path / "steps.csv"
     columns = {"batch": batch_size, "attention_workers": workers, "step_time": np.asarray(run.tpot)}
-    pl.DataFrame(columns | {"unit": "us", "in_flight": 3}).write_csv(path)
+    pl.DataFrame(columns | {"unit": "us"}).write_csv(path)
     with pytest.raises(ValueError, match="token_load"):
         load_steps(path)
     log = load_steps(path, workload)
     np.testing.assert_allclose(log.token_load, batch_size * float(workload.theta))
     through, formula = fit_steps(log, truth, workload=workload), fit_steps(log, truth)
-    off = lambda fit: abs(float(fit.profile.attention.per_token) / 6e-3 - 1.0)
-    assert off(through) < 0.03 and off(formula) > 0.1
-    assert 2.0 * np.abs(through.residuals).max() < np.abs(formula.residuals).max()
+    slopes = {"attention.per_token": 6e-3, "ffn.per_token": 0.15}
+    off = lambda fit: max(abs(fit.intervals()[name][0] / slope - 1.0) for name, slope in slopes.items())
+    assert off(through) < 0.08 and off(formula) > 0.25
     # what it predicts is what the simulator says, at other rows as well
     other = log.select(np.array([True, False, False, False, True, False]))
     np.testing.assert_allclose(through.predict(other)[0], other.step_us, rtol=0.005)

@@ -85,7 +85,9 @@ def fit(
     **Arguments:**
 
     - `timings`: from `load_timings`; one series (operation and device) of each stage, or several and `select`.
-    - `select`: for a stage, a text that the operation of its series contains (`{"attention": "num_heads=128"}`).
+    - `select`: for a stage, a text that the operation of its series contains (`{"attention": "num_heads=128"}`); several
+      with " + " between them where one after the other makes the stage (`{"communication": "dispatch + combine"}`): their
+      times are added where all of them were measured.
     - `forms`: for a stage, the name of its form; chosen by held-out error where none is given. `table` interpolates.
     - `region`: which measurements count (the batch sizes and contexts that are planned for).
     - `level`: see `fit_series`.
@@ -118,6 +120,17 @@ def fit(
 
 
 def _one_series(timings: Timings, stage: str, text: str | None, region: Region) -> Timings | None:
+    parts = [_named_series(timings, stage, part) for part in (text.split(" + ") if text else [None])]
+    chosen = [part for part in parts if part is not None]
+    if not chosen:
+        return None
+    inside = region.of(chosen[0] if len(chosen) == 1 else _one_after_the_other(chosen, stage))
+    if not len(inside):
+        raise ValueError(f"{timings.source}: has no {stage} timings inside of `region`: widen it.")
+    return inside
+
+
+def _named_series(timings: Timings, stage: str, text: str | None) -> Timings | None:
     chosen = timings.select(component=stage, operation_contains=text)
     if not len(chosen):
         if text is not None:
@@ -132,10 +145,31 @@ def _one_series(timings: Timings, stage: str, text: str | None, region: Region) 
             f"{timings.source}: has {len(groups)} {stage} series: choose one by a part of its operation "
             f"(`select['{stage}']`), of {shown}{'; ...' if len(groups) > 3 else ''}."
         )
-    inside = region.of(chosen)
-    if not len(inside):
-        raise ValueError(f"{timings.source}: has no {stage} timings inside of `region`: widen it.")
-    return inside
+    return chosen
+
+
+def _one_after_the_other(parts: list[Timings], stage: str) -> Timings:
+    """The sum of several series of a stage, at the points that all of them have (medians of repeats)."""
+    at = ["batch", "context", "tokens"]
+    total = (
+        parts[0]
+        .frame.group_by(at, maintain_order=True)
+        .first()
+        .with_columns(spread_us=pl.lit(None, pl.Float64), repeats=pl.lit(None, pl.Int64))
+    )
+    total = total.drop("latency_us")
+    for number, part in enumerate(parts):
+        times = part.frame.group_by(at, maintain_order=True).agg(pl.col("latency_us").median().alias(f"time{number}"))
+        total = total.join(times, on=at, how="inner", nulls_equal=True, maintain_order="left")
+    if not len(total):
+        raise ValueError(
+            f"{parts[0].source}: `select['{stage}']` must name series that were measured at the same points, but these have none "
+            "in common."
+        )
+    names = " + ".join(part.frame["operation"][0] for part in parts)
+    times = pl.sum_horizontal(pl.col(f"time{number}") for number in range(len(parts)))
+    frame = total.with_columns(latency_us=times, operation=pl.lit(names)).select(parts[0].frame.columns)
+    return Timings(frame, parts[0].source)
 
 
 def _profile(fits: dict[str, SeriesFit], base: Profile | None, shared: bool, name: str, source: str) -> Profile:
