@@ -64,9 +64,10 @@ class Accelerator(eqx.Module):
     def operations(self, precision: str | None) -> Scalar:
         """Peak [1/s] of arithmetic with operands of this data type; of the fastest known one where it is not known.
 
-        Where the device has no units for it, operands are widened: fp4 runs as fp8, fp8 as int8 does not, so as bf16.
+        Where the device has no units for it, operands are widened: fp4 runs as fp8, fp8 as bf16. MXFP4 weights meet FP8
+        activations, and run as those.
         """
-        kinds = {"mxfp4": "fp4", "nvfp4": "fp4", "float16": "bf16", "bfloat16": "bf16"}
+        kinds = {"mxfp4": "fp8", "nvfp4": "fp4", "float16": "bf16", "bfloat16": "bf16"}
         wider = {"fp4": ("fp4", "fp8", "bf16"), "fp8": ("fp8", "bf16"), "int8": ("int8", "bf16"), "bf16": ("bf16",)}
         runs_as = wider.get(kinds.get(precision or "", precision or ""), NARROWER)
         return self.peak[next((kind for kind in runs_as if kind in self.peak), next(iter(self.peak)))]

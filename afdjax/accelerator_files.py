@@ -21,7 +21,7 @@ class _Strict(BaseModel):
 
 
 class _Number(_Strict):
-    value: Annotated[float, Field(ge=0)]
+    value: Annotated[float, Field(gt=0)]
     source: str
 
 
@@ -79,7 +79,7 @@ def load_accelerator(name_or_path: str | Path) -> Accelerator:
     text = str(name_or_path)
     shipped = _shipped()
     if text.lower() in shipped:
-        return _parsed(shipped[text.lower()], text).build()
+        return _built(shipped[text.lower()], text)
     path = Path(text)
     if not path.is_file():
         names = shipped_accelerators()
@@ -92,7 +92,7 @@ def load_accelerator(name_or_path: str | Path) -> Accelerator:
         if str(base).lower() not in shipped:
             raise FileError(f"{text}: 'base' must be one of {', '.join(shipped_accelerators())}, but it is {base}.")
         document = _merged(shipped[str(base).lower()], document)
-    return _parsed(document, text).build()
+    return _built(document, text)
 
 
 def shipped_accelerators() -> list[str]:
@@ -103,10 +103,13 @@ def shipped_accelerators() -> list[str]:
 @functools.cache
 def accelerator_named_in(device: str | None) -> Accelerator | None:
     """The part that a device's own name speaks of ("NVIDIA H100 80GB HBM3", "h100_sxm"), or None."""
-    words = re.sub(r"[^a-z0-9]+", " ", (device or "").lower())
-    joined = words.replace(" ", "")
-    # the longest name that occurs: a GB200 is not a B200
-    names = [name for name in shipped_accelerators() if name in words.split() or name.replace("-", "") in joined]
+    spoken = (device or "").lower()
+    # words in a row, whatever is between them: "h100" of "h100_sxm", but neither of "gh100" nor of "h1000"
+    says = lambda name: re.search(
+        rf"(?<![a-z0-9]){'[^a-z0-9]*'.join(re.split('[^a-z0-9]+', name))}(?![a-z0-9])", spoken
+    )
+    # the longest name that occurs: an RTX PRO 6000 is not a PRO 6000
+    names = [name for name in _shipped() if says(name)]
     return load_accelerator(max(names, key=len)) if names else None
 
 
@@ -127,6 +130,6 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _parsed(document: Any, name: str) -> _AcceleratorFile:
+def _built(document: Any, name: str) -> Accelerator:
     with first_problem(name):
-        return _AcceleratorFile.model_validate(document)
+        return _AcceleratorFile.model_validate(document).build()

@@ -121,4 +121,5 @@ def _requests(workload: str):
         prefix, prompt, output = map(float, workload.split("/"))
         return UseCase(prefix, prompt, output)
     law = afdjax.load_workload(workload)
-    return UseCase(0.0, law.prompt_mean, law.decode_mean)
+    # theta is the context that decoding requests have on average: long ones stay longer
+    return UseCase(0.0, law.prompt_mean, law.decode_mean, law.theta - law.prompt_mean - law.decode_mean / 2.0)

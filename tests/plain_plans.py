@@ -1,6 +1,7 @@
-"""One replica in plain Python floats: the formulas of `afdjax.explore` once more, written from DESIGN's equations, for one model.
+"""One replica in plain Python floats: the formulas of `afdjax.explore` once more, as loops of floats, for one model.
 
-DeepSeek-V3 (MLA, three dense layers, experts with one shared), FP8 weights and cache, router and shared expert with the experts.
+DeepSeek-V3 (MLA, three dense layers, experts with one shared), FP8 weights and cache, the shared expert with the experts, the
+router with attention.
 """
 
 import math
@@ -9,7 +10,7 @@ import math
 H, HEADS, QR, KR, NOPE, ROPE, V = 7168, 128, 1536, 512, 128, 64, 128
 EXPERTS, TOP, INTER, DENSE, VOCAB, LAYERS, FIRST = 256, 8, 2048, 18432, 129280, 61, 3
 ATTENTION = QR * (H + HEADS * (NOPE + ROPE)) + H * (KR + ROPE) + KR * HEADS * (NOPE + V) + HEADS * V * H
-EXPERT, SHARED = 3 * H * INTER, 3 * H * INTER + H * EXPERTS
+EXPERT, SHARED, ROUTER = 3 * H * INTER, 3 * H * INTER, H * EXPERTS
 GIB = 2**30
 
 
@@ -35,16 +36,22 @@ def step_of(device, reached, lengths, near, far, tp, m, decoding, prompt):
     work = decoding * 2 * HEADS * (2 * KR + ROPE) * context / core
     prefill = prompt * 2 * HEADS * (NOPE + ROPE + V) * seen / core
     up = device["up"] * reached["network"]
-    reduce = device["up_latency"] + 2 * (tp - 1) / tp * tokens * H * 2 / up if tp > 1 else 0.0
+    within = tp <= device["size"]
+    link = up if within else min(up, device["out"] * reached["network"])
+    latency = device["up_latency"] if within else max(device["up_latency"], device["out_latency"])
+    reduce = latency + 2 * (tp - 1) / tp * tokens * H * 2 / link if tp > 1 else 0.0
     mixing = product(ATTENTION / tp, tokens) + max(read, work) + prefill + 10 * reached["kernel"] + reduce
+    routed = mixing + product(ROUTER, tokens / tp)
     groups, holders = near / tp, far or near
     everyone = tokens * groups
     hit = EXPERTS * (1 - (1 - TOP / EXPERTS) ** everyone)
-    grouped = hit * EXPERT / holders / bandwidth + 2 * everyone * TOP * EXPERT / holders / (fp8 * reached["experts"])
+    held = math.ceil(EXPERTS / holders) / EXPERTS
+    grouped = hit * EXPERT * held / bandwidth + 2 * everyone * TOP * EXPERT * held / (fp8 * reached["experts"])
     ffn = grouped + 3 * reached["kernel"] + product(SHARED, everyone / holders)
     dense = product(3 * H * DENSE / tp, tokens) + 3 * reached["kernel"] + reduce
     copies = distinct(holders) * (1 if far else (holders - 1) / holders)
-    node_copies, nodes = distinct(max(holders / device["size"], 1)), max(holders / device["size"], 1)
+    nodes = max(holders / device["size"], 1)
+    node_copies = distinct(nodes) * (1 if far else (nodes - 1) / nodes)
     sent = tokens / tp
     inside = sent * max(copies, near * copies / holders)
     between = sent * max(node_copies, near * node_copies / (nodes * min(holders, device["size"])))
@@ -53,12 +60,14 @@ def step_of(device, reached, lengths, near, far, tp, m, decoding, prompt):
         along = inside * H * element / up
         if near + far <= device["size"]:
             return device["up_latency"] + along
-        return device["out_latency"] + max(between * H * element / (device["out"] * reached["network"]), along)
+        return max(device["out_latency"], device["up_latency"]) + max(
+            between * H * element / (device["out"] * reached["network"]), along
+        )
 
     out, back = (0.0, 0.0) if not far and holders == 1 else (travel(1.0), travel(2.0))
     rounds = LAYERS - FIRST
     head = H * VOCAB / tp * 2 / bandwidth + 2 * decoding * H * VOCAB / tp / (device["bf16"] * reached["dense"])
-    stages = (mixing, out, ffn, back) if far else (mixing + ffn, out + back)
+    stages = (routed, out, ffn, back) if far else (routed + ffn, out + back)
     serial = FIRST * (mixing + dense) + head
     once, longest = sum(stages), max(stages)
     return max(rounds * once, m * rounds * longest + once - longest) + m * serial
@@ -66,8 +75,8 @@ def step_of(device, reached, lengths, near, far, tp, m, decoding, prompt):
 
 def spare_of(device, reserve, lengths, near, far, tp, resident):
     """Least bytes left on a device."""
-    own = (ATTENTION * LAYERS + 3 * H * DENSE * FIRST + 2 * 2 * H * VOCAB) / tp
-    experts = (LAYERS - FIRST) * (EXPERTS * EXPERT / (far or near) + SHARED)
+    own = (ATTENTION * LAYERS + 3 * H * DENSE * FIRST + 2 * 2 * H * VOCAB) / tp + (LAYERS - FIRST) * ROUTER
+    experts = (LAYERS - FIRST) * (math.ceil(EXPERTS / (far or near)) * EXPERT + SHARED)
     cache = resident * LAYERS * (KR + ROPE) * sum(lengths)
     memory = device["memory"] - reserve
     return min(memory - own - cache, memory - experts) if far else memory - own - experts - cache

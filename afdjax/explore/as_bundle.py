@@ -11,19 +11,23 @@ import numpy as np
 from afdjax._types import Scalar
 from afdjax.bundle import Bundle
 from afdjax.explore.ffn import Experts
+from afdjax.explore.model import Model
 from afdjax.explore.plans import Replica, Setting, step
-from afdjax.latency import Affine, AffineWithSlots, ExpertHit, PerWorker, Profile, Provenance
+from afdjax.latency import Affine, AffineWithSlots, ExpertHit, Latency, PerWorker, Profile, Provenance
 
 
 MICROSECONDS = 1e6
 
 
 def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tuple[Profile, Bundle, int]:
-    """Profile [us per layer with experts], bundle, and attention workers of a decode replica with FFN devices.
+    """Profile [us per layer with experts], bundle, and attention workers of a replica with FFN devices.
 
     Attention is its tangent at the plan in KV tokens and slots, with the dense layers and the head of one step spread over the
-    layers with experts; the FFN is the whole group of devices as one worker (its weights hit, and its work); communication is its
-    tangent. An attention worker is one tensor-parallel group. Raises `ValueError` for a replica without FFN devices.
+    layers with experts. The FFN is the whole group of devices as one worker (its weights hit, and its work). Communication is
+    its tangent for this many workers. Prompts that a replica works on come evenly with its decoding. An attention worker is one
+    tensor-parallel group, and a step of it gives `setting.accepted` tokens.
+
+    Raises `ValueError` for a replica without FFN devices.
     """
     if not float(replica.ffn_devices) > 0:
         raise ValueError("`replica` must have FFN devices, but it has none: there is no ratio to plan.")
@@ -31,31 +35,34 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
         setting, replica = jax.tree.map(
             lambda leaf: leaf.astype(float) if eqx.is_inexact_array(leaf) else leaf, (setting, replica)
         )
-        rounds = float(setting.model.expert_depth)
+        rounds = float(setting.model.rounds)
         context = setting.requests.decode_context
-        batch = replica.batch_size
+        batch, requests = replica.batch_size, setting.requests
+        # prompt tokens that come with each decoding request, where a replica works on prompts as well
+        beside = jnp.where(replica.chunk > 0.0, requests.prompt * setting.accepted / requests.output, 0.0)
+        each = 1.0 + setting.drafted + beside
 
         def attention(tokens: Scalar, slots: Scalar) -> Scalar:
             # a load of so many tokens is that many slots at another context
             moved = eqx.tree_at(
                 lambda s: s.requests.prefix, setting, setting.requests.prefix + tokens / slots - context
             )
-            now = step(moved, replica, slots, 0.0)
+            now = step(moved, replica, slots, beside * slots)
             return now.attention + now.serial / rounds
 
         def link(slots: Scalar) -> Scalar:
-            now = step(setting, replica, slots, 0.0)
+            now = step(setting, replica, slots, beside * slots)
             return now.out + now.back
 
         def ffn(tokens: Scalar) -> Scalar:
-            return step(setting, replica, tokens / replica.groups, 0.0).ffn
+            slots = tokens / replica.groups
+            return step(setting, replica, slots, beside * slots).ffn
 
         load = batch * context
         time, (per_token, per_slot) = jax.value_and_grad(attention, argnums=(0, 1))(load, batch)
         transfer, per_transfer = jax.value_and_grad(link)(batch)
         idle, far = jnp.asarray(1e-9), jnp.asarray(1e7)
         base, slope = ffn(idle), jax.grad(ffn)(far)
-        layer = next(part.ffn for part in setting.model.layers if isinstance(part.ffn, Experts))
         scale = MICROSECONDS
         profile = Profile(
             AffineWithSlots(
@@ -63,11 +70,12 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
                 per_slot * scale,
                 jnp.maximum(time - per_token * load - per_slot * batch, 0.0) * scale,
             ),
-            ExpertHit(
+            _ffn_form(
+                setting.model,
                 base * scale,
                 jnp.maximum(ffn(far) - base - slope * far, 0.0) * scale,
-                -1.0 / jnp.log1p(-layer.top_k / layer.experts),
                 slope * scale,
+                each,
             ),
             PerWorker(Affine(per_transfer * scale, jnp.maximum(transfer - per_transfer * batch, 0.0) * scale)),
             time_unit="us",
@@ -82,3 +90,11 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
             layers=rounds,
         )
     return profile, bundle, int(np.rint(float(replica.groups)))
+
+
+def _ffn_form(model: Model, base: Scalar, weights: Scalar, per_token: Scalar, each: Scalar) -> Latency:
+    """Weights are hit one expert after the other, by `each` tokens of a slot, or all at once."""
+    experts = [part.ffn for part in model.layers if isinstance(part.ffn, Experts)]
+    if not experts:
+        return Affine(per_token, base + weights)
+    return ExpertHit(base, weights, -1.0 / jnp.log1p(-experts[0].top_k / experts[0].experts) / each, per_token)

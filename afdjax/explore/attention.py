@@ -159,8 +159,10 @@ class Latent(Attention):
         return 2.0 * self.heads * (self.kv_rank + self.rope + self.value_rank) * attended + index
 
     def prefill_operations(self, context: ScalarLike) -> Scalar:
-        index = 2.0 * self.index_heads * self.index_dim * context if self.sparse else 0.0
-        return 2.0 * self.heads * (self.nope + self.rope + self.value) * jnp.minimum(context, self.index_tokens) + index
+        if self.sparse:
+            # chosen tokens differ from query to query: projections stay absorbed
+            return self.core_operations(context)
+        return 2.0 * self.heads * (self.nope + self.rope + self.value) * context
 
     def sharing(self, tensor_parallel: ScalarLike) -> Scalar:
         # every head reads the one latent: it is replicated

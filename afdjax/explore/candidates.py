@@ -16,7 +16,7 @@ LARGEST_BATCH = 4096
 
 
 def sizes(limit: int) -> list[int]:
-    """Numbers up to `limit`: all up to 8, then eight steps an octave, and `limit` itself."""
+    """Numbers up to `limit`: all up to 16, then eight steps an octave, and `limit` itself."""
     steps = {round(2.0**octave * (1.0 + eighth / 8.0)) for octave in range(20) for eighth in range(8)}
     return sorted({n for n in steps | {limit} if 1 <= n <= limit})
 

@@ -1,12 +1,14 @@
 """Times of the stages of one layer on one accelerator, from its data sheet and what of it is reached.
 
-Every kernel takes an overhead, the bytes that it must read at the memory bandwidth that is reached, and its operations at the
-rate that is reached. Weights and operations of a matrix product add up (measured tables are closer to their sum than to their
-maximum between the memory-bound and the compute-bound end); of attention proper the longer of the two counts.
+Attention and FFN layers take an overhead for each kernel, the bytes that they must read at the memory bandwidth that is
+reached, and their operations at the rate that is reached. Weights and operations of a matrix product add up (measured tables
+are closer to their sum than to their maximum between the memory-bound and the compute-bound end); of attention proper the
+longer of the two counts.
 """
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax import lax
 
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
@@ -21,7 +23,7 @@ class Efficiency(eqx.Module):
 
     Shares of the peak: `memory` bandwidth, operations of dense products (`dense`), of grouped products of experts (`experts`), of
     attention proper (`attention`); `network` bandwidth. `kernel` [s] is what each kernel costs beyond that (an FFN layer starts
-    `FFN_KERNELS`). `tests/benchmarks/test_stage_costs.py` prints what measured tables say.
+    `FFN_KERNELS`). `tests/benchmarks/test_exploration.py` prints what measured tables say.
     """
 
     memory: Scalar = eqx.field(converter=_checks.as_float, default=0.75)  # pyright: ignore[reportAssignmentType]
@@ -92,16 +94,26 @@ class Kernels(eqx.Module):
         return self.product(weights, tokens, self.formats[2]) + FFN_KERNELS * self.efficiency.kernel
 
     def shared(self, layer: Experts, tokens: ScalarLike) -> Scalar:
-        """Time [s] of shared experts and router for `tokens` tokens on one device that holds all of them."""
-        return self.product(layer.shared_parameters() + layer.router_parameters(), tokens, self.formats[2])
+        """Time [s] of shared experts for `tokens` tokens on one device that holds all of them."""
+        return self.product(layer.shared_parameters(), tokens, self.formats[2])
+
+    def router(self, layer: Experts, tokens: ScalarLike) -> Scalar:
+        """Time [s] of router and latent projections for `tokens` tokens on one device that holds all of them."""
+        return self.product(layer.router_parameters(), tokens, self.formats[2])
 
     def experts(self, layer: Experts, tokens: ScalarLike, devices: ScalarLike, imbalance: ScalarLike = 1.0) -> Scalar:
-        """Time [s] of the routed experts of one layer on `devices` devices that share them evenly.
+        """Time [s] of the routed experts of one layer on `devices` devices that share them as evenly as whole experts go.
 
         `tokens` of the whole group; `imbalance` is the load of the busiest device over the mean.
         """
         kind = self.formats[1]
-        weights = layer.expert_parameters() / devices
+        share = held_experts(layer, devices) / layer.experts
+        weights = layer.expert_parameters() * share
         read = self._read(layer.experts_hit(tokens) * weights * bytes_of(kind))
         rate = self.accelerator.operations(kind) * self.efficiency.experts
         return read + 2.0 * tokens * layer.top_k * weights * imbalance / rate + FFN_KERNELS * self.efficiency.kernel
+
+
+def held_experts(layer: Experts, devices: ScalarLike) -> Scalar:
+    """Experts on the device that holds the most of them: a whole number, so without a derivative."""
+    return lax.stop_gradient(jnp.maximum(jnp.ceil(layer.experts / devices - 1e-4), 1.0))

@@ -43,6 +43,17 @@ class Model(eqx.Module):
         """Layers with routed experts: how often a token goes to the FFN side and back."""
         return _total(self, lambda part: jnp.ones(()) if isinstance(part.ffn, Experts) else None)
 
+    @property
+    def sparse(self) -> bool:
+        """Whether there are routed experts."""
+        return any(isinstance(part.ffn, Experts) for part in self.layers)
+
+    @property
+    def rounds(self) -> Scalar:
+        """How often a token goes to the FFN side and back, where there is one: once for each layer with experts, or each FFN."""
+        kind = Experts if self.sparse else Dense
+        return _total(self, lambda part: jnp.ones(()) if isinstance(part.ffn, kind) else None)
+
     def attention_parameters(self) -> Scalar:
         """Weights of all attention layers."""
         return _total(self, lambda part: None if part.attention is None else part.attention.parameters())

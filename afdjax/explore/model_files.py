@@ -44,7 +44,7 @@ def load_model(name_or_path: str | Path) -> Model:
             weights = document["weights"]
             formats = weights["attention"], weights["experts"], weights["rest"]
             return from_config(document["config"], document["name"], formats)
-        name = path.parent.name if path.stem == "config" else path.stem
+        name = path.resolve().parent.name if path.stem == "config" else path.stem
         return from_config(document, name, _stored_formats(document))
 
 
@@ -92,6 +92,13 @@ def _get(config: Config, *names: str, default: Any = None) -> float:
     if default is None:
         raise ValueError(f"`{names[0]}` must be a number, but it is {config.get(names[0], 'missing')}.")
     return float(default)
+
+
+def _need(config: Config, name: str) -> Any:
+    """A key that must be there."""
+    if not config.get(name):
+        raise ValueError(f"`{name}` must say what the layers are, but it is missing.")
+    return config[name]
 
 
 def _grouped_query(config: Config, window: float = math.inf) -> Attention:
@@ -168,14 +175,14 @@ def _all_experts(config: Config) -> list[Layers]:
 
 def _alternating_windows(config: Config) -> list[Layers]:
     """Layers with a window and layers that see everything (gpt-oss)."""
-    kinds = Counter(config["layer_types"])
+    kinds = Counter(_need(config, "layer_types"))
     window = {"sliding_attention": _get(config, "sliding_window"), "full_attention": math.inf}
     return [Layers(count, _grouped_query(config, window[kind]), _experts(config)) for kind, count in kinds.items()]
 
 
 def _enumerated(config: Config) -> list[Layers]:
     """Experts in the layers that are listed (Step-3)."""
-    listed = config["moe_layers_enum"]
+    listed = _need(config, "moe_layers_enum")
     with_experts = float(len(listed.split(",") if isinstance(listed, str) else listed))
     dense = _get(config, "num_hidden_layers") - with_experts
     attention = _grouped_query(config)
@@ -184,7 +191,7 @@ def _enumerated(config: Config) -> list[Layers]:
 
 def _hybrid(config: Config) -> list[Layers]:
     """One mixer or FFN a block, by a pattern of letters (Nemotron-H): M Mamba, E experts, * attention, - dense."""
-    blocks = Counter(config["hybrid_override_pattern"])
+    blocks = Counter(_need(config, "hybrid_override_pattern"))
     state_space = lambda: StateSpace(
         hidden=_get(config, "hidden_size"),
         heads=_get(config, "mamba_num_heads"),
@@ -223,7 +230,7 @@ FAMILIES: dict[str, Callable[[Config], list[Layers]]] = {
 def _stored_formats(config: Config) -> tuple[str, str, str]:
     """Formats of the weights of (attention, experts, the rest), from `quantization_config`."""
     quantised = config.get("quantization_config") or {}
-    method = str(quantised.get("quant_method") or quantised.get("quant_algo") or "bf16").lower()
+    method = f"{quantised.get('quant_algo', '')} {quantised.get('quant_method', '')}".lower()
     kind = next((known for known in BYTES if known in method), "bf16")
     # what only experts are stored in, and what everything but embedding and head is
     return ("bf16", kind, "bf16") if kind in ("mxfp4", "nvfp4") else (kind, kind, kind)

@@ -58,17 +58,42 @@ class Network(eqx.Module):
         # what one device of a receiving node takes in, where the whole node shares its links
         between = tokens * jnp.maximum(node_copies, senders * node_copies / (nodes * per_node))
 
+        slowest = jnp.maximum(accelerator.scale_up.latency, accelerator.scale_out.latency)
+
         def time(element: ScalarLike) -> Scalar:
             up = inside * width * element / (accelerator.scale_up.bandwidth * efficiency)
             out = between * width * element / (accelerator.scale_out.bandwidth * efficiency)
             within = accelerator.scale_up.latency + up
-            return jnp.where(crosses, accelerator.scale_out.latency + jnp.maximum(out, up), within)
+            return jnp.where(crosses, slowest + jnp.maximum(out, up), within)
 
         return time(self.out_bytes), time(self.back_bytes)
 
 
 def all_reduce(accelerator: Accelerator, efficiency: ScalarLike, size: Scalar, devices: Scalar) -> Scalar:
-    """Time [s] of adding up `size` bytes on each of `devices` devices, and giving all of them the sum (ring)."""
-    link = accelerator.scale_up
+    """Time [s] of adding up `size` bytes on each of `devices` devices, and giving all of them the sum (ring).
+
+    A group that is larger than a scale-up domain is as slow as the scale-out network.
+    """
+    up, out = accelerator.scale_up, accelerator.scale_out
+    inside = devices <= up.devices
+    bandwidth = jnp.where(inside, up.bandwidth, jnp.minimum(up.bandwidth, out.bandwidth))
+    latency = jnp.where(inside, up.latency, jnp.maximum(up.latency, out.latency))
     share = 2.0 * (devices - 1.0) / devices
-    return jnp.where(devices > 1.0, link.latency + share * size / (link.bandwidth * efficiency), 0.0)
+    return jnp.where(devices > 1.0, latency + share * size / (bandwidth * efficiency), 0.0)
+
+
+def minimum_sparsity(
+    hidden: ScalarLike,
+    layers: ScalarLike,
+    network: ScalarLike,
+    operations: ScalarLike,
+    bandwidth: ScalarLike,
+    time: ScalarLike,
+) -> Scalar:
+    """Least share of experts that each token must meet for FFN devices to be bound by compute and not by the network.
+
+    S >= H FLOPS L / (Net BW t 2/3), arXiv:2507.19427: a batch of FLOPS / (2 S BW) tokens (compute-bound) sends 3 H bytes for
+    each (FP8 out, BF16 back), through `network` [bytes/s] and within `time` [s] for all `layers`.
+    """
+    tokens_at_one = operations / (2.0 * bandwidth)
+    return jnp.asarray(tokens_at_one * 3.0 * hidden * layers / (network * time))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
 from afdjax.accelerator import GIBI, Accelerator
-from afdjax.explore.costs import Efficiency, Kernels, Tokens
+from afdjax.explore.costs import Efficiency, Kernels, Tokens, held_experts
 from afdjax.explore.ffn import Dense, Experts
 from afdjax.explore.formats import bytes_of
 from afdjax.explore.model import Model
@@ -21,11 +21,16 @@ from afdjax.explore.schedule import pipelined
 
 
 class UseCase(eqx.Module):
-    """Lengths of the requests [tokens]: `prefix` that is in the cache already, new `prompt`, `output`."""
+    """Lengths of the requests [tokens]: `prefix` that is in the cache already, new `prompt`, `output`.
+
+    Where lengths vary, long requests are in the batch for longer: `lingering` is by how much the mean context of a decoding
+    request, theta, is above prefix + prompt + output / 2.
+    """
 
     prefix: Scalar = eqx.field(converter=_checks.as_float)
     prompt: Scalar = eqx.field(converter=_checks.as_float)
     output: Scalar = eqx.field(converter=_checks.as_float)
+    lingering: Scalar = eqx.field(converter=_checks.as_float, default=0.0)  # pyright: ignore[reportAssignmentType]
 
     def __check_init__(self):
         _checks.require_non_negative("prefix", self.prefix)
@@ -35,7 +40,7 @@ class UseCase(eqx.Module):
     @property
     def decode_context(self) -> Scalar:
         """Mean context of a decoding request."""
-        return self.prefix + self.prompt + self.output / 2.0
+        return self.prefix + self.prompt + self.output / 2.0 + self.lingering
 
     @property
     def prefill_context(self) -> Scalar:
@@ -44,8 +49,8 @@ class UseCase(eqx.Module):
 
     @property
     def longest(self) -> Scalar:
-        """Context of a request at its end."""
-        return self.prefix + self.prompt + self.output
+        """Context of a request at its end, or the mean context where that is longer."""
+        return jnp.maximum(self.prefix + self.prompt + self.output, self.decode_context)
 
 
 USE_CASES = {
@@ -59,8 +64,9 @@ USE_CASES = {
 class Setting(eqx.Module):
     """Everything that a plan is judged in: model, hardware of both pools, what is reached of it, network, requests.
 
-    `cache` format of the KV cache. `shared_with_attention`: shared experts and router run on the attention devices (prototype of
-    arXiv:2605.28302), not on the FFN devices (AIConfigurator). `imbalance`: load of the busiest expert device over the mean.
+    `cache` format of the KV cache. Routers run with attention (a token is sent to the devices that they choose);
+    `shared_with_attention`: so do shared experts (prototype of arXiv:2605.28302), not on the FFN devices (AIConfigurator).
+    Replicas that hold everything are meant for one kind of device. `imbalance`: load of the busiest expert device over the mean.
     `accepted`: tokens that a step gives each request, `drafted` of them proposed beside the first. `reserve` [bytes]: memory of
     each device that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
     """
@@ -82,6 +88,9 @@ class Setting(eqx.Module):
         _checks.require_at_least("imbalance", self.imbalance, 1.0)
         _checks.require_at_least("accepted", self.accepted, 1.0)
         _checks.require_non_negative("drafted", self.drafted)
+        numbers = _checks.concrete(self.accepted), _checks.concrete(self.drafted)
+        if numbers[0] is not None and numbers[1] is not None and (numbers[0] > 1.0 + numbers[1]).any():
+            raise ValueError(f"`accepted` must be at most 1 + drafted, but it is {float(numbers[0].max()):g}.")
         _checks.require_non_negative("reserve", self.reserve)
         bytes_of(self.cache, "cache")
 
@@ -136,7 +145,8 @@ class Step(eqx.Module):
 def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: ScalarLike) -> Step:
     """A step in which each group decodes `decoding` requests and works on `prompt` prompt tokens in each microbatch.
 
-    Dense layers, embedding and head stay with attention; so do the experts where there are no FFN devices.
+    Embedding, head and the dense layers of a model with experts stay with attention; all FFNs do where there are no FFN devices.
+    The dense FFNs of a model without experts are divided among all FFN devices (tensor parallelism).
     """
     model, requests, m = setting.model, setting.requests, replica.in_flight
     near = Kernels(setting.attention_device, setting.efficiency, model.formats, setting.cache)
@@ -151,7 +161,7 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
     tp, everyone = replica.tensor_parallel, tokens.count * replica.groups
     reduced = tokens.count * model.hidden * 2.0
     reduce = all_reduce(setting.attention_device, setting.efficiency.network, reduced, tp)
-    rounds = jnp.maximum(model.expert_depth, 1.0)
+    rounds = model.rounds
     zero = jnp.zeros(())
     attention, ffn, out, back, serial = zero, zero, zero, zero, zero
     for part in model.layers:
@@ -164,8 +174,22 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
                 attention += share * near.shared(layer, tokens.count / tp)
             else:
                 ffn += share * far.shared(layer, everyone / replica.holders)
-            there, again = _exchange(setting, layer, replica, tokens.count / tp)
+            attention += share * near.router(layer, tokens.count / tp)
+            copies, node_copies = _copies(setting, layer, replica)
+            there, again = _exchange(setting, replica, tokens.count / tp, layer.width, copies, node_copies)
             out, back = out + share * there, back + share * again
+        elif isinstance(part.ffn, Dense) and not model.sparse:
+            share = part.count / rounds
+            attention += share * mixing
+            size = everyone * model.hidden * 2.0
+            added = all_reduce(setting.ffn_device, setting.efficiency.network, size, replica.holders)
+            away = far.dense(part.ffn, everyone, replica.holders) + added
+            ffn += share * jnp.where(replica.apart, away, near.dense(part.ffn, tokens.count, tp) + reduce)
+            # every FFN device works on every token, and returns its part of the sum
+            nodes = jnp.maximum(replica.holders / setting.ffn_device.scale_up.devices, 1.0)
+            there, again = _exchange(setting, replica, tokens.count / tp, model.hidden, replica.holders, nodes)
+            out += share * jnp.where(replica.apart, there, 0.0)
+            back += share * jnp.where(replica.apart, again, 0.0)
         elif isinstance(part.ffn, Dense):
             serial += part.count * (mixing + near.dense(part.ffn, tokens.count, tp) + reduce)
         else:
@@ -177,17 +201,24 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
     return Step(pipelined(stages, m, rounds) + m * serial, attention, out, ffn, back, serial)
 
 
-def _exchange(setting: Setting, layer: Experts, replica: Replica, tokens: Scalar) -> tuple[Scalar, Scalar]:
-    device, holders = _slower(setting.attention_device, setting.ffn_device), replica.holders
+def _copies(setting: Setting, layer: Experts, replica: Replica) -> tuple[Scalar, Scalar]:
+    """Distinct other devices, and nodes, that a token goes to."""
+    holders = replica.holders
     # what stays on its device does not travel
     leaving = jnp.where(replica.apart, 1.0, (holders - 1.0) / holders)
-    copies = destinations(layer, holders) * leaving
-    node_copies = destinations(layer, jnp.maximum(holders / device.scale_up.devices, 1.0))
+    nodes = jnp.maximum(holders / setting.ffn_device.scale_up.devices, 1.0)
+    beyond = jnp.where(replica.apart, 1.0, (nodes - 1.0) / nodes)
+    return destinations(layer, holders) * leaving, destinations(layer, nodes) * beyond
+
+
+def _exchange(
+    setting: Setting, replica: Replica, tokens: Scalar, width: Scalar, copies: Scalar, node_copies: Scalar
+) -> tuple[Scalar, Scalar]:
     there, again = setting.network.exchange(
-        device, setting.efficiency.network, layer.width, replica.attention_devices, tokens, holders, copies, node_copies,
-        replica.devices,
+        _slower(setting.attention_device, setting.ffn_device), setting.efficiency.network, width,
+        replica.attention_devices, tokens, replica.holders, copies, node_copies, replica.devices,
     )  # fmt: skip
-    return jnp.where(leaving > 0.0, there, 0.0), jnp.where(leaving > 0.0, again, 0.0)
+    return jnp.where(copies > 0.0, there, 0.0), jnp.where(copies > 0.0, again, 0.0)
 
 
 def _slower(one: Accelerator, other: Accelerator) -> Accelerator:
@@ -222,9 +253,16 @@ def memory(setting: Setting, replica: Replica, resident: Scalar) -> Memory:
     model, tp = setting.model, replica.tensor_parallel
     attention, experts, rest = map(bytes_of, model.formats)
     zero = jnp.zeros(())
-    shared = sum((part.count * _beside(part.ffn) for part in model.layers if isinstance(part.ffn, Experts)), zero)
-    dense = model.dense_parameters() - shared
-    near = (attention * model.attention_parameters() + rest * dense + 2.0 * model.embedding_parameters()) / tp
+    shared = sum(
+        (part.count * part.ffn.shared_parameters() for part in model.layers if isinstance(part.ffn, Experts)), zero
+    )
+    router = sum(
+        (part.count * part.ffn.router_parameters() for part in model.layers if isinstance(part.ffn, Experts)), zero
+    )
+    dense = model.dense_parameters() - shared - router
+    near = (attention * model.attention_parameters() + 2.0 * model.embedding_parameters()) / tp
+    if model.sparse:
+        near = near + rest * dense / tp + rest * router
     cache = sum(
         (
             part.count
@@ -235,16 +273,18 @@ def memory(setting: Setting, replica: Replica, resident: Scalar) -> Memory:
         ),
         zero,
     )
-    routed = experts * model.routed_parameters() / replica.holders
-    if setting.shared_with_attention:
+    routed = zero
+    for part in model.layers:
+        if isinstance(part.ffn, Experts):
+            held = held_experts(part.ffn, replica.holders)
+            routed += experts * part.count * held * part.ffn.expert_parameters()
+    if not model.sparse:
+        far = rest * dense / jnp.where(replica.apart, replica.holders, tp)
+    elif setting.shared_with_attention:
         near, far = near + rest * shared, routed
     else:
         far = routed + rest * shared
     return Memory(jnp.where(replica.apart, near, near + far), resident * cache, jnp.where(replica.apart, far, 0.0))
-
-
-def _beside(layer: Experts) -> Scalar:
-    return layer.shared_parameters() + layer.router_parameters()
 
 
 class Times(eqx.Module):
@@ -262,7 +302,9 @@ class Times(eqx.Module):
 
 def times(setting: Setting, replica: Replica) -> Times:
     """A replica in numbers; one program for every kind."""
-    used = memory(setting, replica, jnp.maximum(replica.batch_size, 1.0) * replica.in_flight)
+    # requests in prefill hold their cache as well
+    starting = jnp.where(replica.chunk > 0.0, jnp.maximum(replica.chunk / setting.requests.prompt, 1.0), 0.0)
+    used = memory(setting, replica, (replica.batch_size + starting) * replica.in_flight)
     near = setting.attention_device.memory - setting.reserve - used.weights
     far = setting.ffn_device.memory - setting.reserve - used.ffn_weights
     return Times(
@@ -302,20 +344,25 @@ def chunked(setting: Setting, replica: Replica, found: Times) -> Outcome:
     share = jnp.minimum(1.0 / feeding, 1.0)
     tpot = (share * found.mixed + (1.0 - share) * found.plain) / setting.accepted
     users = replica.groups * replica.batch_size * replica.in_flight
-    return Outcome(users / tpot, tpot, jnp.maximum(requests.prompt / replica.chunk, 1.0) * found.mixed, feeding)
+    return Outcome(users / tpot, tpot, _chunks(setting, replica) * found.mixed, feeding)
 
 
 def prefill_only(setting: Setting, replica: Replica, found: Times) -> Outcome:
-    """A prefill replica (no `batch_size`): `chunk` prompt tokens of each group and microbatch at a time."""
+    """A prefill replica (`batch_size` 0): `chunk` prompt tokens of each group and microbatch at a time."""
     requests = setting.requests
     prompts = replica.groups * replica.in_flight * replica.chunk / requests.prompt / found.mixed
-    ttft = jnp.maximum(requests.prompt / replica.chunk, 1.0) * found.mixed
+    ttft = _chunks(setting, replica) * found.mixed
     return Outcome(prompts * requests.output, jnp.zeros_like(ttft), ttft, jnp.ones_like(ttft))
 
 
 def transfer_time(setting: Setting, tensor_parallel: ScalarLike) -> Scalar:
-    """Time [s] for the cache of a new prompt to reach a decode group over the scale-out network, all devices sending."""
-    one = setting.model.cache_bytes(setting.requests.longest - setting.requests.output, setting.cache)
-    kept = setting.model.cache_bytes(setting.requests.prefix, setting.cache)
+    """Time [s] for the cache of a new prompt to reach a decode group over the scale-out network, sent by so many devices."""
+    # the prefix is there already; a state, or a full window, travels whole
+    new = setting.model.cache_bytes(setting.requests.prompt, setting.cache)
     link = setting.attention_device.scale_out
-    return link.latency + (one - kept) / (link.bandwidth * setting.efficiency.network * tensor_parallel)
+    return link.latency + new / (link.bandwidth * setting.efficiency.network * tensor_parallel)
+
+
+def _chunks(setting: Setting, replica: Replica) -> Scalar:
+    """Steps that a prompt takes."""
+    return jnp.maximum(jnp.ceil(setting.requests.prompt / replica.chunk - 1e-6), 1.0)

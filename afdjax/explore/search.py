@@ -1,8 +1,8 @@
 """Every level of disaggregation searched equally hard: the best plan of each for the same model, devices and targets.
 
 Four levels: `aggregated` (replicas that hold everything, prompts in chunks beside decoding), `aggregated-afd` (the same with the
-experts on devices of their own), `disaggregated` (prefill and decode replicas) and `disaggregated-afd` (either or both of these
-with experts apart).
+experts on devices of their own), `disaggregated` (prefill and decode replicas) and `disaggregated-afd` (decode with experts
+apart, prefill with or without).
 """
 
 import dataclasses
@@ -30,6 +30,9 @@ from afdjax.explore.plans import (
 
 
 LEVELS = ("aggregated", "aggregated-afd", "disaggregated", "disaggregated-afd")
+
+MOST_DEVICES = 1024
+"""Larger budgets are several of these."""
 
 REASONS = {
     "weights-do-not-fit": "the weights alone are larger than the memory of a pool",
@@ -93,21 +96,22 @@ class Plan:
 @dataclasses.dataclass(frozen=True)
 class Level:
     """What the search found for one level: the best `plan` or None, how many candidates there were and why the others are none,
-    the fastest that any candidate that fits can be, and the frontier [tokens/s/user, tokens/s]."""
+    how fast candidates that fit and keep the other target can be, and the frontier [tokens/s/user, tokens/s]."""
 
     name: str
     plan: Plan | None
     candidates: int
     reasons: dict[str, int]
+    hurdle: str
     floor: Targets
     frontier: np.ndarray
 
     @property
     def verdict(self) -> str:
-        """`feasible`, or the last hurdle that candidates did not take."""
+        """`feasible`, or the last hurdle that candidates did not take (of prefill, where prefill has none)."""
         if self.plan is not None:
             return "feasible"
-        return max((code for code in REASONS if self.reasons.get(code)), key=list(REASONS).index, default="budget")
+        return self.hurdle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +147,8 @@ def search(
     Raises `ValueError` for a budget below 1 or targets that are not above 0.
     """
     targets, corrections = targets or Targets(), corrections or Corrections()
-    if devices < 1:
-        raise ValueError(f"`devices` must be a whole number of at least 1, but it is {devices}.")
+    if not 1 <= devices <= MOST_DEVICES:
+        raise ValueError(f"`devices` must be a whole number from 1 to {MOST_DEVICES:,}, but it is {devices}.")
     for name in ("ttft", "tpot"):
         if not getattr(targets, name) > 0:
             raise ValueError(f"`{name}` must be above 0, but it is {getattr(targets, name):g}.")
@@ -167,6 +171,7 @@ class _Pools:
     def __init__(self, setting: Setting, devices: int, targets: Targets, corrections: Corrections):
         self.setting, self.devices, self.targets, self.corrections = setting, devices, targets, corrections
         self.prompt = float(setting.requests.prompt)
+        self.transfer = float(transfer_time(setting, 1.0))
         self.evaluated: dict[tuple[str, bool], _Table] = {}
 
     def table(self, kind: str, apart: bool) -> "_Table":
@@ -177,11 +182,11 @@ class _Pools:
     def _evaluate(self, kind: str, apart: bool) -> "_Table":
         make = candidates.disaggregated if apart else candidates.aggregated
         chunks = np.unique(np.maximum(np.round(np.array(candidates.CHUNKS) * self.prompt), 1.0))
-        one = np.array([1.0])
+        none = np.array([0.0])
         batch, chunk = {
             "chunked": (candidates.batches(), chunks),
-            "decode": (candidates.batches(4), np.array([0.0])),
-            "prefill": (one, np.unique(np.concatenate([chunks, 8 * chunks]))),
+            "decode": (candidates.batches(4), none),
+            "prefill": (none, np.unique(np.concatenate([chunks, 8 * chunks]))),
         }[kind]
         group = max(candidates.TENSOR_PARALLEL)
         table = _Table.of(self.setting, kind, apart, make(self.devices, chunk, batch, group))
@@ -209,8 +214,7 @@ class _Pools:
 
     def _prefill_limit(self) -> float:
         """Time that is left for the prompt itself when its cache must travel."""
-        transfer = float(transfer_time(self.setting, 1.0))
-        return max(self.targets.ttft - transfer, 0.0) / self.corrections.ttft
+        return max(self.targets.ttft - self.transfer, 0.0) / self.corrections.ttft
 
     def whole(self, name: str, apart: bool) -> Level:
         """Equal replicas that do everything."""
@@ -225,7 +229,8 @@ class _Pools:
             plan = Plan(name, (part,), float(total[i]), float(table.tpot[i]), float(table.ttft[i]))
         quick = table.good(Targets(ttft=self.targets.ttft))
         frontier = _frontier(1.0 / table.tpot[quick], total[quick])
-        return Level(name, plan, len(table.size), table.reasons(self.targets), table.floor(), frontier)
+        reasons = table.reasons(self.targets)
+        return Level(name, plan, len(table.size), reasons, _last(reasons), table.floor(self.targets), frontier)
 
     def matched(self, name: str, prefill: tuple[bool, ...], decode: tuple[bool, ...]) -> Level:
         """Prefill replicas that feed decode replicas."""
@@ -236,19 +241,25 @@ class _Pools:
             for table in side:
                 for code, number in table.reasons(limit).items():
                     reasons[code] = reasons.get(code, 0) + number
-        floors = [[table.floor() for table in side] for side in tables]
-        factor = self.corrections.ttft
-        floor = Targets(min(f.ttft for f in floors[0]) * factor, min(f.tpot for f in floors[1]))
+        floors = [[table.floor(limit) for table in side] for side, limit in zip(tables, limits, strict=True)]
+        first = min(floor.ttft for floor in floors[0]) * self.corrections.ttft + self.transfer
+        floor = Targets(first, min(floor.tpot for floor in floors[1]))
         size = sum(len(table.size) for side in tables for table in side)
         feeders, users = _Choice.of(tables[0], limits[0]), _Choice.of(tables[1], limits[1])
         found = self._match(name, feeders, users)
+        # prefill is looked at first: without it there is nothing to decode
+        own = [table.reasons(limit) for side, limit in zip(tables, limits, strict=True) for table in side]
+        of_prefill, of_decode = own[: len(tables[0])], own[len(tables[0]) :]
+        short = of_prefill if not len(feeders.rate) else of_decode if not len(users.rate) else []
+        hurdle = max((_last(reasons) for reasons in short), key=[*REASONS, "budget"].index, default="budget")
         points = []
-        for tpot in np.geomspace(floor.tpot * 1.001, floor.tpot * 30.0, 24) if math.isfinite(floor.tpot) else ():
+        fastest = floor.tpot if math.isfinite(floor.tpot) else 0.0
+        for tpot in [*(fastest * np.geomspace(1.001, 30.0, 24)), self.targets.tpot]:
             plan = self._match(name, feeders, _Choice.of(tables[1], Targets(tpot=float(tpot))))
             if plan is not None:
                 points.append((1.0 / plan.tpot, plan.tokens_per_s))
         where = np.array(points).reshape(-1, 2)
-        return Level(name, found, size, reasons, floor, _frontier(where[:, 0], where[:, 1]))
+        return Level(name, found, size, reasons, hurdle, floor, _frontier(where[:, 0], where[:, 1]))
 
     def _match(self, name: str, feeders: "_Choice", users: "_Choice") -> Plan | None:
         """Whole numbers of replicas of the pair whose slower side is the fastest."""
@@ -266,7 +277,7 @@ class _Pools:
         if total[i, j, k] <= 0.0:
             return None
         parts = feeders.part(int(i), int(feeding[i, j, k])), users.part(int(j), int(count[0, 0, k]))
-        ttft = self.corrections.ttft * float(parts[0].outcome.ttft) + float(transfer_time(self.setting, 1.0))
+        ttft = self.corrections.ttft * float(parts[0].outcome.ttft) + self.transfer
         return Plan(name, parts, float(total[i, j, k]), float(parts[1].outcome.tpot), ttft)
 
 
@@ -320,7 +331,7 @@ class _Table:
     @classmethod
     def of(cls, setting: Setting, kind: str, apart: bool, replicas: Replica) -> "_Table":
         columns = np.stack([np.asarray(leaf) for leaf in jax.tree.leaves(replicas)])
-        outcomes = []
+        outcomes = [np.zeros((6, 0))]
         for start in range(0, columns.shape[1], _BLOCK):
             block = columns[:, start : start + _BLOCK]
             padded = np.pad(block, ((0, 0), (0, _BLOCK - block.shape[1])), mode="edge")
@@ -372,10 +383,13 @@ class _Table:
             still &= ~bad
         return {code: number for code, number in counts.items() if number}
 
-    def floor(self) -> Targets:
+    def floor(self, targets: Targets) -> Targets:
+        """The least time to the first token of candidates that keep the other target, and the other way around."""
         fits = (self.spare >= 0) & (self.feeding >= 1)
-        least = lambda values: float(values[fits].min()) if fits.any() else float("inf")
-        return Targets(least(self.ttft), least(self.tpot))
+        least = lambda values, keeps: float(values[keeps].min()) if keeps.any() else float("inf")
+        return Targets(
+            least(self.ttft, fits & (self.tpot <= targets.tpot)), least(self.tpot, fits & (self.ttft <= targets.ttft))
+        )
 
     @functools.cached_property
     def _fastest_first(self) -> np.ndarray:
@@ -386,6 +400,11 @@ class _Table:
         order = self._fastest_first[self.good(targets)[self._fastest_first]]
         _, first = np.unique(self.size[order], return_index=True)
         return order[first]
+
+
+def _last(reasons: dict[str, int]) -> str:
+    """The last hurdle that some candidates reached, and did not take."""
+    return max(reasons, key=list(REASONS).index, default="budget")
 
 
 def _frontier(speed: np.ndarray, total: np.ndarray) -> np.ndarray:

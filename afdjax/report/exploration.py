@@ -91,9 +91,9 @@ def _verdict(found: Exploration) -> list[Any]:
             tie = " (a near tie: within the error of the stage times)" if lead < NEAR_TIE else ""
             flips = [f"{name} x {factor:.2f}" for name, factor in margins(found).get(level.name, [])]
             turned = (
-                f"; it would catch up with {' or '.join(flips)}"
+                f"; to first order it catches up with {' or '.join(flips)}"
                 if flips
-                else "; no single constant turns that within x 10"
+                else "; to first order no single constant turns that within x 10"
             )
             lines.append(f"{best.name} gives {lead:.0%} more than {level.name}{tie}{turned}.")
     return notes(lines)
