@@ -108,7 +108,7 @@ def accelerator_named_in(device: str | None) -> Accelerator | None:
     says = lambda name: re.search(
         rf"(?<![a-z0-9]){'[^a-z0-9]*'.join(re.split('[^a-z0-9]+', name))}(?![a-z0-9])", spoken
     )
-    # the longest name that occurs: an RTX PRO 6000 is not a PRO 6000
+    # the longest that occurs
     names = [name for name in _shipped() if says(name)]
     return load_accelerator(max(names, key=len)) if names else None
 

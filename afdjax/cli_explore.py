@@ -41,9 +41,10 @@ def explore(
 
     from afdjax.accelerator_files import load_accelerator
     from afdjax.explore import load_model
+    from afdjax.explore.exploration import Targets
     from afdjax.explore.formats import bytes_of
     from afdjax.explore.plans import Setting
-    from afdjax.explore.search import Targets, search
+    from afdjax.explore.search import search
     from afdjax.report.exploration import exploration_document, exploration_report
 
     with refusing(lambda name: "--gpus" if name == "devices" else option(name)):

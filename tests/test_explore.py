@@ -16,13 +16,14 @@ from afdjax.cli import main
 from afdjax.explore import load_model, shipped_models
 from afdjax.explore.as_bundle import as_bundle
 from afdjax.explore.attention import GroupedQuery
+from afdjax.explore.exploration import LEVELS, REASONS, Targets
 from afdjax.explore.ffn import Dense, Experts
 from afdjax.explore.model import Layers, Model
 from afdjax.explore.model_files import from_config, published
 from afdjax.explore.network import destinations, minimum_sparsity
 from afdjax.explore.plans import Replica, Setting, UseCase, chunked, memory, step, times
 from afdjax.explore.schedule import pipelined
-from afdjax.explore.search import LEVELS, REASONS, Targets, search
+from afdjax.explore.search import search
 from afdjax.explore.sensitivity import elasticities, margins, rate
 from tests.plain_plans import spare_of, step_of
 
@@ -381,16 +382,29 @@ def test_elasticities_against_central_differences(found):
 
 
 def test_margins_are_where_first_order_changes_meet(found):
-    best = found.best
-    own = elasticities(found.setting, best.plan, found.corrections)
-    flips = margins(found)
+    """A hundredth of the way to the factor that is named, a hundredth of the gap is gone."""
+    best, flips = found.best, margins(found)
     assert flips and best.name not in flips
+    names = [
+        jax.tree_util.keystr(path).lstrip(".").replace("['", ".").replace("']", "")
+        for path, _ in jax.tree_util.tree_flatten_with_path(found.setting)[0]
+    ]
+    leaves, tree = jax.tree.flatten(found.setting)
     for level in found.levels:
-        other = elasticities(found.setting, level.plan, found.corrections) if level.name in flips else {}
         for name, factor in flips.get(level.name, ()):
             assert 0.1 < factor < 10.0
-            moved = (other[name] - own[name]) * math.log(factor)
-            np.testing.assert_allclose(moved, math.log(best.plan.tokens_per_s / level.plan.tokens_per_s), rtol=1e-9)
+            at = names.index(name)
+            moved = jax.tree.unflatten(tree, [*leaves[:at], leaves[at] * factor**0.01, *leaves[at + 1 :]])
+            before, after = (
+                math.log(float(rate(s, best.plan, found.corrections) / rate(s, level.plan, found.corrections)))
+                for s in (found.setting, moved)
+            )
+            np.testing.assert_allclose(after, 0.99 * before, rtol=2e-3)
+
+
+def test_prefill_replicas_decode_nothing(found):
+    for level in found.levels[2:]:
+        assert [float(part.replica.batch_size) == 0.0 for part in level.plan.parts] == [True, False]
 
 
 # To the planner

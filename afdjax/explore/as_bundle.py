@@ -12,7 +12,7 @@ from afdjax._types import Scalar
 from afdjax.bundle import Bundle
 from afdjax.explore.ffn import Experts
 from afdjax.explore.model import Model
-from afdjax.explore.plans import Replica, Setting, step
+from afdjax.explore.plans import Replica, Setting, in_double, step
 from afdjax.latency import Affine, AffineWithSlots, ExpertHit, Latency, PerWorker, Profile, Provenance
 
 
@@ -32,9 +32,7 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
     if not float(replica.ffn_devices) > 0:
         raise ValueError("`replica` must have FFN devices, but it has none: there is no ratio to plan.")
     with jax.enable_x64(True):
-        setting, replica = jax.tree.map(
-            lambda leaf: leaf.astype(float) if eqx.is_inexact_array(leaf) else leaf, (setting, replica)
-        )
+        setting, replica = in_double((setting, replica))
         rounds = float(setting.model.rounds)
         context = setting.requests.decode_context
         batch, requests = replica.batch_size, setting.requests

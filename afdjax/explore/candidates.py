@@ -27,20 +27,20 @@ def batches(per_octave: int = 2) -> np.ndarray:
     return np.unique(np.round(2.0 ** (np.arange(octaves + 1) / per_octave)))
 
 
-def aggregated(limit: int, chunks: np.ndarray, batch: np.ndarray, largest_group: int) -> Replica:
+def aggregated(limit: int, chunks: np.ndarray, batch: np.ndarray) -> Replica:
     """Replicas that hold everything, of up to `limit` devices."""
-    groups = [(n, tp) for tp in TENSOR_PARALLEL if tp <= largest_group for n in _multiples(limit, tp)]
+    groups = [(n, tp) for tp in TENSOR_PARALLEL for n in _multiples(limit, tp)]
     rows = [(n, 0, tp, m) for (n, tp) in groups for m in (1, 2)]
     return _columns(rows, batch, chunks)
 
 
-def disaggregated(limit: int, chunks: np.ndarray, batch: np.ndarray, largest_group: int) -> Replica:
+def disaggregated(limit: int, chunks: np.ndarray, batch: np.ndarray) -> Replica:
     """Replicas with attention and experts apart, of up to `limit` devices: few of the one or few of the other, or in between."""
     rows = []
     for total in sizes(limit):
         near = {*sizes(total - 1), *(total - n for n in sizes(total - 1))} if total > 1 else set()
         for devices, tp, m in itertools.product(sorted(near), TENSOR_PARALLEL, IN_FLIGHT):
-            if tp <= largest_group and devices % tp == 0:
+            if devices % tp == 0:
                 rows.append((devices, total - devices, tp, m))
     return _columns(rows, batch, chunks)
 
@@ -59,9 +59,9 @@ def around(best: Replica, limit: int, apart: bool) -> Replica:
         for m in (IN_FLIGHT if apart else (1, 2))
         if groups * tp + far <= limit
     ]
-    chunk = float(best.chunk)
+    batch, chunk = float(best.batch_size), float(best.chunk)
     chunks = np.array([0.0]) if chunk == 0.0 else np.array([chunk / 2.0, chunk / 1.4, chunk, chunk * 1.4, chunk * 2.0])
-    return _columns(rows, np.array(near(best.batch_size), float), chunks)
+    return _columns(rows, np.array(near(batch) if batch else [0.0], float), chunks)
 
 
 def _multiples(limit: int, tp: int) -> list[int]:

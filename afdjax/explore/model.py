@@ -34,16 +34,6 @@ class Model(eqx.Module):
     name: str = eqx.field(default="", static=True)
 
     @property
-    def depth(self) -> Scalar:
-        """Layers with attention or another mixer of tokens."""
-        return _total(self, lambda part: jnp.ones(()) if part.attention is not None else None)
-
-    @property
-    def expert_depth(self) -> Scalar:
-        """Layers with routed experts: how often a token goes to the FFN side and back."""
-        return _total(self, lambda part: jnp.ones(()) if isinstance(part.ffn, Experts) else None)
-
-    @property
     def sparse(self) -> bool:
         """Whether there are routed experts."""
         return any(isinstance(part.ffn, Experts) for part in self.layers)

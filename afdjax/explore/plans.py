@@ -5,7 +5,10 @@ experts: the same ones (aggregated), or others (attention/FFN disaggregation, AF
 search maps them over millions.
 """
 
+from typing import TypeVar
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
@@ -18,6 +21,14 @@ from afdjax.explore.formats import bytes_of
 from afdjax.explore.model import Model
 from afdjax.explore.network import Network, all_reduce, destinations
 from afdjax.explore.schedule import pipelined
+
+
+T = TypeVar("T")
+
+
+def in_double(tree: T) -> T:
+    """The same with every float leaf in double precision: one made in single precision would hold all results there."""
+    return jax.tree.map(lambda leaf: leaf.astype(float) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
 class UseCase(eqx.Module):
@@ -223,7 +234,6 @@ def _exchange(
 
 def _slower(one: Accelerator, other: Accelerator) -> Accelerator:
     """The links of both, at the pace of the slower."""
-    pick = lambda a, b: jnp.minimum(a, b)
     return eqx.tree_at(
         lambda device: (
             device.scale_up.bandwidth, device.scale_out.bandwidth, device.scale_up.devices,
@@ -231,9 +241,9 @@ def _slower(one: Accelerator, other: Accelerator) -> Accelerator:
         ),
         one,
         (
-            pick(one.scale_up.bandwidth, other.scale_up.bandwidth),
-            pick(one.scale_out.bandwidth, other.scale_out.bandwidth),
-            pick(one.scale_up.devices, other.scale_up.devices),
+            jnp.minimum(one.scale_up.bandwidth, other.scale_up.bandwidth),
+            jnp.minimum(one.scale_out.bandwidth, other.scale_out.bandwidth),
+            jnp.minimum(one.scale_up.devices, other.scale_up.devices),
             jnp.maximum(one.scale_up.latency, other.scale_up.latency),
             jnp.maximum(one.scale_out.latency, other.scale_out.latency),
         ),

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._types import Scalar
-from afdjax.explore.plans import Replica, Setting, times
-from afdjax.explore.search import OUTCOMES, Corrections, Exploration, Plan
+from afdjax.explore.exploration import Corrections, Exploration, Plan
+from afdjax.explore.plans import Replica, Setting, in_double, times
+from afdjax.explore.tables import OUTCOMES
 
 
 def rate(setting: Setting, plan: Plan, corrections: Corrections) -> Scalar:
@@ -43,7 +44,7 @@ def elasticities(setting: Setting, plan: Plan, corrections: Corrections) -> dict
     The plan is held fixed; constants that are 0 or infinite, and corrections, are left out.
     """
     with jax.enable_x64(True):
-        setting = jax.tree.map(lambda leaf: leaf.astype(float) if eqx.is_inexact_array(leaf) else leaf, setting)
+        setting = in_double(setting)
         slopes = _log_slopes(setting, *_numbers_of(plan), corrections)
     named, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(setting, eqx.is_inexact_array))
     leaves = jax.tree.leaves(eqx.filter(slopes, eqx.is_inexact_array))

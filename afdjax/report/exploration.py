@@ -8,7 +8,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from afdjax.explore.search import REASONS, Exploration, Level, Part
+from afdjax.explore.exploration import REASONS, Exploration, Level, Part
 from afdjax.explore.sensitivity import elasticities, margins
 from afdjax.report.layout import headline, notes, pairs, render
 

@@ -13,9 +13,10 @@ from afdjax.accelerator_files import load_accelerator
 from afdjax.explore import load_model
 from afdjax.explore.attention import GroupedQuery
 from afdjax.explore.costs import Efficiency, Kernels, Tokens
+from afdjax.explore.exploration import Targets
 from afdjax.explore.ffn import Experts
 from afdjax.explore.plans import Replica, Setting, UseCase, times
-from afdjax.explore.search import Targets, search
+from afdjax.explore.search import search
 from tests.plain_plans import spare_of, step_of
 
 
