@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Array, ArrayLike, Float, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 
 Scalar = Float[Array, ""]
 """A float array without dimensions: what every formula returns."""
+
+Flag = Bool[Array, ""]
+"""A truth value without dimensions."""
 
 ScalarLike = Real[ArrayLike, ""]
 """A Python number, a NumPy scalar or a zero-dimensional array."""

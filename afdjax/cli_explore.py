@@ -44,6 +44,7 @@ def explore(
     from afdjax.explore.exploration import Targets
     from afdjax.explore.formats import bytes_of
     from afdjax.explore.plans import Setting
+    from afdjax.explore.routing import Even
     from afdjax.explore.search import search
     from afdjax.report.exploration import exploration_document, exploration_report
 
@@ -58,7 +59,7 @@ def explore(
             chosen = dataclasses.replace(chosen, formats=(weights, weights, weights))
         accelerator = load_accelerator(part)
         setting = Setting(
-            chosen, accelerator, accelerator, _requests(workload), imbalance=imbalance, cache=cache,
+            chosen, accelerator, accelerator, _requests(workload), imbalance=Even(imbalance), cache=cache,
             shared_with_attention=shared_with_attention,
         )  # fmt: skip
         found = search(setting, count, Targets(_seconds("--ttft", ttft), _seconds("--tpot", tpot)))

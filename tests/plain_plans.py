@@ -35,10 +35,11 @@ def step_of(device, reached, lengths, near, far, tp, m, decoding, prompt):
     read = decoding * context * (KR + ROPE) / bandwidth
     work = decoding * 2 * HEADS * (2 * KR + ROPE) * context / core
     prefill = prompt * 2 * HEADS * (NOPE + ROPE + V) * seen / core
-    up = device["up"] * reached["network"]
+    up, out = device["up"] * reached["scale_up"], device["out"] * reached["scale_out"]
+    far_away = 2 * max(device["up_latency"], device["out_latency"]) + reached["kernel"]
     within = tp <= device["size"]
-    link = up if within else min(up, device["out"] * reached["network"])
-    latency = device["up_latency"] if within else max(device["up_latency"], device["out_latency"])
+    link = up if within else min(up, out)
+    latency = device["up_latency"] + reached["kernel"] if within else far_away
     reduce = latency + 2 * (tp - 1) / tp * tokens * H * 2 / link if tp > 1 else 0.0
     mixing = product(ATTENTION / tp, tokens) + max(read, work) + prefill + 10 * reached["kernel"] + reduce
     routed = mixing + product(ROUTER, tokens / tp)
@@ -59,15 +60,14 @@ def step_of(device, reached, lengths, near, far, tp, m, decoding, prompt):
     def travel(element):
         along = inside * H * element / up
         if near + far <= device["size"]:
-            return device["up_latency"] + along
-        return max(device["out_latency"], device["up_latency"]) + max(
-            between * H * element / (device["out"] * reached["network"]), along
-        )
+            return device["up_latency"] + reached["kernel"] + along
+        return far_away + max(between * H * element / out, along)
 
-    out, back = (0.0, 0.0) if not far and holders == 1 else (travel(1.0), travel(2.0))
+    alone = not far and holders == 1
+    sent_out, sent_back = (0.0, 0.0) if alone else (travel(1.0 + 4 / 128), travel(2.0))
     rounds = LAYERS - FIRST
     head = H * VOCAB / tp * 2 / bandwidth + 2 * decoding * H * VOCAB / tp / (device["bf16"] * reached["dense"])
-    stages = (routed, out, ffn, back) if far else (routed + ffn, out + back)
+    stages = (routed, sent_out, ffn, sent_back) if far else (routed + ffn, sent_out + sent_back)
     serial = FIRST * (mixing + dense) + head
     once, longest = sum(stages), max(stages)
     return max(rounds * once, m * rounds * longest + once - longest) + m * serial

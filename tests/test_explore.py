@@ -456,7 +456,7 @@ def test_the_command_shows_every_level_and_writes_a_profile(run, tmp_path):
     out, picture = tmp_path / "afd.json", tmp_path / "frontier.png"
     code, shown = run(*SMALL, "--tpot", "30ms", "--sensitivity", "-o", out, "--plot", picture)
     assert code == 0
-    for text in (*LEVELS, "gives", "efficiency.memory", "afdjax plan --profile"):
+    for text in (*LEVELS, "gives", "efficiency.experts", "afdjax plan --profile"):
         assert text in shown.out, text
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     profile = afd.load_profile(out)

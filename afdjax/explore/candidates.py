@@ -9,7 +9,8 @@ from afdjax.explore.plans import Replica
 
 
 TENSOR_PARALLEL = (1, 2, 4, 8, 16)
-IN_FLIGHT = (1, 2, 3, 4)
+DEPTHS = (1, 2)
+"""Microbatches in flight of replicas that hold everything: one, or two whose transfers hide behind the other's work."""
 CHUNKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Prompt tokens at a time, over the length of a prompt."""
 LARGEST_BATCH = 4096
@@ -27,25 +28,25 @@ def batches(per_octave: int = 2) -> np.ndarray:
     return np.unique(np.round(2.0 ** (np.arange(octaves + 1) / per_octave)))
 
 
-def aggregated(limit: int, chunks: np.ndarray, batch: np.ndarray) -> Replica:
+def aggregated(limit: int, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Replica:
     """Replicas that hold everything, of up to `limit` devices."""
     groups = [(n, tp) for tp in TENSOR_PARALLEL for n in _multiples(limit, tp)]
-    rows = [(n, 0, tp, m) for (n, tp) in groups for m in (1, 2)]
+    rows = [(n, 0, tp, m) for (n, tp) in groups for m in depths]
     return _columns(rows, batch, chunks)
 
 
-def disaggregated(limit: int, chunks: np.ndarray, batch: np.ndarray) -> Replica:
+def disaggregated(limit: int, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Replica:
     """Replicas with attention and experts apart, of up to `limit` devices: few of the one or few of the other, or in between."""
     rows = []
     for total in sizes(limit):
         near = {*sizes(total - 1), *(total - n for n in sizes(total - 1))} if total > 1 else set()
-        for devices, tp, m in itertools.product(sorted(near), TENSOR_PARALLEL, IN_FLIGHT):
+        for devices, tp, m in itertools.product(sorted(near), TENSOR_PARALLEL, depths):
             if devices % tp == 0:
                 rows.append((devices, total - devices, tp, m))
     return _columns(rows, batch, chunks)
 
 
-def around(best: Replica, limit: int, apart: bool) -> Replica:
+def around(best: Replica, limit: int, apart: bool, depths: tuple[int, ...]) -> Replica:
     """Replicas near one: a little more or less of everything."""
     steps = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 2.0)
     near = lambda value: sorted(
@@ -56,7 +57,7 @@ def around(best: Replica, limit: int, apart: bool) -> Replica:
         (groups * tp, far, tp, m)
         for groups in near(best.groups)
         for far in (near(best.ffn_devices) if apart else (0,))
-        for m in (IN_FLIGHT if apart else (1, 2))
+        for m in depths
         if groups * tp + far <= limit
     ]
     batch, chunk = float(best.batch_size), float(best.chunk)

@@ -16,26 +16,31 @@ from afdjax.accelerator import Accelerator
 from afdjax.explore.attention import Attention
 from afdjax.explore.ffn import Dense, Experts
 from afdjax.explore.formats import bytes_of
+from afdjax.explore.measured import Measured
+from afdjax.explore.routing import Even, Imbalance
 
 
 class Efficiency(eqx.Module):
     """What is reached of a data sheet, and what every kernel costs beside it.
 
     Shares of the peak: `memory` bandwidth, operations of dense products (`dense`), of grouped products of experts (`experts`), of
-    attention proper (`attention`); `network` bandwidth. `kernel` [s] is what each kernel costs beyond that (an FFN layer starts
-    `FFN_KERNELS`). `tests/benchmarks/test_exploration.py` prints what measured tables say.
+    attention proper (`attention`), bandwidth of either tier of the network. `kernel` [s] is what each kernel costs beyond that
+    (an FFN layer starts `FFN_KERNELS`). `tests/benchmarks/test_exploration.py` prints what measured tables say.
     """
 
     memory: Scalar = eqx.field(converter=_checks.as_float, default=0.75)  # pyright: ignore[reportAssignmentType]
     dense: Scalar = eqx.field(converter=_checks.as_float, default=0.5)  # pyright: ignore[reportAssignmentType]
     experts: Scalar = eqx.field(converter=_checks.as_float, default=0.45)  # pyright: ignore[reportAssignmentType]
     attention: Scalar = eqx.field(converter=_checks.as_float, default=0.5)  # pyright: ignore[reportAssignmentType]
-    network: Scalar = eqx.field(converter=_checks.as_float, default=0.75)  # pyright: ignore[reportAssignmentType]
+    scale_up: Scalar = eqx.field(converter=_checks.as_float, default=0.6)  # pyright: ignore[reportAssignmentType]
+    scale_out: Scalar = eqx.field(converter=_checks.as_float, default=0.9)  # pyright: ignore[reportAssignmentType]
     kernel: Scalar = eqx.field(converter=_checks.as_float, default=5e-6)  # pyright: ignore[reportAssignmentType]
 
 
 FFN_KERNELS = 3.0
 """Two products and what is between them."""
+CORE_KERNELS = 2.0
+"""Attention proper, and what puts its parts together."""
 
 
 class Tokens(eqx.Module):
@@ -60,13 +65,15 @@ class Tokens(eqx.Module):
 class Kernels(eqx.Module):
     """Costs on one kind of accelerator, with `cache` and weights in these formats.
 
-    Products run in the format of their weights, attention proper in BF16 (or FP8, where the cache is).
+    Products run in the format of their weights, attention proper in BF16 (or FP8, where the cache is). Where kernels of this
+    layer were `measured`, their times are those.
     """
 
     accelerator: Accelerator
     efficiency: Efficiency
     formats: tuple[str, str, str] = eqx.field(static=True)
     cache: str = eqx.field(static=True, default="bf16")
+    measured: Measured = Measured()
 
     def _read(self, amount: Scalar) -> Scalar:
         return amount / (self.accelerator.bandwidth * self.efficiency.memory)
@@ -76,17 +83,38 @@ class Kernels(eqx.Module):
         work = 2.0 * tokens * weights / (self.accelerator.operations(kind) * self.efficiency.dense)
         return self._read(weights * bytes_of(kind)) + work
 
-    def attention(self, layer: Attention, tokens: Tokens, tensor_parallel: ScalarLike) -> Scalar:
-        """Time [s] of one attention layer on a group of `tensor_parallel` devices, without their all-reduce."""
-        projections = self.product(layer.parameters() / tensor_parallel, tokens.count, self.formats[0])
-        precision = "fp8" if self.cache == "fp8" else "bf16"
-        rate = self.accelerator.operations(precision) * self.efficiency.attention * tensor_parallel
+    def core(self, layer: Attention, tokens: Tokens, tensor_parallel: ScalarLike) -> Scalar:
+        """Time [s] of attention proper of the decoded tokens, as tables of single kernels have it."""
         read = self._read(
             tokens.decoded * layer.read_bytes(tokens.context, self.cache) / layer.sharing(tensor_parallel)
         )
-        decode = tokens.decoded * tokens.per_request * layer.core_operations(tokens.context) / rate
-        prompt = tokens.prompt * layer.prefill_operations(tokens.prompt_context) / rate
-        return projections + jnp.maximum(read, decode) + prompt + layer.kernels * self.efficiency.kernel
+        work = tokens.decoded * tokens.per_request * layer.core_operations(tokens.context)
+        time = jnp.maximum(read, work / self._attention_rate(tensor_parallel)) + CORE_KERNELS * self.efficiency.kernel
+        return time * self.measured.core_factor(tensor_parallel, tokens.decoded, tokens.context)
+
+    def module(self, layer: Attention, tokens: Tokens, tensor_parallel: ScalarLike) -> Scalar:
+        """Time [s] of one attention layer for the decoded tokens with all its projections, without an all-reduce."""
+        around = self._projections(layer, tokens.decoded * tokens.per_request, tensor_parallel)
+        started = (layer.kernels - CORE_KERNELS) * self.efficiency.kernel
+        time = around + self.core(layer, tokens, tensor_parallel) + started
+        return time * self.measured.module_factor(tensor_parallel, tokens.decoded, tokens.context)
+
+    def attention(self, layer: Attention, tokens: Tokens, tensor_parallel: ScalarLike) -> Scalar:
+        """Time [s] of one attention layer for all tokens on a group of `tensor_parallel` devices, without their all-reduce."""
+        decoded = tokens.decoded * tokens.per_request
+        # weights are read once for both kinds of tokens
+        beside = self._projections(layer, tokens.count, tensor_parallel) - self._projections(
+            layer, decoded, tensor_parallel
+        )
+        prompt = tokens.prompt * layer.prefill_operations(tokens.prompt_context) / self._attention_rate(tensor_parallel)
+        return self.module(layer, tokens, tensor_parallel) + beside + prompt
+
+    def _projections(self, layer: Attention, tokens: ScalarLike, tensor_parallel: ScalarLike) -> Scalar:
+        return self.product(layer.parameters() / tensor_parallel, tokens, self.formats[0])
+
+    def _attention_rate(self, tensor_parallel: ScalarLike) -> Scalar:
+        precision = "fp8" if self.cache == "fp8" else "bf16"
+        return self.accelerator.operations(precision) * self.efficiency.attention * tensor_parallel
 
     def dense(self, layer: Dense, tokens: ScalarLike, tensor_parallel: ScalarLike) -> Scalar:
         """Time [s] of a dense FFN divided among `tensor_parallel` devices."""
@@ -101,17 +129,22 @@ class Kernels(eqx.Module):
         """Time [s] of router and latent projections for `tokens` tokens on one device that holds all of them."""
         return self.product(layer.router_parameters(), tokens, self.formats[2])
 
-    def experts(self, layer: Experts, tokens: ScalarLike, devices: ScalarLike, imbalance: ScalarLike = 1.0) -> Scalar:
+    def experts(
+        self, layer: Experts, tokens: ScalarLike, devices: ScalarLike, imbalance: Imbalance | None = None
+    ) -> Scalar:
         """Time [s] of the routed experts of one layer on `devices` devices that share them as evenly as whole experts go.
 
-        `tokens` of the whole group; `imbalance` is the load of the busiest device over the mean.
+        `tokens` of the whole group; the busiest device counts, by default as busy as the mean.
         """
+        uneven = imbalance or Even()
         kind = self.formats[1]
         share = held_experts(layer, devices) / layer.experts
         weights = layer.expert_parameters() * share
-        read = self._read(layer.experts_hit(tokens) * weights * bytes_of(kind))
+        hit = jnp.minimum(layer.experts_hit(tokens) * uneven.read(devices, tokens), layer.experts)
+        work = 2.0 * tokens * layer.top_k * weights * uneven.work(devices, tokens)
         rate = self.accelerator.operations(kind) * self.efficiency.experts
-        return read + 2.0 * tokens * layer.top_k * weights * imbalance / rate + FFN_KERNELS * self.efficiency.kernel
+        time = self._read(hit * weights * bytes_of(kind)) + work / rate + FFN_KERNELS * self.efficiency.kernel
+        return time * self.measured.experts_factor(devices, tokens)
 
 
 def held_experts(layer: Experts, devices: ScalarLike) -> Scalar:

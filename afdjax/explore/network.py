@@ -1,12 +1,15 @@
 """Transfers between attention and FFN devices: how many copies of a token travel, over which tier, and how long that takes."""
 
+import abc
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
 from afdjax import _checks
-from afdjax._types import Scalar, ScalarLike
-from afdjax.accelerator import Accelerator
+from afdjax._types import Flag, Scalar, ScalarLike
+from afdjax.accelerator import Accelerator, Link
+from afdjax.explore.costs import Efficiency
 from afdjax.explore.ffn import Experts
 
 
@@ -25,61 +28,140 @@ def destinations(layer: Experts, holders: ScalarLike) -> Scalar:
     return jnp.maximum(holders, 1.0) * (1.0 - missed)
 
 
-class Network(eqx.Module):
-    """How activations travel. `out_bytes` and `back_bytes` an element: FP8 out and BF16 back by default."""
+class Routes(eqx.Module):
+    """Which copies of a token travel. Abstract."""
 
-    out_bytes: Scalar = eqx.field(converter=_checks.as_float, default=1.0)  # pyright: ignore[reportAssignmentType]
-    back_bytes: Scalar = eqx.field(converter=_checks.as_float, default=2.0)  # pyright: ignore[reportAssignmentType]
+    @abc.abstractmethod
+    def copies(self, layer: Experts, holders: Scalar, nodes: Scalar, stays: Scalar, near: Scalar) -> "Copies":
+        """Copies of one token over either tier to `holders` devices in `nodes` scale-up domains.
 
-    def exchange(
-        self,
-        accelerator: Accelerator,
-        efficiency: ScalarLike,
-        width: ScalarLike,
-        senders: ScalarLike,
-        tokens: ScalarLike,
-        devices: ScalarLike,
-        copies: ScalarLike,
-        node_copies: ScalarLike,
-        together: ScalarLike,
-    ) -> tuple[Scalar, Scalar]:
-        """Times [s] out and back between `senders` devices with `tokens` tokens each and `devices` expert devices.
-
-        `copies` of a token go to distinct devices, `node_copies` to distinct nodes; `width` elements each. All `together`
-        devices within one scale-up domain talk over it; beyond, one copy for each node crosses the scale-out network, and
-        copies within the node follow over the scale-up network. The busier of senders and receivers counts, both
-        directions are alike (full duplex).
+        `stays` and `near`: shares of all destinations that are the sender itself, and that its scale-up domain holds.
         """
-        size = accelerator.scale_up.devices
-        crosses = together > size
-        nodes = jnp.maximum(devices / size, 1.0)
-        per_node = jnp.minimum(devices, size)
-        inside = tokens * jnp.maximum(copies, senders * copies / devices)
-        # what one device of a receiving node takes in, where the whole node shares its links
-        between = tokens * jnp.maximum(node_copies, senders * node_copies / (nodes * per_node))
 
-        slowest = jnp.maximum(accelerator.scale_up.latency, accelerator.scale_out.latency)
 
-        def time(element: ScalarLike) -> Scalar:
-            up = inside * width * element / (accelerator.scale_up.bandwidth * efficiency)
-            out = between * width * element / (accelerator.scale_out.bandwidth * efficiency)
-            within = accelerator.scale_up.latency + up
-            return jnp.where(crosses, slowest + jnp.maximum(out, up), within)
+class Copies(eqx.Module):
+    """Copies of one token: over the scale-up network, and over the scale-out network."""
+
+    inside: Scalar
+    across: Scalar
+
+
+class PerNode(Routes):
+    """One copy for each scale-up domain crosses, and is passed on inside of it (DeepEP's normal kernels)."""
+
+    def copies(self, layer: Experts, holders: Scalar, nodes: Scalar, stays: Scalar, near: Scalar) -> Copies:
+        return Copies(destinations(layer, holders) * (1.0 - stays), destinations(layer, nodes) * (1.0 - near))
+
+
+class PerDevice(Routes):
+    """One copy for each device, on its own way (arXiv:2605.28302, TensorRT-LLM)."""
+
+    def copies(self, layer: Experts, holders: Scalar, nodes: Scalar, stays: Scalar, near: Scalar) -> Copies:
+        to = destinations(layer, holders)
+        return Copies(to * (near - stays), to * (1.0 - near))
+
+
+class PerExpert(Routes):
+    """One copy for each expert, on its own way (DeepEP's low-latency kernels)."""
+
+    def copies(self, layer: Experts, holders: Scalar, nodes: Scalar, stays: Scalar, near: Scalar) -> Copies:
+        return Copies(layer.top_k * (near - stays), layer.top_k * (1.0 - near))
+
+
+ROUTES = {"per-node": PerNode(), "per-device": PerDevice(), "per-expert": PerExpert()}
+
+
+class Links(eqx.Module):
+    """Both tiers between two pools: those of the slower end, with the bandwidth that is reached. `start` [s] of a kernel."""
+
+    up: Link
+    out: Link
+    start: Scalar
+
+    def crosses(self, devices: Scalar) -> Flag:
+        """Whether so many devices are more than one scale-up domain."""
+        return devices > self.up.devices
+
+    def nodes(self, devices: Scalar) -> Scalar:
+        """Scale-up domains of so many devices."""
+        return jnp.maximum(devices / self.up.devices, 1.0)
+
+    def latency(self, crosses: Flag) -> Scalar:
+        """Time [s] of an empty exchange: inside of a domain a message, across a message and its notification."""
+        across = 2.0 * jnp.maximum(self.up.latency, self.out.latency)
+        return self.start + jnp.where(crosses, across, self.up.latency)
+
+    def all_reduce(self, size: Scalar, devices: Scalar) -> Scalar:
+        """Time [s] of adding up `size` bytes on each of `devices` devices, and giving all of them the sum (ring).
+
+        A group that is larger than a scale-up domain is as slow as the scale-out network.
+        """
+        crosses = self.crosses(devices)
+        bandwidth = jnp.where(crosses, jnp.minimum(self.up.bandwidth, self.out.bandwidth), self.up.bandwidth)
+        share = 2.0 * (devices - 1.0) / devices
+        return jnp.where(devices > 1.0, self.latency(crosses) + share * size / bandwidth, 0.0)
+
+
+def links(one: Accelerator, other: Accelerator, efficiency: Efficiency) -> Links:
+    """What two kinds of devices talk over."""
+
+    def slower(tier: str, reached: Scalar) -> Link:
+        a, b = getattr(one, tier), getattr(other, tier)
+        bandwidth = jnp.minimum(a.bandwidth, b.bandwidth) * reached
+        return Link(bandwidth, jnp.maximum(a.latency, b.latency), jnp.minimum(a.devices, b.devices))
+
+    up, out = slower("scale_up", efficiency.scale_up), slower("scale_out", efficiency.scale_out)
+    return Links(up, out, efficiency.kernel)
+
+
+class Traffic(eqx.Module):
+    """`senders` devices with `tokens` tokens each, and the `holders` of the experts: other devices (`apart`), or the senders."""
+
+    senders: Scalar
+    tokens: Scalar
+    holders: Scalar
+    apart: Flag
+
+    @property
+    def devices(self) -> Scalar:
+        """All of them."""
+        return self.senders + jnp.where(self.apart, self.holders, 0.0)
+
+
+class Network(eqx.Module):
+    """How activations travel: bytes of an element out (FP8 with an FP32 scale for 128) and back (BF16), and its routes."""
+
+    out_bytes: Scalar = eqx.field(converter=_checks.as_float, default=1.0 + 4.0 / 128.0)  # pyright: ignore[reportAssignmentType]
+    back_bytes: Scalar = eqx.field(converter=_checks.as_float, default=2.0)  # pyright: ignore[reportAssignmentType]
+    routes: Routes = PerNode()
+
+    def to_experts(self, links: Links, layer: Experts, traffic: Traffic) -> tuple[Scalar, Scalar]:
+        """Times [s] out and back of tokens to and from their experts."""
+        apart, holders = traffic.apart, traffic.holders
+        crosses = links.crosses(traffic.devices)
+        nodes = links.nodes(holders)
+        stays = jnp.where(apart, 0.0, 1.0 / holders)
+        near = jnp.where(crosses, jnp.where(apart, 0.0, 1.0 / nodes), 1.0)
+        copies = self.routes.copies(layer, holders, nodes, stays, near)
+        out, back = self._times(links, layer.width, copies, traffic)
+        alone = ~apart & (holders <= 1.0)
+        return jnp.where(alone, 0.0, out), jnp.where(alone, 0.0, back)
+
+    def to_all(self, links: Links, width: Scalar, traffic: Traffic) -> tuple[Scalar, Scalar]:
+        """The same where every token goes to every device (dense FFNs with tensor parallelism), passed on inside of a domain."""
+        return self._times(links, width, Copies(traffic.holders, links.nodes(traffic.holders)), traffic)
+
+    def _times(self, links: Links, width: Scalar, copies: Copies, traffic: Traffic) -> tuple[Scalar, Scalar]:
+        """The busier of senders and receivers counts; both directions are alike (full duplex)."""
+        busier = jnp.maximum(1.0, traffic.senders / traffic.holders) * traffic.tokens * width
+        crosses = links.crosses(traffic.devices)
+
+        def time(element: Scalar) -> Scalar:
+            inside = busier * copies.inside * element / links.up.bandwidth
+            across = busier * copies.across * element / links.out.bandwidth
+            return links.latency(crosses) + jnp.where(crosses, jnp.maximum(inside, across), inside)
 
         return time(self.out_bytes), time(self.back_bytes)
-
-
-def all_reduce(accelerator: Accelerator, efficiency: ScalarLike, size: Scalar, devices: Scalar) -> Scalar:
-    """Time [s] of adding up `size` bytes on each of `devices` devices, and giving all of them the sum (ring).
-
-    A group that is larger than a scale-up domain is as slow as the scale-out network.
-    """
-    up, out = accelerator.scale_up, accelerator.scale_out
-    inside = devices <= up.devices
-    bandwidth = jnp.where(inside, up.bandwidth, jnp.minimum(up.bandwidth, out.bandwidth))
-    latency = jnp.where(inside, up.latency, jnp.maximum(up.latency, out.latency))
-    share = 2.0 * (devices - 1.0) / devices
-    return jnp.where(devices > 1.0, latency + share * size / (bandwidth * efficiency), 0.0)
 
 
 def minimum_sparsity(

@@ -10,17 +10,18 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
 
 from afdjax import _checks
-from afdjax._types import Scalar, ScalarLike
+from afdjax._types import Flag, Scalar, ScalarLike
 from afdjax.accelerator import GIBI, Accelerator
 from afdjax.explore.costs import Efficiency, Kernels, Tokens, held_experts
 from afdjax.explore.ffn import Dense, Experts
 from afdjax.explore.formats import bytes_of
+from afdjax.explore.measured import Measured
 from afdjax.explore.model import Model
-from afdjax.explore.network import Network, all_reduce, destinations
-from afdjax.explore.schedule import pipelined
+from afdjax.explore.network import Links, Network, Traffic, links
+from afdjax.explore.routing import Even, Imbalance
+from afdjax.explore.schedule import FourStage, Schedule, pipelined
 
 
 T = TypeVar("T")
@@ -73,11 +74,12 @@ USE_CASES = {
 
 
 class Setting(eqx.Module):
-    """Everything that a plan is judged in: model, hardware of both pools, what is reached of it, network, requests.
+    """Everything that a plan is judged in: model, hardware of both pools, what is reached of it, network, schedule, requests.
 
     `cache` format of the KV cache. Routers run with attention (a token is sent to the devices that they choose);
     `shared_with_attention`: so do shared experts (prototype of arXiv:2605.28302), not on the FFN devices (AIConfigurator).
-    Replicas that hold everything are meant for one kind of device. `imbalance`: load of the busiest expert device over the mean.
+    Replicas that hold everything are meant for one kind of device. `imbalance`: how uneven the load of the expert devices is.
+    `measured`: what was measured of the kernels of each kind of layer, attention on its devices and experts on theirs.
     `accepted`: tokens that a step gives each request, `drafted` of them proposed beside the first. `reserve` [bytes]: memory of
     each device that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
     """
@@ -88,15 +90,16 @@ class Setting(eqx.Module):
     requests: UseCase
     efficiency: Efficiency = Efficiency()
     network: Network = Network()
-    imbalance: Scalar = eqx.field(converter=_checks.as_float, default=1.0)  # pyright: ignore[reportAssignmentType]
+    schedule: Schedule = FourStage()
+    imbalance: Imbalance = Even()
     accepted: Scalar = eqx.field(converter=_checks.as_float, default=1.0)  # pyright: ignore[reportAssignmentType]
     drafted: Scalar = eqx.field(converter=_checks.as_float, default=0.0)  # pyright: ignore[reportAssignmentType]
     reserve: Scalar = eqx.field(converter=_checks.as_float, default=3.9 * GIBI)  # pyright: ignore[reportAssignmentType]
+    measured: tuple[Measured, ...] = ()
     cache: str = eqx.field(static=True, default="bf16")
     shared_with_attention: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        _checks.require_at_least("imbalance", self.imbalance, 1.0)
         _checks.require_at_least("accepted", self.accepted, 1.0)
         _checks.require_non_negative("drafted", self.drafted)
         numbers = _checks.concrete(self.accepted), _checks.concrete(self.drafted)
@@ -104,6 +107,20 @@ class Setting(eqx.Module):
             raise ValueError(f"`accepted` must be at most 1 + drafted, but it is {float(numbers[0].max()):g}.")
         _checks.require_non_negative("reserve", self.reserve)
         bytes_of(self.cache, "cache")
+        if self.measured and len(self.measured) != len(self.model.layers):
+            raise ValueError(
+                f"`measured` must have an entry for each of the model's {len(self.model.layers)} kinds of layers, but it has "
+                f"{len(self.measured)}."
+            )
+
+    def links(self, one: Accelerator, other: Accelerator) -> Links:
+        """What two kinds of devices talk over."""
+        return links(one, other, self.efficiency)
+
+    def kernels(self, device: Accelerator, part: int) -> Kernels:
+        """Costs of one kind of layer on one kind of device."""
+        measured = self.measured[part] if self.measured else Measured()
+        return Kernels(device, self.efficiency, self.model.formats, self.cache, measured)
 
 
 class Replica(eqx.Module):
@@ -127,7 +144,7 @@ class Replica(eqx.Module):
         return self.attention_devices + self.ffn_devices
 
     @property
-    def apart(self) -> Bool[Array, ""]:
+    def apart(self) -> Flag:
         """Whether the experts have devices of their own."""
         return self.ffn_devices > 0.0
 
@@ -160,8 +177,6 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
     The dense FFNs of a model without experts are divided among all FFN devices (tensor parallelism).
     """
     model, requests, m = setting.model, setting.requests, replica.in_flight
-    near = Kernels(setting.attention_device, setting.efficiency, model.formats, setting.cache)
-    far = Kernels(setting.ffn_device, setting.efficiency, model.formats, setting.cache)
     tokens = Tokens(
         decoded=decoding,
         context=requests.decode_context,
@@ -171,11 +186,15 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
     )
     tp, everyone = replica.tensor_parallel, tokens.count * replica.groups
     reduced = tokens.count * model.hidden * 2.0
-    reduce = all_reduce(setting.attention_device, setting.efficiency.network, reduced, tp)
+    within = setting.links(setting.attention_device, setting.attention_device)
+    across, beyond = (setting.links(one, setting.ffn_device) for one in (setting.attention_device, setting.ffn_device))
+    reduce = within.all_reduce(reduced, tp)
+    traffic = Traffic(replica.attention_devices, tokens.count / tp, replica.holders, replica.apart)
     rounds = model.rounds
     zero = jnp.zeros(())
     attention, ffn, out, back, serial = zero, zero, zero, zero, zero
-    for part in model.layers:
+    for i, part in enumerate(model.layers):
+        near, far = setting.kernels(setting.attention_device, i), setting.kernels(setting.ffn_device, i)
         mixing = zero if part.attention is None else near.attention(part.attention, tokens, tp) + reduce
         if isinstance(part.ffn, Experts):
             layer, share = part.ffn, part.count / rounds
@@ -186,68 +205,31 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
             else:
                 ffn += share * far.shared(layer, everyone / replica.holders)
             attention += share * near.router(layer, tokens.count / tp)
-            copies, node_copies = _copies(setting, layer, replica)
-            there, again = _exchange(setting, replica, tokens.count / tp, layer.width, copies, node_copies)
+            there, again = setting.network.to_experts(across, layer, traffic)
             out, back = out + share * there, back + share * again
         elif isinstance(part.ffn, Dense) and not model.sparse:
             share = part.count / rounds
             attention += share * mixing
             size = everyone * model.hidden * 2.0
-            added = all_reduce(setting.ffn_device, setting.efficiency.network, size, replica.holders)
-            away = far.dense(part.ffn, everyone, replica.holders) + added
+            away = far.dense(part.ffn, everyone, replica.holders) + beyond.all_reduce(size, replica.holders)
             ffn += share * jnp.where(replica.apart, away, near.dense(part.ffn, tokens.count, tp) + reduce)
             # every FFN device works on every token, and returns its part of the sum
-            nodes = jnp.maximum(replica.holders / setting.ffn_device.scale_up.devices, 1.0)
-            there, again = _exchange(setting, replica, tokens.count / tp, model.hidden, replica.holders, nodes)
+            there, again = setting.network.to_all(across, model.hidden, traffic)
             out += share * jnp.where(replica.apart, there, 0.0)
             back += share * jnp.where(replica.apart, again, 0.0)
         elif isinstance(part.ffn, Dense):
             serial += part.count * (mixing + near.dense(part.ffn, tokens.count, tp) + reduce)
         else:
             attention += part.count / rounds * mixing
+    near = setting.kernels(setting.attention_device, -1)
     serial += near.product(model.hidden * model.vocabulary / tp, tokens.decoded * tokens.per_request, "bf16")
     # one device cannot attend and serve experts at a time: there only transfers hide behind its work
-    either = lambda split, joint: jnp.where(replica.apart, split, joint)
-    stages = either(attention, attention + ffn), either(out, out + back), either(ffn, 0.0), either(back, 0.0)
-    return Step(pipelined(stages, m, rounds) + m * serial, attention, out, ffn, back, serial)
-
-
-def _copies(setting: Setting, layer: Experts, replica: Replica) -> tuple[Scalar, Scalar]:
-    """Distinct other devices, and nodes, that a token goes to."""
-    holders = replica.holders
-    # what stays on its device does not travel
-    leaving = jnp.where(replica.apart, 1.0, (holders - 1.0) / holders)
-    nodes = jnp.maximum(holders / setting.ffn_device.scale_up.devices, 1.0)
-    beyond = jnp.where(replica.apart, 1.0, (nodes - 1.0) / nodes)
-    return destinations(layer, holders) * leaving, destinations(layer, nodes) * beyond
-
-
-def _exchange(
-    setting: Setting, replica: Replica, tokens: Scalar, width: Scalar, copies: Scalar, node_copies: Scalar
-) -> tuple[Scalar, Scalar]:
-    there, again = setting.network.exchange(
-        _slower(setting.attention_device, setting.ffn_device), setting.efficiency.network, width,
-        replica.attention_devices, tokens, replica.holders, copies, node_copies, replica.devices,
-    )  # fmt: skip
-    return jnp.where(copies > 0.0, there, 0.0), jnp.where(copies > 0.0, again, 0.0)
-
-
-def _slower(one: Accelerator, other: Accelerator) -> Accelerator:
-    """The links of both, at the pace of the slower."""
-    return eqx.tree_at(
-        lambda device: (
-            device.scale_up.bandwidth, device.scale_out.bandwidth, device.scale_up.devices,
-            device.scale_up.latency, device.scale_out.latency,
-        ),
-        one,
-        (
-            jnp.minimum(one.scale_up.bandwidth, other.scale_up.bandwidth),
-            jnp.minimum(one.scale_out.bandwidth, other.scale_out.bandwidth),
-            jnp.minimum(one.scale_up.devices, other.scale_up.devices),
-            jnp.maximum(one.scale_up.latency, other.scale_up.latency),
-            jnp.maximum(one.scale_out.latency, other.scale_out.latency),
-        ),
-    )  # fmt: skip
+    zeros, work = jnp.zeros_like(attention), attention + ffn
+    joint = pipelined((work, out + back), m, rounds)
+    split = setting.schedule.time(setting.schedule.stages(attention, out, ffn, back), m, rounds)
+    either = lambda one, other: jnp.where(replica.apart, one, other)
+    time = either(split, joint) + m * serial
+    return Step(time, either(attention, work), either(out, out + back), either(ffn, zeros), either(back, zeros), serial)
 
 
 class Memory(eqx.Module):
@@ -369,8 +351,8 @@ def transfer_time(setting: Setting, tensor_parallel: ScalarLike) -> Scalar:
     """Time [s] for the cache of a new prompt to reach a decode group over the scale-out network, sent by so many devices."""
     # the prefix is there already; a state, or a full window, travels whole
     new = setting.model.cache_bytes(setting.requests.prompt, setting.cache)
-    link = setting.attention_device.scale_out
-    return link.latency + new / (link.bandwidth * setting.efficiency.network * tensor_parallel)
+    link = setting.links(setting.attention_device, setting.attention_device).out
+    return link.latency + new / (link.bandwidth * tensor_parallel)
 
 
 def _chunks(setting: Setting, replica: Replica) -> Scalar:

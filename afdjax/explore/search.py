@@ -82,12 +82,15 @@ class _Pools:
             "decode": (candidates.batches(4), none),
             "prefill": (none, np.unique(np.concatenate([chunks, 8 * chunks]))),
         }[kind]
-        table = Table.of(self.setting, kind, apart, make(self.devices, chunk, batch))
+        depths = self.setting.schedule.depths if apart else candidates.DEPTHS
+        table = Table.of(self.setting, kind, apart, make(self.devices, chunk, batch, depths))
         # twice around the best so far: the grid is coarse, the best is at whole numbers
         for _ in range(2):
             top = self._top(table, kind)
             if top is not None:
-                table = table.joined(Table.of(self.setting, kind, apart, candidates.around(top, self.devices, apart)))
+                table = table.joined(
+                    Table.of(self.setting, kind, apart, candidates.around(top, self.devices, apart, depths))
+                )
         return table
 
     def _top(self, table: "Table", kind: str) -> Replica | None:

@@ -1,0 +1,218 @@
+"""Measured tables in (AIConfigurator's, InferSim's, any that `calibrate.load_timings` reads), factors on the cost model out.
+
+Of the series in the tables those are taken that are of the layers of a model, in its formats: kernels of grouped-query or
+latent attention for some number of heads (tensor parallelism), modules of latent attention with their projections, experts with
+evenly spread tokens. Where several runtimes were measured for about as many sizes of groups the fastest counts,
+and its name is kept.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+
+from afdjax.calibrate import load_timings
+from afdjax.calibrate.timings import PRECISIONS
+from afdjax.explore.attention import GroupedQuery, Latent
+from afdjax.explore.costs import Tokens
+from afdjax.explore.ffn import Experts
+from afdjax.explore.measured import Grid, Measured
+from afdjax.explore.plans import Setting, in_double
+
+
+SHORTEST = 128.0
+"""Contexts and tables below are launches, not attention."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """Measured times [s] of one kind of kernel of one layer, at places as `Measured` has them.
+
+    `kind` is that of a field of `Measured`, `part` counts the kinds of layers of the model, `places` has shape (axes, points).
+    """
+
+    kind: str
+    part: int
+    places: np.ndarray
+    seconds: np.ndarray
+    source: str
+
+
+def with_tables(setting: Setting, attention: Sequence[str | Path], experts: Sequence[str | Path] = ()) -> Setting:
+    """The setting with the times of measured tables for its attention, and for its experts.
+
+    **Arguments:**
+
+    - `attention`, `experts`: files or folders with timings of the device of either. Other devices' are left out where the
+      tables say whose they are. Without `experts` those of `attention` serve both (one kind of device).
+
+    Raises `FileError` for tables that cannot be read, `ValueError` if none of their series is of this model.
+    """
+    found = series_of(setting, attention, experts)
+    if not found:
+        raise ValueError(
+            f"`tables` hold no kernel of {setting.model.name} on {setting.attention_device.name} with "
+            f"{setting.cache} cache and {'/'.join(setting.model.formats[:2])} weights: measure some, or leave them out."
+        )
+    parts = []
+    for part in range(len(setting.model.layers)):
+        grids, sources = {}, []
+        for kind in ("module", "core", "experts"):
+            best = _fastest(setting, [one for one in found if (one.kind, one.part) == (kind, part)])
+            # a module has its core inside
+            if best is not None and not (kind == "core" and "module" in grids):
+                grids[kind] = _grid(best, modelled(setting, best))
+                sources.append(f"{kind}: {best.source}")
+        parts.append(Measured(**grids, sources=tuple(sources)))
+    return dataclasses.replace(setting, measured=tuple(parts))
+
+
+def series_of(setting: Setting, attention: Sequence[str | Path], experts: Sequence[str | Path] = ()) -> list[Series]:
+    """All series of the tables that are kernels of this model in its formats."""
+    near = _labelled(attention, setting.attention_device.name)
+    far = _labelled(experts, setting.ffn_device.name) if experts else near
+    found = []
+    for part, layers in enumerate(setting.model.layers):
+        if isinstance(layers.attention, GroupedQuery):
+            found += _grouped_query(near, layers.attention, setting, part)
+        elif isinstance(layers.attention, Latent):
+            found += _latent(near, layers.attention, setting, part)
+        if isinstance(layers.ffn, Experts):
+            found += _experts(far, layers.ffn, setting, part)
+    return found
+
+
+def modelled(setting: Setting, series: Series) -> np.ndarray:
+    """Times [s] of the cost model at the places of a series, shape (points,)."""
+    with jax.enable_x64(True):
+        setting = in_double(dataclasses.replace(setting, measured=()))
+        device = setting.ffn_device if series.kind == "experts" else setting.attention_device
+        kernels = setting.kernels(device, series.part)
+        layers = setting.model.layers[series.part]
+
+        def time(*place):
+            if series.kind == "experts" and isinstance(layers.ffn, Experts):
+                return kernels.experts(layers.ffn, place[0] * place[1], place[0])
+            of = getattr(kernels, series.kind)
+            return of(layers.attention, Tokens(place[1], place[2]), place[0])
+
+        return np.asarray(eqx.filter_jit(jax.vmap(time))(*jnp.asarray(series.places, float)))
+
+
+NUMBERS = ("num_heads", "num_key_value_heads", "head_dim", "window_size", "rank", "hidden_size", "inter_size",
+           "intermediate_size", "topk", "num_experts", "moe_ep_size", "moe_tp_size", "num_gpus", "num_slots")  # fmt: skip
+NAMES = ("gemm_type", "kv_cache_dtype", "kv_dtype", "moe_dtype", "distribution", "model", "op_name", "kernel_source",
+         "framework", "version", "kernel")  # fmt: skip
+"""What the readers write into the name of a series."""
+
+
+def _labelled(places: Sequence[str | Path], device: str) -> pl.DataFrame:
+    """Timings of this device with the labels of their series as columns."""
+    frame = load_timings(*places).frame
+    # a preset such as b200-paper-b is a b200
+    mine = pl.col("device").is_null() | pl.lit(device.lower()).str.starts_with(pl.col("device"))
+    said = {name: pl.col("operation").str.extract(rf"(?:^|,){name}=([^,]*)") for name in (*NUMBERS, *NAMES)}
+    said |= {name: said[name].cast(pl.Float64, strict=False) for name in NUMBERS}
+    return frame.filter(mine).with_columns(**said)
+
+
+def _same_type(column: str, kind: str) -> pl.Expr:
+    """Whether a column names this format, or nothing."""
+    name = pl.col(column).str.to_lowercase()
+    return pl.col(column).is_null() | (name.replace(PRECISIONS) == PRECISIONS.get(kind, kind))
+
+
+def _grouped_query(frame: pl.DataFrame, layer: GroupedQuery, setting: Setting, part: int) -> list[Series]:
+    if np.isfinite(float(layer.window)):
+        return []
+    tp = (pl.lit(float(layer.heads)) / pl.col("num_heads")).alias("tp")
+    held = pl.max_horizontal(pl.lit(float(layer.kv_heads)) / pl.col("tp"), pl.lit(1.0))
+    mine = (
+        frame.filter((pl.col("component") == "attention") & (pl.col("window_size").fill_null(0.0) == 0.0))
+        .filter(_same_type("kv_cache_dtype", setting.cache) & _same_type("kv_dtype", setting.cache))
+        .with_columns(tp)
+        .filter((pl.col("num_key_value_heads") == held) & (pl.col("head_dim") == float(layer.head_dim)))
+    )
+    return _attention_series(mine, "core", part)
+
+
+def _latent(frame: pl.DataFrame, layer: Latent, setting: Setting, part: int) -> list[Series]:
+    sparse = pl.concat_str(pl.col("op_name", "model", "kernel").fill_null("")).str.contains(r"(?i)dsa|v3\.2|glm-5")
+    named = pl.col("model").fill_null("").str.contains("(?i)glm-5") == ("glm-5" in setting.model.name)
+    mine = (
+        frame.filter((pl.col("component") == "attention") & pl.col("num_key_value_heads").is_null())
+        .filter(pl.col("num_heads").is_not_null() & (sparse if layer.sparse else ~sparse) & named)
+        .filter(_same_type("kv_cache_dtype", setting.cache) & _same_type("kv_dtype", setting.cache))
+        .filter(_same_type("gemm_type", setting.model.formats[0]))
+        .with_columns((pl.lit(float(layer.heads)) / pl.col("num_heads")).alias("tp"))
+    )
+    whole = pl.col("gemm_type").is_not_null()
+    return [
+        *_attention_series(mine.filter(whole), "module", part),
+        *_attention_series(mine.filter(~whole), "core", part),
+    ]
+
+
+def _attention_series(frame: pl.DataFrame, kind: str, part: int) -> list[Series]:
+    frame = frame.filter((pl.col("tp") >= 1.0) & (pl.col("context") >= SHORTEST))
+    return _by_runtime(frame, ["tp", "batch", "context"], kind, part)
+
+
+def _experts(frame: pl.DataFrame, layer: Experts, setting: Setting, part: int) -> list[Series]:
+    devices = pl.coalesce("moe_ep_size", "num_gpus")
+    # AIConfigurator counts the tokens of the group, InferSim those of one GPU
+    each = pl.when(pl.col("num_gpus").is_null()).then(pl.col("tokens") / devices).otherwise(pl.col("tokens"))
+    mine = frame.filter(
+        (pl.col("component") == "ffn")
+        & (pl.col("hidden_size") == float(layer.width))
+        & (pl.coalesce("inter_size", "intermediate_size") == float(layer.intermediate))
+        & (pl.col("topk") == float(layer.top_k))
+        & (pl.col("num_experts") == float(layer.experts))
+        & (pl.col("num_slots").fill_null(float(layer.experts)) == float(layer.experts))
+        & (pl.col("moe_tp_size").fill_null(1.0) == 1.0)
+        & pl.col("distribution").fill_null("uniform").is_in(["uniform", "balanced"])
+        & _same_type("moe_dtype", setting.model.formats[1])
+    ).with_columns(devices.alias("devices"), each.alias("each"))
+    return _by_runtime(mine, ["devices", "each"], "experts", part)
+
+
+def _by_runtime(frame: pl.DataFrame, places: list[str], kind: str, part: int) -> list[Series]:
+    """A series for every runtime and kernel; repeats of a place are one, their median."""
+    names = ["framework", "version", "kernel_source", "op_name"]
+    found = []
+    for said, rows in frame.group_by(names, maintain_order=True):
+        rows = rows.group_by(places).agg(pl.col("latency_us").median()).sort(places)
+        if rows.height > 1:
+            source = " ".join(str(name) for name in said if name) or "one runtime"
+            found.append(
+                Series(kind, part, rows.select(places).to_numpy().T, rows["latency_us"].to_numpy() * 1e-6, source)
+            )
+    return found
+
+
+def _fastest(setting: Setting, series: list[Series]) -> Series | None:
+    """By the median of measured over modelled time, of those with half as many group sizes as the widest, or more."""
+    sizes = [len(np.unique(one.places[0])) for one in series]
+    wide = [one for one, size in zip(series, sizes, strict=True) if 2 * size >= max(sizes)]
+    return min(wide, key=lambda one: float(np.median(one.seconds / modelled(setting, one))), default=None)
+
+
+def _grid(series: Series, model: np.ndarray) -> Grid:
+    """Ratios on the product of all places, interpolated where nothing was measured: along the last axis, then the others."""
+    axes = [np.unique(column) for column in series.places]
+    index = tuple(np.searchsorted(axis, column) for axis, column in zip(axes, series.places, strict=True))
+    logs = np.full([len(axis) for axis in axes], np.nan)
+    logs[index] = np.log(series.seconds / model)
+    for at in reversed(range(len(axes))):
+        logs = np.apply_along_axis(_filled, at, logs, np.log(axes[at]))
+    return Grid(tuple(axes), np.exp(logs))
+
+
+def _filled(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    known = np.isfinite(values)
+    return np.interp(places, places[known], values[known]) if known.any() else values

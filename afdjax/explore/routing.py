@@ -1,0 +1,182 @@
+"""Which experts tokens choose: how uneven that leaves the devices, in expectation and by Monte Carlo of real assignments.
+
+Expectations count copies, experts and loads on average. Draws have all of them at once: the busiest device has more tokens than
+the mean one, and an exchange ends when the busiest link is through. So draws are never faster than expectations with
+the same popularity, by up to tens of percent for small batches on many devices (`notebooks/design_space.ipynb` shows how much).
+Neither knows packets: queues within a switch, and senders that hinder one another, are in what is reached of the links.
+"""
+
+import abc
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from afdjax import _checks
+from afdjax._types import Scalar, ScalarLike
+from afdjax.explore.ffn import Experts
+from afdjax.explore.measured import Grid
+
+
+class Imbalance(eqx.Module):
+    """The busiest of the devices that share experts, over an even spread. Abstract."""
+
+    @abc.abstractmethod
+    def work(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
+        """Tokens on the busiest device over the mean, where so many tokens choose experts on so many devices."""
+
+    @abc.abstractmethod
+    def read(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
+        """Distinct experts that the busiest device reads over what it would read if all were equally popular."""
+
+
+class Even(Imbalance):
+    """All experts equally popular; the busiest device has `factor` times the mean."""
+
+    factor: Scalar = eqx.field(converter=_checks.as_float, default=1.0)  # pyright: ignore[reportAssignmentType]
+
+    def __check_init__(self):
+        _checks.require_at_least("imbalance", self.factor, 1.0)
+
+    def work(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
+        return self.factor
+
+    def read(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
+        return jnp.ones_like(self.factor)
+
+
+class Drawn(Imbalance):
+    """Means over draws of assignments, over (devices, tokens); made by `drawn`."""
+
+    busiest: Grid
+    reads: Grid
+
+    def work(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
+        return self.busiest(devices, tokens)
+
+    def read(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
+        return self.reads(devices, tokens)
+
+
+def zipf(experts: int, exponent: float) -> Float[Array, " experts"]:
+    """Popularities in proportion to rank^-exponent, which add up to 1; 0: all the same."""
+    if not 0.0 <= exponent < np.inf:
+        raise ValueError(f"`exponent` must be a finite number of at least 0, but it is {exponent:g}.")
+    popularity = jnp.arange(1.0, experts + 1.0) ** -exponent
+    return popularity / popularity.sum()
+
+
+def assignments(
+    key: Key[Array, ""], popularity: Float[Array, " experts"], tokens: int, chosen: int
+) -> Int[Array, "tokens chosen"]:
+    """Experts of every token: `chosen` distinct ones, one after the other in proportion to popularity.
+
+    The largest of log popularity plus Gumbel noise are such a sample (Vieira 2014).
+    """
+    # single precision: only the order of the scores counts
+    noise = jax.random.gumbel(key, (tokens, popularity.shape[0]), jnp.float32)
+    return lax.top_k(jnp.log(popularity).astype(jnp.float32) + noise, chosen)[1]
+
+
+class Draws(eqx.Module):
+    """One microbatch of each of several draws, shape (draws,), between `senders` and `devices`.
+
+    Tokens times experts on the `busiest` device, distinct experts that it `read`s, most copies that one device `sent` and that
+    one `received` (one for each token and device).
+    """
+
+    busiest: Float[Array, " draws"]
+    read: Float[Array, " draws"]
+    sent: Float[Array, " draws"]
+    received: Float[Array, " draws"]
+
+
+@functools.partial(jax.jit, static_argnames=("chosen", "senders", "tokens", "devices", "draws"))
+def draw(
+    key: Key[Array, ""],
+    popularity: Float[Array, " experts"],
+    *,
+    chosen: int,
+    senders: int,
+    tokens: int,
+    devices: int,
+    draws: int,
+) -> Draws:
+    """What `draws` microbatches of `tokens` tokens on each of `senders` devices do to `devices` expert devices.
+
+    Experts are dealt to devices at random, anew for every draw, as evenly as whole experts go.
+    """
+    experts = popularity.shape[0]
+    places = jnp.arange(experts) * devices // experts
+
+    def one(index: Array) -> Draws:
+        deal, choose = jax.random.split(jax.random.fold_in(key, index))
+        home = jax.random.permutation(deal, places)
+        picked = assignments(choose, popularity, senders * tokens, chosen)
+        met = jnp.zeros(experts).at[picked.ravel()].add(1.0)
+        load = jax.ops.segment_sum(met, home, devices)
+        hit = jax.ops.segment_sum((met > 0).astype(float), home, devices)
+        to = jnp.zeros((senders * tokens, devices), bool)
+        to = to.at[jnp.arange(senders * tokens)[:, None], home[picked]].set(True)
+        traffic = to.reshape(senders, tokens, devices).sum(1)
+        return Draws(
+            load.max(),
+            hit[load.argmax()],
+            traffic.sum(1).max().astype(float),
+            traffic.sum(0).max().astype(float),
+        )
+
+    return lax.map(one, jnp.arange(draws))
+
+
+_TOKENS = tuple(4**n for n in range(8))
+_DEVICES = tuple(2**n for n in range(9))
+
+
+def drawn(key: Key[Array, ""], layer: Experts, popularity: Float[Array, " experts"], draws: int = 8) -> Drawn:
+    """The imbalance of a layer whose experts have these popularities: means over draws of 1 to 16,384 tokens on 1 to 256 devices.
+
+    Beyond, that of the most tokens and devices. Raises `ValueError` if `popularity` has not one entry above 0 for each expert.
+    """
+    experts, chosen = int(layer.experts), int(layer.top_k)
+    if popularity.shape != (experts,):
+        raise ValueError(
+            f"`popularity` must have {experts} entries, one for each expert, but it has {popularity.shape}."
+        )
+    _checks.require_positive("popularity", popularity)
+    devices, tokens = tuple(n for n in _DEVICES if n <= experts), np.array(_TOKENS, float)
+    busiest, read = map(np.asarray, _means(key, popularity, chosen=chosen, devices=devices, draws=draws))
+    even_load = tokens * chosen / np.array(devices)[:, None]
+    even_read = np.asarray(layer.experts_hit(tokens)) / np.array(devices)[:, None]
+    axes = (np.array(devices, float), tokens)
+    return Drawn(Grid(axes, busiest / even_load), Grid(axes, read / even_read))
+
+
+@functools.partial(jax.jit, static_argnames=("chosen", "devices", "draws"))
+def _means(
+    key: Key[Array, ""], popularity: Float[Array, " experts"], *, chosen: int, devices: tuple[int, ...], draws: int
+) -> tuple[Float[Array, "devices tokens"], Float[Array, "devices tokens"]]:
+    """Load of the busiest device, and experts that it reads; the draws of fewer tokens are the first of more."""
+    experts, counts = popularity.shape[0], jnp.array(_TOKENS)
+    first = jnp.searchsorted(counts, jnp.arange(1, _TOKENS[-1] + 1))
+
+    def one(index: Array) -> tuple[Array, Array]:
+        deal, choose = jax.random.split(jax.random.fold_in(key, index))
+        picked = assignments(choose, popularity, _TOKENS[-1], chosen)
+        met = jnp.zeros((len(_TOKENS), experts)).at[first[:, None], picked].add(1.0).cumsum(0).T
+        order = jax.random.permutation(deal, experts)
+        found = []
+        for n in devices:
+            home = order * n // experts
+            load, hit = (jax.ops.segment_sum(each, home, n) for each in (met, (met > 0).astype(float)))
+            worst = load.argmax(0)
+            found.append((load.max(0), hit[worst, jnp.arange(len(_TOKENS))]))
+        loads, reads = zip(*found, strict=True)
+        return jnp.stack(loads), jnp.stack(reads)
+
+    load, read = lax.map(one, jnp.arange(draws))
+    return load.mean(0), read.mean(0)
