@@ -14,19 +14,42 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 def explore(
     model: Annotated[str, typer.Option(help="Shipped model, or a Hugging Face config.json.")] = "deepseek-v3.2",
-    gpus: Annotated[str, typer.Option(help="NxACCELERATOR: a shipped one, or a JSON file.")] = "128xb200",
+    gpus: Annotated[
+        str,
+        typer.Option(help="NxACCELERATOR: a shipped one, or a JSON file. Two kinds: 64xh20+32xl40s."),
+    ] = "128xb200",
     workload: Annotated[
         str, typer.Option(help="chat, coding, agentic-coding, PREFIX/PROMPT/OUTPUT tokens, or a workload as of plan.")
     ] = "chat",
     ttft: Annotated[str | None, typer.Option(help="Target to the first token: 50ms, 0.5s. Default: none.")] = None,
     tpot: Annotated[str | None, typer.Option(help="Target of a further token: 15ms. Default: none.")] = None,
+    objective: Annotated[str, typer.Option(help="What is best: throughput, or that by price or power.")] = "throughput",
+    tables: Annotated[
+        list[Path] | None, typer.Option(help="Measured kernels of these devices: files or folders, as of calibrate.")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Format of all weights but embedding and head. Default: as the model is stored.")
     ] = None,
     cache: Annotated[str, typer.Option(help="Format of the KV cache.")] = "fp8",
     imbalance: Annotated[float, typer.Option(help="Load of the busiest expert device over the mean.")] = 1.0,
+    skew: Annotated[
+        float | None,
+        typer.Option(help="Instead: experts as popular as rank^-SKEW, tokens drawn. 0: uniform, 1: Zipf."),
+    ] = None,
+    accepted: Annotated[float, typer.Option(help="Tokens of a step for each request (speculative decoding).")] = 1.0,
+    drafted: Annotated[float, typer.Option(help="Tokens proposed in a step beside the first.")] = 0.0,
+    schedule: Annotated[
+        str, typer.Option(help="What overlaps: four-stage, three-stage, two-stage, serial, fused, unchained.")
+    ] = "four-stage",
+    routes: Annotated[
+        str, typer.Option(help="Copies of a token that travel: per-node, per-device or per-expert.")
+    ] = "per-node",
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask of sizes: whole-experts, divisible, attention-first, whole-nodes. Repeat for more."),
+    ] = None,
     shared_with_attention: Annotated[
-        bool, typer.Option("--shared-with-attention", help="Shared experts and router on the attention devices.")
+        bool, typer.Option("--shared-with-attention", help="Shared experts on the attention devices.")
     ] = False,
     sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Rank what to improve.")] = False,
     output: Annotated[
@@ -35,7 +58,10 @@ def explore(
     plot: Annotated[Path | None, typer.Option(help="Write throughput against interactivity to this PNG file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """Aggregated, prefill/decode, attention/FFN disaggregation, or both: the best plan of each under the same targets."""
+    """Aggregated, prefill/decode, attention/FFN disaggregation, or both: the best plan of each under the same targets.
+
+    Example: afdjax explore --model qwen3-235b --gpus 64xh200 --workload 0/2048/512 --tpot 100ms --sensitivity
+    """
     prepare()
     import dataclasses
 
@@ -43,26 +69,33 @@ def explore(
     from afdjax.explore import load_model
     from afdjax.explore.exploration import Targets
     from afdjax.explore.formats import bytes_of
+    from afdjax.explore.network import ROUTES, Network
     from afdjax.explore.plans import Setting
-    from afdjax.explore.routing import Even
+    from afdjax.explore.schedule import SCHEDULES
     from afdjax.explore.search import search
     from afdjax.report.exploration import exploration_document, exploration_report
 
-    with refusing(lambda name: "--gpus" if name == "devices" else option(name)):
+    with refusing(lambda name: {"devices": "--gpus", "rules": "--rule"}.get(name, option(name))):
         for target, suffix in ((plot, ".png"), (output, ".json")):
             if target is not None:
                 check_target(target, suffix)
-        count, part = _devices(gpus)
+        counts, parts = zip(*_devices(gpus), strict=True)
         chosen = load_model(model)
         if weights is not None:
             bytes_of(weights, "weights")
             chosen = dataclasses.replace(chosen, formats=(weights, weights, weights))
-        accelerator = load_accelerator(part)
+        kinds = [load_accelerator(part) for part in parts]
         setting = Setting(
-            chosen, accelerator, accelerator, _requests(workload), imbalance=Even(imbalance), cache=cache,
-            shared_with_attention=shared_with_attention,
+            chosen, kinds[0], kinds[-1], _requests(workload), imbalance=_imbalance(chosen, imbalance, skew), cache=cache,
+            shared_with_attention=shared_with_attention, accepted=accepted, drafted=drafted,
+            schedule=_named("schedule", schedule, SCHEDULES), network=Network(routes=_named("routes", routes, ROUTES)),
         )  # fmt: skip
-        found = search(setting, count, Targets(_seconds("--ttft", ttft), _seconds("--tpot", tpot)))
+        if tables:
+            from afdjax.explore.measured_files import with_tables
+
+            setting = with_tables(setting, tables)
+        targets = Targets(_seconds("--ttft", ttft), _seconds("--tpot", tpot))
+        found = search(setting, counts, targets, objective=objective, rules=rule or ())
         if plot is not None:
             save_figure(plot, lambda module: module.exploration_figure(found), "exploration")
         text = exploration_document(found, sensitivity) if json else exploration_report(found, sensitivity)
@@ -70,6 +103,28 @@ def explore(
             said = _written(found, output)
             text = text if json else f"{text}\n\n{said}"
     print(text)
+
+
+def _named(name: str, value: str, known):
+    if value not in known:
+        raise Refusal(f"--{name} must be one of {', '.join(known)}, but it is {value}.")
+    return known[value]
+
+
+def _imbalance(model, factor: float, skew: float | None):
+    import jax
+
+    from afdjax.explore.ffn import Experts
+    from afdjax.explore.routing import Even, drawn, zipf
+
+    experts = [part.ffn for part in model.layers if isinstance(part.ffn, Experts)]
+    if skew is None or not experts:
+        return Even(factor)
+    if factor != 1.0:
+        raise Refusal("--imbalance and --skew say the same in two ways: give one of them.")
+    if not 0.0 <= skew <= 10.0:
+        raise Refusal(f"--skew must be from 0 (all experts alike) to 10, but it is {skew:g}.")
+    return drawn(jax.random.key(0), experts[0], zipf(int(experts[0].experts), skew))
 
 
 def _written(found, output: Path) -> str:
@@ -86,7 +141,7 @@ def _written(found, output: Path) -> str:
         raise Refusal(f"{output}: there is no plan with FFN devices to write: relax the targets.")
     best = max(plans, key=lambda plan: plan.tokens_per_s)
     part = next(part for part in reversed(best.parts) if float(part.replica.ffn_devices))
-    profile, bundle, workers = as_bundle(found.setting, part.replica, output.stem)
+    profile, bundle, workers = as_bundle(found.setting_of(part), part.replica, output.stem)
     write(output, profile_to_json(profile).encode())
     return (
         f"wrote {output} ({best.level}, {workers} attention workers):\n"
@@ -96,11 +151,14 @@ def _written(found, output: Path) -> str:
     )
 
 
-def _devices(gpus: str) -> tuple[int, str]:
-    found = re.fullmatch(r"(\d+)x(.+)", gpus)
-    if found is None:
-        raise Refusal(f"--gpus must be a number and an accelerator such as 128xb200, but it is {gpus}.")
-    return int(found[1]), found[2]
+def _devices(gpus: str) -> list[tuple[int, str]]:
+    """Numbers and accelerators: one, or two joined by +."""
+    found = [re.fullmatch(r"(\d+)x(.+)", kind) for kind in re.split(r"\+(?=\d+x)", gpus)]
+    if not all(found) or len(found) > 2:
+        raise Refusal(
+            f"--gpus must be a number and an accelerator such as 128xb200, or two such as 64xh20+32xl40s, but it is {gpus}."
+        )
+    return [(int(match[1]), match[2]) for match in found if match]
 
 
 def _seconds(name: str, text: str | None) -> float:

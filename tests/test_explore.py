@@ -24,7 +24,7 @@ from afdjax.explore.network import destinations, minimum_sparsity
 from afdjax.explore.plans import Replica, Setting, UseCase, chunked, memory, step, times
 from afdjax.explore.schedule import pipelined
 from afdjax.explore.search import search
-from afdjax.explore.sensitivity import elasticities, margins, rate
+from afdjax.explore.sensitivity import elasticities, margins, name_of, rate
 from tests.plain_plans import spare_of, step_of
 
 
@@ -375,7 +375,7 @@ def test_elasticities_against_central_differences(found):
     )
     values = [value for _, value in paths]
     for i, (path, value) in enumerate(paths):
-        name = jax.tree_util.keystr(path).lstrip(".").replace("['", ".").replace("']", "")
+        name = name_of(path)
         if name in slopes:
             up, down = (log_rate([*values[:i], value * math.exp(h), *values[i + 1 :]]) for h in (1e-6, -1e-6))
             np.testing.assert_allclose(slopes[name], float(up - down) / 2e-6, rtol=1e-4, atol=2e-6, err_msg=name)
@@ -385,10 +385,7 @@ def test_margins_are_where_first_order_changes_meet(found):
     """A hundredth of the way to the factor that is named, a hundredth of the gap is gone."""
     best, flips = found.best, margins(found)
     assert flips and best.name not in flips
-    names = [
-        jax.tree_util.keystr(path).lstrip(".").replace("['", ".").replace("']", "")
-        for path, _ in jax.tree_util.tree_flatten_with_path(found.setting)[0]
-    ]
+    names = [name_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(found.setting)[0]]
     leaves, tree = jax.tree.flatten(found.setting)
     for level in found.levels:
         for name, factor in flips.get(level.name, ()):
@@ -472,7 +469,10 @@ def test_the_command_shows_every_level_and_writes_a_profile(run, tmp_path):
     ("arguments", "message"),
     [
         (("--model", "deepseek-v33"), "did you mean deepseek-v3"),
-        (("--gpus", "128"), "--gpus must be a number and an accelerator such as 128xb200, but it is 128"),
+        (
+            ("--gpus", "128"),
+            "--gpus must be a number and an accelerator such as 128xb200, or two such as 64xh20+32xl40s, but it is 128",
+        ),
         (("--gpus", "0xb200"), "--gpus must be a whole number from 1 to 1,024, but it is 0"),
         (("--gpus", "8xb2000"), "did you mean b200"),
         (("--tpot", "15"), "--tpot must be a time with its unit such as 50ms or 0.5s, but it is 15"),

@@ -1,11 +1,16 @@
 """Which replicas a search looks at: device counts, groups, batches, microbatches and chunks, as columns of numbers."""
 
 import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from afdjax.explore.plans import Replica
+from afdjax.explore.ffn import Experts
+from afdjax.explore.plans import Replica, Setting
 
 
 TENSOR_PARALLEL = (1, 2, 4, 8, 16)
@@ -28,25 +33,39 @@ def batches(per_octave: int = 2) -> np.ndarray:
     return np.unique(np.round(2.0 ** (np.arange(octaves + 1) / per_octave)))
 
 
-def aggregated(limit: int, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Replica:
-    """Replicas that hold everything, of up to `limit` devices."""
-    groups = [(n, tp) for tp in TENSOR_PARALLEL for n in _multiples(limit, tp)]
+class Limits(NamedTuple):
+    """Most attention devices, most FFN devices, and most devices of a replica."""
+
+    near: int
+    far: int
+    total: int
+
+
+def aggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Replica:
+    """Replicas that hold everything."""
+    groups = [(n, tp) for tp in TENSOR_PARALLEL for n in _multiples(limits.near, tp)]
     rows = [(n, 0, tp, m) for (n, tp) in groups for m in depths]
     return _columns(rows, batch, chunks)
 
 
-def disaggregated(limit: int, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Replica:
-    """Replicas with attention and experts apart, of up to `limit` devices: few of the one or few of the other, or in between."""
-    rows = []
-    for total in sizes(limit):
-        near = {*sizes(total - 1), *(total - n for n in sizes(total - 1))} if total > 1 else set()
-        for devices, tp, m in itertools.product(sorted(near), TENSOR_PARALLEL, depths):
-            if devices % tp == 0:
-                rows.append((devices, total - devices, tp, m))
+def disaggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Replica:
+    """Replicas with attention and experts apart: few devices of the one or few of the other, or in between."""
+    if limits.total == limits.near + limits.far:
+        splits = list(itertools.product(sizes(limits.near), sizes(limits.far)))
+    else:
+        splits = []
+        for total in sizes(limits.total):
+            near = {*sizes(total - 1), *(total - n for n in sizes(total - 1))} if total > 1 else set()
+            splits += [(n, total - n) for n in sorted(near)]
+    rows = [
+        (near, far, tp, m)
+        for (near, far), tp, m in itertools.product(splits, TENSOR_PARALLEL, depths)
+        if near % tp == 0
+    ]
     return _columns(rows, batch, chunks)
 
 
-def around(best: Replica, limit: int, apart: bool, depths: tuple[int, ...]) -> Replica:
+def around(best: Replica, limits: Limits, depths: tuple[int, ...]) -> Replica:
     """Replicas near one: a little more or less of everything."""
     steps = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 2.0)
     near = lambda value: sorted(
@@ -56,13 +75,57 @@ def around(best: Replica, limit: int, apart: bool, depths: tuple[int, ...]) -> R
     rows = [
         (groups * tp, far, tp, m)
         for groups in near(best.groups)
-        for far in (near(best.ffn_devices) if apart else (0,))
+        for far in (near(best.ffn_devices) if bool(best.apart) else (0,))
         for m in depths
-        if groups * tp + far <= limit
+        if groups * tp <= limits.near and far <= limits.far and groups * tp + far <= limits.total
     ]
     batch, chunk = float(best.batch_size), float(best.chunk)
-    chunks = np.array([0.0]) if chunk == 0.0 else np.array([chunk / 2.0, chunk / 1.4, chunk, chunk * 1.4, chunk * 2.0])
+    chunks = np.unique(np.maximum(np.round(chunk * np.array([0.5, 0.7, 1.0, 1.4, 2.0])), 1.0)) if chunk else np.zeros(1)
     return _columns(rows, np.array(near(batch) if batch else [0.0], float), chunks)
+
+
+def _whole_experts(replica: Replica, setting: Setting) -> Array:
+    experts = [part.ffn.experts for part in setting.model.layers if isinstance(part.ffn, Experts)]
+    return jnp.all(jnp.array([count % replica.holders == 0 for count in experts]), axis=0)
+
+
+def _divisible(replica: Replica, setting: Setting) -> Array:
+    near, far = replica.attention_devices, replica.ffn_devices
+    return ~replica.apart | (near % jnp.maximum(far, 1.0) == 0) | (far % near == 0)
+
+
+def _attention_first(replica: Replica, setting: Setting) -> Array:
+    return replica.attention_devices >= replica.ffn_devices
+
+
+def _whole_nodes(replica: Replica, setting: Setting) -> Array:
+    pools = (
+        (replica.attention_devices, setting.attention_device.scale_up.devices),
+        (replica.ffn_devices, setting.ffn_device.scale_up.devices),
+    )
+    good = [(count % size == 0) | ((count > 0) & (size % jnp.maximum(count, 1.0) == 0)) for count, size in pools]
+    return good[0] & good[1]
+
+
+RULES: dict[str, Callable[[Replica, Setting], Array]] = {
+    "whole-experts": _whole_experts,
+    "divisible": _divisible,
+    "attention-first": _attention_first,
+    "whole-nodes": _whole_nodes,
+}
+"""What runtimes ask of sizes: experts divided evenly; attention devices a multiple of the others or the other way around, or at
+least as many (afd-plugin); each pool of a replica whole scale-up domains or an even part of one."""
+
+
+def allowed(replicas: Replica, setting: Setting, rules: Sequence[str]) -> Replica:
+    """Those of the columns that keep all rules."""
+    if not rules:
+        return replicas
+    each = [jax.vmap(RULES[rule], in_axes=(0, None))(replicas, setting) for rule in rules]
+    keep = np.flatnonzero(
+        np.logical_and.reduce([np.broadcast_to(np.asarray(one), replicas.chunk.shape) for one in each])
+    )
+    return jax.tree.map(lambda column: column[keep], replicas)
 
 
 def _multiples(limit: int, tp: int) -> list[int]:

@@ -29,22 +29,24 @@ class Targets:
 
 @dataclasses.dataclass(frozen=True)
 class Corrections:
-    """What separate pools lose beside the formula, as AIConfigurator has it: rates of either pool, and TTFT."""
+    """What is lost beside the formulas: rates and TTFT of separate prefill and decode pools, as AIConfigurator has them, and TTFT
+    of replicas that do everything (`whole_ttft`)."""
 
     prefill: float = 0.9
     decode: float = 0.95
     ttft: float = 1.8
+    whole_ttft: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """`count` replicas of one kind, and what one of them does."""
+    """`count` replicas of one kind, what one of them does, and of which pools its devices are: attention's, experts'."""
 
     count: int
     replica: Replica
     outcome: Outcome
     kind: str
-    apart: bool
+    place: tuple[int, ...]
 
     @property
     def devices(self) -> int:
@@ -54,13 +56,17 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The best plan of a level: its `parts` (one kind of replica, or prefill and decode), and what they do together."""
+    """The best plan of a level: its `parts` (replicas that do everything, or prefill and decode), and what they do together.
+
+    `value` is what plans are chosen by: `tokens_per_s`, or that over the price or power of the devices in use.
+    """
 
     level: str
     parts: tuple[Part, ...]
     tokens_per_s: float
     tpot: float
     ttft: float
+    value: float
 
     @property
     def devices(self) -> int:
@@ -89,21 +95,61 @@ class Level:
         return self.hurdle
 
 
+OBJECTIVES = {"throughput": "tokens/s", "price": "tokens/s for a price of 1 per hour", "power": "tokens/s per W"}
+"""What a search maximises, and the unit of `Plan.value`."""
+
+
+def weights_of(setting: Setting, pools: int, objective: str) -> np.ndarray | None:
+    """Price or power of one device of each of one or two pools; None where only throughput counts.
+
+    Raises `ValueError` for a device of which that is not known.
+    """
+    if objective == "throughput":
+        return None
+    weights = []
+    for device in (setting.attention_device, setting.ffn_device)[:pools]:
+        value = getattr(device, objective)
+        if value is None:
+            raise ValueError(
+                f"`objective` {objective} needs the {objective} of {device.name}, which is not known: give it in a file, "
+                f'{{"base": "{device.name}", "{_FIELDS[objective]}": {{"value": ..., "source": "..."}}}}.'
+            )
+        weights.append(float(value))
+    return np.array(weights)
+
+
+_FIELDS = {"price": "price_per_hour", "power": "power_w"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Exploration:
-    """All levels of one search."""
+    """All levels of one search.
+
+    `pools`: devices of each kind; those of `setting.attention_device`, and of `setting.ffn_device` where there are two.
+    """
 
     setting: Setting
     targets: Targets
     corrections: Corrections
-    devices: int
+    pools: tuple[int, ...]
+    objective: str
     levels: tuple[Level, ...]
 
     @property
     def best(self) -> Level | None:
-        """The level with the most tokens per second."""
+        """The level whose plan has the largest value."""
         feasible = [level for level in self.levels if level.plan is not None]
-        return max(feasible, key=lambda level: level.plan.tokens_per_s if level.plan else 0.0, default=None)
+        return max(feasible, key=lambda level: level.plan.value if level.plan else 0.0, default=None)
+
+    @property
+    def devices(self) -> str:
+        """What there is: `64 x h20 + 32 x l40s`."""
+        kinds = (self.setting.attention_device, self.setting.ffn_device)
+        return " + ".join(f"{count} x {kind.name}" for count, kind in zip(self.pools, kinds, strict=False))
+
+    def setting_of(self, part: Part) -> Setting:
+        """The setting with the devices that this part has."""
+        return placed(self.setting, len(self.pools), part.place)
 
     @property
     def evaluations(self) -> int:
@@ -114,3 +160,11 @@ class Exploration:
 def last_hurdle(reasons: dict[str, int]) -> str:
     """The last hurdle that some candidates reached, and did not take."""
     return max(reasons, key=list(REASONS).index, default="budget")
+
+
+def placed(setting: Setting, pools: int, place: tuple[int, ...]) -> Setting:
+    """The setting with the devices of these pools, of one or two: for attention the first, for experts the last."""
+    if pools == 1:
+        return setting
+    devices = (setting.attention_device, setting.ffn_device)
+    return setting.on(devices[place[0]], devices[place[-1]])

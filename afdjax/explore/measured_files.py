@@ -43,56 +43,57 @@ class Series:
     source: str
 
 
-def with_tables(setting: Setting, attention: Sequence[str | Path], experts: Sequence[str | Path] = ()) -> Setting:
-    """The setting with the times of measured tables for its attention, and for its experts.
+def with_tables(setting: Setting, places: Sequence[str | Path]) -> Setting:
+    """The setting with the times of measured tables for the kernels of its devices that they hold.
 
-    **Arguments:**
+    `places`: files or folders of timings. Tables of other devices are left out where they say whose they are.
 
-    - `attention`, `experts`: files or folders with timings of the device of either. Other devices' are left out where the
-      tables say whose they are. Without `experts` those of `attention` serve both (one kind of device).
-
-    Raises `FileError` for tables that cannot be read, `ValueError` if none of their series is of this model.
+    Raises `FileError` for tables that cannot be read, `ValueError` if no series is of this model, formats and devices.
     """
-    found = series_of(setting, attention, experts)
-    if not found:
+    measured = {}
+    for device in (setting.attention_device, setting.ffn_device):
+        here = setting.on(device, device)
+        series = series_of(here, places)
+        if series:
+            measured[device.name] = tuple(_measured(here, series, part) for part in range(len(setting.model.layers)))
+    if not measured:
         raise ValueError(
             f"`tables` hold no kernel of {setting.model.name} on {setting.attention_device.name} with "
             f"{setting.cache} cache and {'/'.join(setting.model.formats[:2])} weights: measure some, or leave them out."
         )
-    parts = []
-    for part in range(len(setting.model.layers)):
-        grids, sources = {}, []
-        for kind in ("module", "core", "experts"):
-            best = _fastest(setting, [one for one in found if (one.kind, one.part) == (kind, part)])
-            # a module has its core inside
-            if best is not None and not (kind == "core" and "module" in grids):
-                grids[kind] = _grid(best, modelled(setting, best))
-                sources.append(f"{kind}: {best.source}")
-        parts.append(Measured(**grids, sources=tuple(sources)))
-    return dataclasses.replace(setting, measured=tuple(parts))
+    return dataclasses.replace(setting, measured=measured)
 
 
-def series_of(setting: Setting, attention: Sequence[str | Path], experts: Sequence[str | Path] = ()) -> list[Series]:
-    """All series of the tables that are kernels of this model in its formats."""
-    near = _labelled(attention, setting.attention_device.name)
-    far = _labelled(experts, setting.ffn_device.name) if experts else near
+def _measured(setting: Setting, series: list[Series], part: int) -> Measured:
+    grids, sources = {}, []
+    for kind in ("module", "core", "experts"):
+        best = _fastest(setting, [one for one in series if (one.kind, one.part) == (kind, part)])
+        # a module has its core inside
+        if best is not None and not (kind == "core" and "module" in grids):
+            grids[kind] = _grid(best, modelled(setting, best))
+            sources.append(f"{kind}: {best.source}")
+    return Measured(**grids, sources=tuple(sources))
+
+
+def series_of(setting: Setting, places: Sequence[str | Path]) -> list[Series]:
+    """All series of the tables that are kernels of this model in its formats on the attention device."""
+    frame = _labelled(places, setting.attention_device.name)
     found = []
     for part, layers in enumerate(setting.model.layers):
         if isinstance(layers.attention, GroupedQuery):
-            found += _grouped_query(near, layers.attention, setting, part)
+            found += _grouped_query(frame, layers.attention, setting, part)
         elif isinstance(layers.attention, Latent):
-            found += _latent(near, layers.attention, setting, part)
+            found += _latent(frame, layers.attention, setting, part)
         if isinstance(layers.ffn, Experts):
-            found += _experts(far, layers.ffn, setting, part)
+            found += _experts(frame, layers.ffn, setting, part)
     return found
 
 
 def modelled(setting: Setting, series: Series) -> np.ndarray:
-    """Times [s] of the cost model at the places of a series, shape (points,)."""
+    """Times [s] of the cost model at the places of a series on the attention device, shape (points,)."""
     with jax.enable_x64(True):
-        setting = in_double(dataclasses.replace(setting, measured=()))
-        device = setting.ffn_device if series.kind == "experts" else setting.attention_device
-        kernels = setting.kernels(device, series.part)
+        setting = in_double(dataclasses.replace(setting, measured={}))
+        kernels = setting.kernels(setting.attention_device, series.part)
         layers = setting.model.layers[series.part]
 
         def time(*place):

@@ -5,6 +5,7 @@ experts: the same ones (aggregated), or others (attention/FFN disaggregation, AF
 search maps them over millions.
 """
 
+import dataclasses
 from typing import TypeVar
 
 import equinox as eqx
@@ -79,7 +80,7 @@ class Setting(eqx.Module):
     `cache` format of the KV cache. Routers run with attention (a token is sent to the devices that they choose);
     `shared_with_attention`: so do shared experts (prototype of arXiv:2605.28302), not on the FFN devices (AIConfigurator).
     Replicas that hold everything are meant for one kind of device. `imbalance`: how uneven the load of the expert devices is.
-    `measured`: what was measured of the kernels of each kind of layer, attention on its devices and experts on theirs.
+    `measured`: by the name of a device, what was measured there of the kernels of each kind of layer.
     `accepted`: tokens that a step gives each request, `drafted` of them proposed beside the first. `reserve` [bytes]: memory of
     each device that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
     """
@@ -95,7 +96,7 @@ class Setting(eqx.Module):
     accepted: Scalar = eqx.field(converter=_checks.as_float, default=1.0)  # pyright: ignore[reportAssignmentType]
     drafted: Scalar = eqx.field(converter=_checks.as_float, default=0.0)  # pyright: ignore[reportAssignmentType]
     reserve: Scalar = eqx.field(converter=_checks.as_float, default=3.9 * GIBI)  # pyright: ignore[reportAssignmentType]
-    measured: tuple[Measured, ...] = ()
+    measured: dict[str, tuple[Measured, ...]] = eqx.field(default_factory=dict)
     cache: str = eqx.field(static=True, default="bf16")
     shared_with_attention: bool = eqx.field(static=True, default=False)
 
@@ -107,11 +108,16 @@ class Setting(eqx.Module):
             raise ValueError(f"`accepted` must be at most 1 + drafted, but it is {float(numbers[0].max()):g}.")
         _checks.require_non_negative("reserve", self.reserve)
         bytes_of(self.cache, "cache")
-        if self.measured and len(self.measured) != len(self.model.layers):
-            raise ValueError(
-                f"`measured` must have an entry for each of the model's {len(self.model.layers)} kinds of layers, but it has "
-                f"{len(self.measured)}."
-            )
+        for name, parts in self.measured.items():
+            if len(parts) != len(self.model.layers):
+                raise ValueError(
+                    f"`measured` must have an entry for each of the model's {len(self.model.layers)} kinds of layers, but for "
+                    f"{name} it has {len(parts)}."
+                )
+
+    def on(self, attention_device: Accelerator, ffn_device: Accelerator) -> "Setting":
+        """The same with other devices."""
+        return dataclasses.replace(self, attention_device=attention_device, ffn_device=ffn_device)
 
     def links(self, one: Accelerator, other: Accelerator) -> Links:
         """What two kinds of devices talk over."""
@@ -119,7 +125,8 @@ class Setting(eqx.Module):
 
     def kernels(self, device: Accelerator, part: int) -> Kernels:
         """Costs of one kind of layer on one kind of device."""
-        measured = self.measured[part] if self.measured else Measured()
+        parts = self.measured.get(device.name)
+        measured = parts[part] if parts else Measured()
         return Kernels(device, self.efficiency, self.model.formats, self.cache, measured)
 
 
@@ -224,12 +231,15 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
     near = setting.kernels(setting.attention_device, -1)
     serial += near.product(model.hidden * model.vocabulary / tp, tokens.decoded * tokens.per_request, "bf16")
     # one device cannot attend and serve experts at a time: there only transfers hide behind its work
-    zeros, work = jnp.zeros_like(attention), attention + ffn
-    joint = pipelined((work, out + back), m, rounds)
+    joint = pipelined((attention + ffn, out + back), m, rounds)
     split = setting.schedule.time(setting.schedule.stages(attention, out, ffn, back), m, rounds)
-    either = lambda one, other: jnp.where(replica.apart, one, other)
-    time = either(split, joint) + m * serial
-    return Step(time, either(attention, work), either(out, out + back), either(ffn, zeros), either(back, zeros), serial)
+    return Step(jnp.where(replica.apart, split, joint) + m * serial, attention, out, ffn, back, serial)
+
+
+def resident(setting: Setting, replica: Replica) -> Scalar:
+    """Requests whose cache each group holds: those that decode, and those whose prompts are worked on."""
+    starting = jnp.where(replica.chunk > 0.0, jnp.maximum(replica.chunk / setting.requests.prompt, 1.0), 0.0)
+    return (replica.batch_size + starting) * replica.in_flight
 
 
 class Memory(eqx.Module):
@@ -294,9 +304,7 @@ class Times(eqx.Module):
 
 def times(setting: Setting, replica: Replica) -> Times:
     """A replica in numbers; one program for every kind."""
-    # requests in prefill hold their cache as well
-    starting = jnp.where(replica.chunk > 0.0, jnp.maximum(replica.chunk / setting.requests.prompt, 1.0), 0.0)
-    used = memory(setting, replica, (replica.batch_size + starting) * replica.in_flight)
+    used = memory(setting, replica, resident(setting, replica))
     near = setting.attention_device.memory - setting.reserve - used.weights
     far = setting.ffn_device.memory - setting.reserve - used.ffn_weights
     return Times(
@@ -351,7 +359,7 @@ def transfer_time(setting: Setting, tensor_parallel: ScalarLike) -> Scalar:
     """Time [s] for the cache of a new prompt to reach a decode group over the scale-out network, sent by so many devices."""
     # the prefix is there already; a state, or a full window, travels whole
     new = setting.model.cache_bytes(setting.requests.prompt, setting.cache)
-    link = setting.links(setting.attention_device, setting.attention_device).out
+    link = setting.links(setting.attention_device, setting.ffn_device).out
     return link.latency + new / (link.bandwidth * tensor_parallel)
 
 

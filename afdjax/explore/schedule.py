@@ -84,14 +84,10 @@ class Fused(Schedule):
 
 
 class Unchained(Schedule):
-    """Equation 1 of arXiv:2605.28302 as printed, four microbatches: without the serial chain of one microbatch.
+    """Equation 1 of arXiv:2605.28302 as printed, without the serial chain of one microbatch.
 
-    Too fast where four microbatches do not fill the pipeline, which is where its attention/FFN plans are the quickest.
+    Too fast where the microbatches do not fill the pipeline: with one of them a layer takes as long as its slowest stage.
     """
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        return (4,)
 
     def stages(self, attention: Scalar, out: Scalar, ffn: Scalar, back: Scalar) -> tuple[Scalar, ...]:
         return attention, out, ffn, back

@@ -1,62 +1,86 @@
 """What a plan is sensitive to, and how far a constant is from changing the verdict: derivatives, with all plans held fixed."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
 
 from afdjax._types import Scalar
-from afdjax.explore.exploration import Corrections, Exploration, Plan
+from afdjax.explore.exploration import Corrections, Exploration, Part, Plan, placed
 from afdjax.explore.plans import Replica, Setting, in_double, times
 from afdjax.explore.tables import OUTCOMES
 
 
-def rate(setting: Setting, plan: Plan, corrections: Corrections) -> Scalar:
-    """Output tokens per second of this plan in a setting: the slower of its pools."""
-    return _rate(setting, *_numbers_of(plan), corrections)
-
-
-def _numbers_of(plan: Plan) -> tuple[tuple[str, ...], tuple[Replica, ...], tuple[Scalar, ...]]:
-    """Kinds, replicas and numbers of the parts."""
-    counts = tuple(jnp.asarray(part.count, float) for part in plan.parts)
-    return tuple(part.kind for part in plan.parts), tuple(part.replica for part in plan.parts), counts
-
-
-def _rate(
-    setting: Setting,
-    kinds: tuple[str, ...],
-    replicas: tuple[Replica, ...],
-    counts: tuple[Scalar, ...],
-    lost: Corrections,
-) -> Scalar:
+def rate(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> Scalar:
+    """Output tokens per second of this plan in a setting with one or two pools: of all replicas, or of the slower kind."""
     rates = [
-        count * OUTCOMES[kind](setting, replica, times(setting, replica)).tokens_per_s
-        for kind, replica, count in zip(kinds, replicas, counts, strict=True)
+        part.count * jnp.exp(_log_rate(placed(setting, pools, part.place), part.replica, _KINDS[part.kind]))
+        for part in plan.parts
     ]
-    return rates[0] if len(rates) == 1 else jnp.minimum(lost.prefill * rates[0], lost.decode * rates[1])
+    if plan.parts[0].kind == "prefill":
+        return jnp.minimum(corrections.prefill * rates[0], corrections.decode * rates[1])
+    return sum(rates, jnp.zeros(()))
 
 
-def elasticities(setting: Setting, plan: Plan, corrections: Corrections) -> dict[str, float]:
+_KINDS = {kind: index for index, kind in enumerate(OUTCOMES)}
+
+
+def _log_rate(setting: Setting, replica: Replica, kind: ArrayLike) -> Scalar:
+    """Logarithm of the tokens per second of one replica; the kind is an index, so that one program does for all."""
+    found = times(setting, replica)
+    return jnp.log(
+        lax.switch(kind, [lambda at=at: at(setting, replica, found).tokens_per_s for at in OUTCOMES.values()])
+    )
+
+
+_log_slopes = eqx.filter_jit(eqx.filter_value_and_grad(_log_rate))
+
+
+def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
     """Percent of throughput for a percent of every constant: model, accelerators, efficiencies, network and requests.
 
-    The plan is held fixed; constants that are 0 or infinite, and corrections, are left out.
+    The plan is held fixed; constants that are 0 or infinite, measured tables and corrections are left out.
     """
     with jax.enable_x64(True):
         setting = in_double(setting)
-        slopes = _log_slopes(setting, *_numbers_of(plan), corrections)
-    named, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(setting, eqx.is_inexact_array))
+        found = [_elasticities_of(setting, part, pools) for part in plan.parts]
+    rates = np.array([each for each, _ in found])
+    if plan.parts[0].kind == "prefill":
+        shares = np.eye(2)[int(np.argmin(rates * (corrections.prefill, corrections.decode)))]
+    else:
+        shares = rates / rates.sum()
+    totals: dict[str, float] = {}
+    for share, (_, slopes) in zip(shares, found, strict=True):
+        for name, slope in slopes.items():
+            totals[name] = totals.get(name, 0.0) + float(share) * slope
+    return totals
+
+
+def _elasticities_of(setting: Setting, part: Part, pools: int) -> tuple[float, dict[str, float]]:
+    """Tokens per second of a part, and its elasticities by the names of the constants in `setting`."""
+    here = placed(setting, pools, part.place)
+    log_rate, slopes = _log_slopes(here, part.replica, jnp.asarray(_KINDS[part.kind]))
+    named, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(here, eqx.is_inexact_array))
     leaves = jax.tree.leaves(eqx.filter(slopes, eqx.is_inexact_array))
-    found = {}
+    roles = ("attention_device", "ffn_device")
+    owner = {} if pools == 1 else {roles[0]: roles[part.place[0]], roles[1]: roles[part.place[-1]]}
+    found: dict[str, float] = {}
     for (path, value), slope in zip(named, leaves, strict=True):
-        if np.isfinite(value) and float(value) != 0.0:
-            found[jax.tree_util.keystr(path).lstrip(".").replace("['", ".").replace("']", "")] = float(slope * value)
-    return found
+        if value.ndim == 0 and np.isfinite(value) and float(value) != 0.0:
+            role, _, rest = name_of(path).partition(".")
+            name = f"{owner.get(role, role)}.{rest}".rstrip(".")
+            found[name] = found.get(name, 0.0) + float(slope * value)
+    return part.count * math.exp(float(log_rate)), found
 
 
-# one program for all plans with the same kinds of parts
-_log_slopes = eqx.filter_jit(eqx.filter_grad(lambda setting, *plan: jnp.log(_rate(setting, *plan))))
+def name_of(path: Any) -> str:
+    """`attention_device.peak.fp8` of a path in the tree of a setting."""
+    return jax.tree_util.keystr(path).lstrip(".").replace("['", ".").replace("']", "")
 
 
 def margins(found: Exploration, most: int = 3) -> dict[str, list[tuple[str, float]]]:
@@ -68,16 +92,19 @@ def margins(found: Exploration, most: int = 3) -> dict[str, list[tuple[str, floa
     best = found.best
     if best is None or best.plan is None:
         return {}
-    own = elasticities(found.setting, best.plan, found.corrections)
+    own = elasticities(found.setting, best.plan, found.corrections, len(found.pools))
     flips = {}
     for level in found.levels:
         if level.plan is None or level is best:
             continue
-        other = elasticities(found.setting, level.plan, found.corrections)
-        gap = math.log(best.plan.tokens_per_s / level.plan.tokens_per_s)
+        other = elasticities(found.setting, level.plan, found.corrections, len(found.pools))
+        gap = math.log(best.plan.value / level.plan.value)
         # log factor at which the other level catches up
+        # the shape of the model is no knob
         needed = {
-            name: gap / (other[name] - own[name]) for name in own if abs(other[name] - own[name]) > gap / math.log(10.0)
+            name: gap / (other[name] - own[name])
+            for name in own
+            if not name.startswith("model.") and abs(other[name] - own[name]) > gap / math.log(10.0)
         }
         nearest = sorted(needed, key=lambda name: abs(needed[name]))[:most]
         flips[level.name] = [(name, math.exp(needed[name])) for name in nearest]

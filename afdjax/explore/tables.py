@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afdjax._types import Scalar
 from afdjax.explore.exploration import Part, Targets
 from afdjax.explore.plans import Outcome, Replica, Setting, Times, chunked, decode_only, prefill_only, times
 
@@ -20,58 +21,68 @@ OUTCOMES: dict[str, Callable[[Setting, Replica, Times], Outcome]] = {
 }
 """What a replica of each kind is judged by."""
 
-_times = eqx.filter_jit(jax.vmap(times, in_axes=(None, 0)))
+
+@eqx.filter_jit
+@functools.partial(jax.vmap, in_axes=(None, 0))
+def _evaluated(setting: Setting, replica: Replica) -> tuple[dict[str, Outcome], Scalar, Scalar]:
+    """Outcomes of every kind (one program for all), and memory to spare."""
+    found = times(setting, replica)
+    return {kind: of(setting, replica, found) for kind, of in OUTCOMES.items()}, found.spare, found.spare_weights
 
 
-@functools.cache
-def _outcomes(kind: str) -> Callable[..., Outcome]:
-    return eqx.filter_jit(jax.vmap(OUTCOMES[kind], in_axes=(None, 0, 0)))
-
-
-_BLOCK = 1 << 16
+_BLOCK = 1 << 14
 """Candidates evaluated at a time: one program for every size of search."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """For every number of devices the fastest replica that keeps some targets: rows of tables."""
+    """For every number of devices of each pool the fastest replica that keeps some targets: rows of tables.
+
+    `rate` and `tpot` have shape (rows,), `used` (rows, pools).
+    """
 
     rows: list[tuple["Table", int]]
     rate: np.ndarray
-    size: np.ndarray
+    tpot: np.ndarray
+    used: np.ndarray
 
     @classmethod
-    def of(cls, tables: list["Table"], targets: Targets) -> "Choice":
-        rows = [(table, int(i)) for table in tables for i in table.best_by_size(targets)]
-        rate, size = (np.array([float(getattr(table, name)[i]) for table, i in rows]) for name in ("rate", "size"))
-        return cls(rows, rate, size)
+    def of(cls, tables: list["Table"], targets: Targets, counts: np.ndarray) -> "Choice":
+        rows = [(table, int(i)) for table in tables for i in table.best_by_size(targets, counts)]
+        rate, tpot = (np.array([getattr(table, name)[i] for table, i in rows]) for name in ("rate", "tpot"))
+        used = np.array([table.used[i] for table, i in rows]).reshape(len(rows), len(counts))
+        return cls(rows, rate, tpot, used)
 
     def part(self, i: int, count: int) -> Part:
         table, row = self.rows[i]
-        return Part(count, table.replica(row), table.outcome(row), table.kind, table.apart)
+        return table.part(row, count)
+
+
+_SPLITS = 200
+"""Splits over two pools that matching looks at: those that give the most for their share of the scarcer pool."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Candidates and their outcomes, as columns."""
+    """Candidates and their outcomes, as columns. `place`: which of `pools` pools the devices are of, attention's and experts'."""
 
     kind: str
-    apart: bool
+    place: tuple[int, ...]
+    pools: int
     columns: np.ndarray
     outcomes: np.ndarray
 
     @classmethod
-    def of(cls, setting: Setting, kind: str, apart: bool, replicas: Replica) -> "Table":
+    def of(cls, setting: Setting, kind: str, place: tuple[int, ...], pools: int, replicas: Replica) -> "Table":
         columns = np.stack([np.asarray(leaf) for leaf in jax.tree.leaves(replicas)])
         outcomes = [np.zeros((6, 0))]
         for start in range(0, columns.shape[1], _BLOCK):
             block = columns[:, start : start + _BLOCK]
             padded = np.pad(block, ((0, 0), (0, _BLOCK - block.shape[1])), mode="edge")
-            replica = Replica(*map(jnp.asarray, padded))
-            found = _times(setting, replica)
-            leaves = [*jax.tree.leaves(_outcomes(kind)(setting, replica, found)), found.spare, found.spare_weights]
+            found, *spare = _evaluated(setting, Replica(*map(jnp.asarray, padded)))
+            leaves = [*jax.tree.leaves(found[kind]), *spare]
             outcomes.append(np.stack([np.asarray(leaf) for leaf in leaves])[:, : block.shape[1]])
-        return cls(kind, apart, columns, np.concatenate(outcomes, axis=1))
+        return cls(kind, place, pools, columns, np.concatenate(outcomes, axis=1))
 
     def joined(self, other: "Table") -> "Table":
         return dataclasses.replace(
@@ -87,8 +98,20 @@ class Table:
         return self.outcomes[fields[name]]
 
     @functools.cached_property
-    def size(self) -> np.ndarray:
-        return self.columns[0] + self.columns[1]
+    def used(self) -> np.ndarray:
+        """Devices of each pool, shape (rows, pools)."""
+        devices = np.zeros((self.columns.shape[1], self.pools))
+        for pool, column in zip(self.place, self.columns, strict=False):
+            devices[:, pool] += column
+        return devices
+
+    def fits(self, counts: np.ndarray) -> np.ndarray:
+        """How many of each replica so many devices of each pool make."""
+        with np.errstate(divide="ignore"):
+            return np.floor(np.where(self.used > 0, counts / self.used, np.inf).min(axis=1) + 1e-9)
+
+    def part(self, i: int, count: int) -> Part:
+        return Part(count, self.replica(i), self.outcome(i), self.kind, self.place)
 
     def replica(self, i: int) -> Replica:
         return Replica(*map(jnp.asarray, self.columns[:, i]))
@@ -108,7 +131,7 @@ class Table:
             "tpot-missed": self.tpot > targets.tpot,
             "ttft-missed": self.ttft > targets.ttft,
         }
-        still = np.ones(len(self.size), bool)
+        still = np.ones(len(self.rate), bool)
         counts = {}
         for code, bad in failed.items():
             counts[code] = int((still & bad).sum())
@@ -125,10 +148,12 @@ class Table:
 
     @functools.cached_property
     def _fastest_first(self) -> np.ndarray:
-        return np.lexsort((-self.rate, self.size))
+        return np.lexsort((-self.rate, *self.used.T))
 
-    def best_by_size(self, targets: Targets) -> np.ndarray:
-        """For every number of devices the fastest replica that keeps the targets."""
+    def best_by_size(self, targets: Targets, counts: np.ndarray) -> np.ndarray:
+        """For every number of devices of each pool the fastest replica that keeps the targets."""
         order = self._fastest_first[self.good(targets)[self._fastest_first]]
-        _, first = np.unique(self.size[order], return_index=True)
-        return order[first]
+        _, first = np.unique(self.used[order], axis=0, return_index=True)
+        rows = order[first]
+        share = (self.used[rows] / counts).max(axis=1)
+        return rows[np.argsort(-self.rate[rows] / share, kind="stable")[:_SPLITS]]

@@ -8,7 +8,8 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from afdjax.explore.exploration import REASONS, Exploration, Level, Part
+from afdjax.explore.binding import Use, use_of
+from afdjax.explore.exploration import OBJECTIVES, REASONS, Exploration, Level, Part, Plan
 from afdjax.explore.sensitivity import elasticities, margins
 from afdjax.report.layout import headline, notes, pairs, render
 
@@ -23,11 +24,14 @@ COLOURS = {
 }
 
 
-def split_of(part: Part) -> str:
-    """`3 x 8A+24F, TP 2` or `16 x 8, TP 8`."""
+def split_of(found: Exploration, part: Part) -> str:
+    """`3 x 8A+24F, TP 2` or `16 x 8, TP 8`; with two pools `3 x 8A h20 + 24F l40s, TP 2`."""
     replica = part.replica
     near, far = round(float(replica.attention_devices)), round(float(replica.ffn_devices))
-    size = f"{near}A+{far}F" if far else f"{near}"
+    here = found.setting_of(part)
+    names = [f" {device.name}" if len(found.pools) > 1 else "" for device in (here.attention_device, here.ffn_device)]
+    joint = " + " if len(found.pools) > 1 else "+"
+    size = f"{near}A{names[0]}{joint}{far}F{names[1]}" if far else f"{near}{names[0]}"
     return f"{part.count} x {size}, TP {float(replica.tensor_parallel):.0f}"
 
 
@@ -48,7 +52,7 @@ def why_not(found: Exploration, level: Level) -> str:
         return f"{code}: no plan that fits is below {_time(level.floor.ttft)} to the first token"
     if code in REASONS:
         return f"{code}: {REASONS[code]}"
-    return f"{code}: no replica fits {found.devices} devices"
+    return f"{code}: no replica fits {found.devices}"
 
 
 def exploration_report(found: Exploration, sensitive: bool = False) -> str:
@@ -67,17 +71,41 @@ def exploration_report(found: Exploration, sensitive: bool = False) -> str:
         plan = level.plan
         mark = " *" if level is found.best else ""
         text = "\n".join(
-            f"{part.kind + ': ' if len(plan.parts) > 1 else ''}{split_of(part)}; {load_of(part)}" for part in plan.parts
+            f"{'' if part.kind == 'chunked' else part.kind + ': '}{split_of(found, part)}; {load_of(part)}"
+            for part in plan.parts
         )
         table.add_row(level.name + mark, f"{plan.tokens_per_s:,.0f}", _time(plan.tpot), _time(plan.ttft), text)
     rows = [
         ("model", f"{setting.model.name}, KV cache in {setting.cache}"),
-        ("devices", f"{found.devices} x {setting.attention_device.name}"),
+        ("devices", found.devices),
         ("requests", f"{lengths} tokens (in the cache, new prompt, output)"),
         ("targets", f"TTFT {_time(found.targets.ttft)}, TPOT {_time(found.targets.tpot)}"),
         ("looked at", f"{found.evaluations:,} replicas"),
     ]
-    return render(headline("Design space"), pairs(rows), table, *_verdict(found), *_sensitive(found, sensitive))
+    if found.objective != "throughput":
+        rows.append(("chosen by", OBJECTIVES[found.objective]))
+    parts = [pairs(rows), table, *_uses(found), *_verdict(found), *_sensitive(found, sensitive)]
+    return render(headline("Design space"), *parts)
+
+
+def _uses(found: Exploration) -> list[Any]:
+    """What binds each plan, and what it takes of memory and links."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("level", "binds", "memory of a device [GB]", "links"):
+        table.add_column(name, justify="right" if name == "links" else "left", no_wrap=name != "binds")
+    for level, plan in [(level, level.plan) for level in found.levels if level.plan is not None]:
+        for part in plan.parts:
+            use = use_of(found, plan, part)
+            kind = f" {part.kind}" if part.kind != "chunked" else ""
+            links = f"{use.links:.0%}" if math.isfinite(use.links) else "-"
+            table.add_row(level.name + kind, ", ".join(use.binds), _held(use), links)
+    what = "links: share of their bandwidth that would do for transfers to hide; above 100 % the network binds"
+    return [table, what] if table.row_count else []
+
+
+def _held(use: Use) -> str:
+    near = f"weights {use.weights / 1e9:.0f}, cache {use.cache / 1e9:.0f}"
+    return f"{near}; experts {use.ffn_weights / 1e9:.0f}" if use.ffn_weights else near
 
 
 def _verdict(found: Exploration) -> list[Any]:
@@ -87,7 +115,7 @@ def _verdict(found: Exploration) -> list[Any]:
     lines = []
     for level in found.levels:
         if level.plan is not None and level is not best:
-            lead = best.plan.tokens_per_s / level.plan.tokens_per_s - 1.0
+            lead = best.plan.value / level.plan.value - 1.0
             tie = " (a near tie: within the error of the stage times)" if lead < NEAR_TIE else ""
             flips = [f"{name} x {factor:.2f}" for name, factor in margins(found).get(level.name, [])]
             turned = (
@@ -103,8 +131,11 @@ def _sensitive(found: Exploration, asked: bool) -> list[Any]:
     best = found.best
     if not asked or best is None or best.plan is None:
         return []
-    slopes = elasticities(found.setting, best.plan, found.corrections)
-    ranked = sorted(slopes, key=lambda name: -abs(slopes[name]))[:12]
+    slopes = elasticities(found.setting, best.plan, found.corrections, len(found.pools))
+    # the shape of the model is no knob
+    ranked = sorted((name for name in slopes if not name.startswith("model.")), key=lambda name: -abs(slopes[name]))[
+        :12
+    ]
     return [
         headline(f"What {best.name} is sensitive to (% of tokens/s for 1 %)"),
         pairs([(name, f"{slopes[name]:+.2f}") for name in ranked]),
@@ -114,24 +145,26 @@ def _sensitive(found: Exploration, asked: bool) -> list[Any]:
 def exploration_document(found: Exploration, sensitive: bool = False) -> str:
     """The JSON document of `afdjax explore --json`."""
     best = found.best
+    kinds = (found.setting.attention_device, found.setting.ffn_device)
     document: dict[str, Any] = {
         "model": found.setting.model.name,
-        "devices": {"count": found.devices, "accelerator": found.setting.attention_device.name},
+        "devices": [{"count": n, "accelerator": kind.name} for n, kind in zip(found.pools, kinds, strict=False)],
+        "objective": found.objective,
         "targets": {name: _finite(getattr(found.targets, name)) for name in ("ttft", "tpot")},
         "evaluations": found.evaluations,
         "best": None if best is None else best.name,
-        "levels": [_level(level) for level in found.levels],
+        "levels": [_level(found, level) for level in found.levels],
         "margins": {
             name: [{"constant": constant, "factor": factor} for constant, factor in flips]
             for name, flips in margins(found).items()
         },
     }
     if sensitive and best is not None and best.plan is not None:
-        document["elasticities"] = elasticities(found.setting, best.plan, found.corrections)
+        document["elasticities"] = elasticities(found.setting, best.plan, found.corrections, len(found.pools))
     return json.dumps(document, indent=2, allow_nan=False)
 
 
-def _level(level: Level) -> dict[str, Any]:
+def _level(found: Exploration, level: Level) -> dict[str, Any]:
     plan = level.plan
     return {
         "name": level.name,
@@ -142,16 +175,27 @@ def _level(level: Level) -> dict[str, Any]:
         if plan is None
         else {
             "tokens_per_s": plan.tokens_per_s,
+            "value": plan.value,
             "tpot": plan.tpot,
             "ttft": plan.ttft,
             "devices": plan.devices,
-            "parts": [
-                {"kind": part.kind, "replicas": part.count}
-                | {name: float(getattr(part.replica, name)) for name in part.replica.__dataclass_fields__}
-                for part in plan.parts
-            ],
+            "parts": [_part(found, plan, part) for part in plan.parts],
         },
         "frontier": level.frontier.tolist(),
+    }
+
+
+def _part(found: Exploration, plan: Plan, part: Part) -> dict[str, Any]:
+    use, here = use_of(found, plan, part), found.setting_of(part)
+    return {
+        "kind": part.kind,
+        "replicas": part.count,
+        "attention_accelerator": here.attention_device.name,
+        "ffn_accelerator": here.ffn_device.name,
+        **{name: float(getattr(part.replica, name)) for name in part.replica.__dataclass_fields__},
+        "binds": list(use.binds),
+        "bytes": {"weights": use.weights, "cache": use.cache, "ffn_weights": use.ffn_weights},
+        "links": _finite(use.links),
     }
 
 
@@ -172,7 +216,7 @@ def exploration_figure(found: Exploration) -> Any:
     setting = found.setting
     axes.set(
         xlabel="interactivity [tokens / s of one user]",
-        ylabel=f"output of {found.devices} x {setting.attention_device.name} [tokens / s]",
+        ylabel=f"output of {found.devices} [tokens / s]",
         yscale="log",
         title=f"{setting.model.name}: best plans of each level (dots: the recommendation)",
     )

@@ -1,0 +1,98 @@
+"""What holds a plan back: the slowest stage, memory, the targets; and how much of its links it needs."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from afdjax._types import Scalar
+from afdjax.explore.exploration import Exploration, Part, Plan
+from afdjax.explore.plans import Memory, Replica, Setting, memory, resident, step
+
+
+BINDINGS = {
+    "attention": "the attention stage is the longest",
+    "expert-weights": "the FFN stage is the longest, and most of it would stay with fewer tokens",
+    "expert-work": "the FFN stage is the longest, and most of it goes with the tokens",
+    "network": "a transfer is the longest stage: more FFN devices do not help",
+    "memory": "not one more request fits on the attention devices",
+    "tpot": "the step is at its target",
+    "ttft": "the first token is at its target",
+}
+"""What binds. The codes are stable."""
+
+AT_TARGET = 0.97
+"""Share of a target from which on it binds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """What one part of a plan uses, and what binds it (codes of `BINDINGS`).
+
+    Of one device of each pool the bytes of `weights`, `cache` and `ffn_weights`; `links`: which share of the bandwidth that is
+    reached would do for transfers to hide behind the longer of attention and FFN (above 1: they do not).
+    """
+
+    binds: tuple[str, ...]
+    weights: float
+    cache: float
+    ffn_weights: float
+    links: float
+
+
+def use_of(found: Exploration, plan: Plan, part: Part) -> Use:
+    """What a part of a plan of an exploration uses."""
+    with jax.enable_x64(True):
+        setting, replica = found.setting_of(part), part.replica
+        prompt = replica.chunk if part.kind == "prefill" else jnp.zeros(())
+        facts = _facts(setting, replica, prompt)
+    binds = [facts.stage]
+    if part.kind != "prefill" and facts.room < 0.0:
+        binds.append("memory")
+    if part.kind != "prefill" and plan.tpot > AT_TARGET * found.targets.tpot:
+        binds.append("tpot")
+    if part.kind != "decode" and plan.ttft > AT_TARGET * found.targets.ttft:
+        binds.append("ttft")
+    held = facts.held
+    return Use(tuple(binds), float(held.weights), float(held.cache), float(held.ffn_weights), float(facts.links))
+
+
+class _Facts(eqx.Module):
+    """`stages` [s]: attention, the longer transfer, FFN; `slopes`: of them by the logarithm of all tokens; `room` [bytes] with
+    one more request in every microbatch."""
+
+    stages: Float[Array, "3"]
+    slopes: Float[Array, "3"]
+    held: Memory
+    room: Scalar
+    links: Scalar
+
+    @property
+    def stage(self) -> str:
+        """The longest."""
+        longest = int(self.stages.argmax())
+        if longest == 2:
+            return "expert-weights" if self.slopes[2] < 0.5 * self.stages[2] else "expert-work"
+        return ("attention", "network")[longest]
+
+
+@eqx.filter_jit
+def _facts(setting: Setting, replica: Replica, prompt: Scalar) -> _Facts:
+    def stages(more: Scalar) -> Float[Array, "3"]:
+        now = step(setting, replica, replica.batch_size * more, prompt * more)
+        return jnp.stack([now.attention, jnp.maximum(now.out, now.back), now.ffn])
+
+    one = jnp.ones(())
+    times, slopes = jax.jvp(stages, (one,), (one,))
+    inside = resident(setting, replica)
+    held, more = memory(setting, replica, inside), memory(setting, replica, inside + replica.in_flight)
+    room = setting.attention_device.memory - setting.reserve - held.weights - more.cache
+    between = setting.links(setting.attention_device, setting.ffn_device)
+    start = between.latency(between.crosses(replica.devices))
+    moving, hiding = jnp.maximum(times[1] - start, 0.0), jnp.maximum(times[0], times[2]) - start
+    links = jnp.where(
+        hiding > 0.0, moving / jnp.where(hiding > 0.0, hiding, 1.0), jnp.where(moving > 0.0, jnp.inf, 0.0)
+    )
+    return _Facts(times, slopes, held, room, links)
