@@ -43,7 +43,7 @@ class Accelerator(eqx.Module):
 
     `memory` [bytes], `bandwidth` [bytes/s], `peak` [dense operations/s by data type of the arithmetic: bf16, fp8, int8, fp4],
     `scale_up` and `scale_out`: its links (PCIe parts: one of them may be all there is). `price` [per hour, in the unit of its
-    source] and `power` [W] are None where no source is known.
+    source], `relative_price` [an L20 is 1] and `power` [W] are None where no source is known.
     """
 
     memory: Scalar = eqx.field(converter=_checks.as_float)
@@ -52,6 +52,7 @@ class Accelerator(eqx.Module):
     scale_up: Link
     scale_out: Link
     price: Scalar | None = eqx.field(default=None, converter=lambda value: _checks.as_float(value))
+    relative_price: Scalar | None = eqx.field(default=None, converter=lambda value: _checks.as_float(value))
     power: Scalar | None = eqx.field(default=None, converter=lambda value: _checks.as_float(value))
     name: str = eqx.field(default="", static=True)
 

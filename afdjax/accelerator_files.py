@@ -61,6 +61,7 @@ class _AcceleratorFile(_Strict):
             scale_up=self.scale_up.build(UNKNOWN_LATENCY_US),
             scale_out=beyond.build(UNKNOWN_LATENCY_US),
             price=optional(self.price_per_hour),
+            relative_price=optional(self.price_relative),
             power=optional(self.power_w),
             name=self.name,
         )

@@ -45,7 +45,7 @@ class Use:
 def use_of(found: Exploration, plan: Plan, part: Part) -> Use:
     """What a part of a plan of an exploration uses."""
     with jax.enable_x64(True):
-        setting, replica = found.setting_of(part), part.replica
+        setting, replica = found.setting_of(part).anonymous, part.replica
         prompt = replica.chunk if part.kind == "prefill" else jnp.zeros(())
         facts = _facts(setting, replica, prompt)
     binds = [facts.stage]

@@ -84,6 +84,19 @@ def around(best: Replica, limits: Limits, depths: tuple[int, ...]) -> Replica:
     return _columns(rows, np.array(near(batch) if batch else [0.0], float), chunks)
 
 
+def finer(rows: np.ndarray, spread: float) -> Replica:
+    """Columns (fields of a replica, rows) with other batches and chunks, up to `spread` more or less, in whole numbers."""
+    steps = 1.0 + spread * np.linspace(-1.0, 1.0, 9)
+    batch, chunk = (np.round(rows[i][:, None] * steps) for i in (3, 5))
+    fixed = [np.repeat(row, steps.size**2) for row in rows[[0, 1, 2, 4]]]
+    each = np.repeat(batch, steps.size, axis=1).ravel(), np.tile(chunk, steps.size).ravel()
+    columns = np.array([*fixed[:3], each[0], fixed[3], each[1]])
+    # what was nothing stays nothing, what was something is at least 1
+    for i, was in ((3, rows[3]), (5, rows[5])):
+        columns[i] = np.where(np.repeat(was, steps.size**2) > 0, np.maximum(columns[i], 1.0), 0.0)
+    return Replica(*map(jnp.asarray, np.unique(columns, axis=1)))
+
+
 def _whole_experts(replica: Replica, setting: Setting) -> Array:
     experts = [part.ffn.experts for part in setting.model.layers if isinstance(part.ffn, Experts)]
     return jnp.all(jnp.array([count % replica.holders == 0 for count in experts]), axis=0)

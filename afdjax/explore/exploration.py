@@ -95,30 +95,33 @@ class Level:
         return self.hurdle
 
 
-OBJECTIVES = {"throughput": "tokens/s", "price": "tokens/s for a price of 1 per hour", "power": "tokens/s per W"}
+OBJECTIVES = {
+    "throughput": "tokens/s",
+    "price": "tokens/s over the price (per hour, or relative to an L20)",
+    "power": "tokens/s per W",
+}
 """What a search maximises, and the unit of `Plan.value`."""
 
 
 def weights_of(setting: Setting, pools: int, objective: str) -> np.ndarray | None:
     """Price or power of one device of each of one or two pools; None where only throughput counts.
 
-    Raises `ValueError` for a device of which that is not known.
+    Prices are hourly ones, or relative ones where an hourly one is not known. Raises `ValueError` where neither is known of all.
     """
     if objective == "throughput":
         return None
-    weights = []
-    for device in (setting.attention_device, setting.ffn_device)[:pools]:
-        value = getattr(device, objective)
-        if value is None:
-            raise ValueError(
-                f"`objective` {objective} needs the {objective} of {device.name}, which is not known: give it in a file, "
-                f'{{"base": "{device.name}", "{_FIELDS[objective]}": {{"value": ..., "source": "..."}}}}.'
-            )
-        weights.append(float(value))
-    return np.array(weights)
-
-
-_FIELDS = {"price": "price_per_hour", "power": "power_w"}
+    kinds = (setting.attention_device, setting.ffn_device)[:pools]
+    fields = ("price", "relative_price") if objective == "price" else (objective,)
+    for field in fields:
+        values = [getattr(device, field) for device in kinds]
+        if None not in values:
+            return np.array([float(value) for value in values])
+    missing = next(device.name for device in kinds if getattr(device, fields[0]) is None)
+    name = {"price": "price_per_hour", "power": "power_w"}[objective]
+    raise ValueError(
+        f"`objective` {objective} needs the {objective} of {missing}, which is not known: give it in a file, "
+        f'{{"base": "{missing}", "{name}": {{"value": ..., "source": "..."}}}}.'
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Measured kernels as factors on modelled ones: exact where was measured, and a model everywhere else."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,10 @@ from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
 
 
+def _array(values: Any) -> Any:
+    return _checks.as_float(np.asarray(values) if isinstance(values, list) else values)
+
+
 class Grid(eqx.Module):
     """Measured over modelled time on a grid of places, interpolated linearly in logarithms of everything.
 
@@ -17,8 +23,8 @@ class Grid(eqx.Module):
     hardware are those of the model, scaled. `axes`: ascending places of each axis; `ratios`: shape (len(axis), ...).
     """
 
-    axes: tuple[Float[Array, " places"], ...] = eqx.field(converter=lambda axes: tuple(map(_checks.as_float, axes)))
-    ratios: Float[Array, "..."] = eqx.field(converter=_checks.as_float)
+    axes: tuple[Float[Array, " places"], ...] = eqx.field(converter=lambda axes: tuple(map(_array, axes)))
+    ratios: Float[Array, "..."] = eqx.field(converter=_array)
 
     def __check_init__(self):
         _checks.require_positive("ratios", self.ratios)

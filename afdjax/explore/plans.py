@@ -119,6 +119,13 @@ class Setting(eqx.Module):
         """The same with other devices."""
         return dataclasses.replace(self, attention_device=attention_device, ffn_device=ffn_device)
 
+    @property
+    def anonymous(self) -> "Setting":
+        """The same without the names of its devices where they are not needed: one program for all of them."""
+        if self.measured:
+            return self
+        return self.on(*(dataclasses.replace(device, name="") for device in (self.attention_device, self.ffn_device)))
+
     def links(self, one: Accelerator, other: Accelerator) -> Links:
         """What two kinds of devices talk over."""
         return links(one, other, self.efficiency)

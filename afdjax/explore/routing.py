@@ -79,7 +79,7 @@ def assignments(
     """
     # single precision: only the order of the scores counts
     noise = jax.random.gumbel(key, (tokens, popularity.shape[0]), jnp.float32)
-    return lax.top_k(jnp.log(popularity).astype(jnp.float32) + noise, chosen)[1]
+    return lax.top_k(jnp.log(popularity).astype(jnp.float32)[None, :] + noise, chosen)[1]
 
 
 class Draws(eqx.Module):
@@ -89,10 +89,10 @@ class Draws(eqx.Module):
     one `received` (one for each token and device).
     """
 
-    busiest: Float[Array, " draws"]
-    read: Float[Array, " draws"]
-    sent: Float[Array, " draws"]
-    received: Float[Array, " draws"]
+    busiest: Float[Array, "*draws"]
+    read: Float[Array, "*draws"]
+    sent: Float[Array, "*draws"]
+    received: Float[Array, "*draws"]
 
 
 @functools.partial(jax.jit, static_argnames=("chosen", "senders", "tokens", "devices", "draws"))
@@ -151,7 +151,7 @@ def drawn(key: Key[Array, ""], layer: Experts, popularity: Float[Array, " expert
     devices, tokens = tuple(n for n in _DEVICES if n <= experts), np.array(_TOKENS, float)
     busiest, read = map(np.asarray, _means(key, popularity, chosen=chosen, devices=devices, draws=draws))
     even_load = tokens * chosen / np.array(devices)[:, None]
-    even_read = np.asarray(layer.experts_hit(tokens)) / np.array(devices)[:, None]
+    even_read = np.asarray(jax.vmap(layer.experts_hit)(tokens)) / np.array(devices)[:, None]
     axes = (np.array(devices, float), tokens)
     return Drawn(Grid(axes, busiest / even_load), Grid(axes, read / even_read))
 

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -133,11 +133,13 @@ class _Pools:
             setting, kind, place, len(self.counts), candidates.allowed(replicas, setting, self.rules)
         )
         table = evaluate(make(limits, chunk, batch, depths))
-        # twice around the best so far: the grid is coarse, the best is at whole numbers
-        for _ in range(2):
+        # the grid is coarse, the best is at whole numbers: around the best of all, and loads of the best of every size
+        for spread in (0.2, 0.04):
             top = self._top(table, kind)
             if top is not None:
                 table = table.joined(evaluate(candidates.around(top, limits, depths)))
+                sizes = table.best_by_size(self.targets_of(kind))
+                table = table.joined(evaluate(candidates.finer(table.columns[:, sizes], spread)))
         return table
 
     def _limits(self, place: Place) -> candidates.Limits:
@@ -156,7 +158,7 @@ class _Pools:
         value = self._value(table.fits(self.counts) * table.rate, table.fits(self.counts)[:, None] * table.used)
         return int(np.where(good, value, -1.0).argmax())
 
-    def _value(self, tokens_per_s: np.ndarray, used: np.ndarray) -> np.ndarray:
+    def _value(self, tokens_per_s: np.ndarray, used: np.ndarray) -> Any:
         """What plans are chosen by; `used` devices of each pool in the last axis."""
         if self.weights is None:
             return tokens_per_s
@@ -181,7 +183,7 @@ class _Pools:
                 part.place, (part.replica.attention_devices, part.replica.ffn_devices), strict=False
             ):
                 used[pool] += part.count * float(devices)
-        value = float(self._value(np.array(tokens_per_s), used))
+        value = float(self._value(np.asarray(tokens_per_s), used))
         return Plan(level, tuple(parts), tokens_per_s, tpot, ttft, value)
 
     def whole(self, name: str, apart: bool) -> Level:
@@ -208,7 +210,11 @@ class _Pools:
         found = [(table, i) for table in fleet if (i := self._best(table, limit)) is not None]
         if self.weights is not None and found:
             # replicas of the worse kind only dilute what a price buys
-            found = [max(found, key=lambda each: float(self._value(each[0].rate[each[1]], each[0].used[each[1]])))]
+            found = [
+                max(
+                    found, key=lambda each: float(self._value(np.asarray(each[0].rate[each[1]]), each[0].used[each[1]]))
+                )
+            ]
         if not found:
             return None
         parts = [table.part(i, int(table.fits(self.counts)[i])) for table, i in found]

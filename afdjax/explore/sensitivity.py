@@ -63,7 +63,7 @@ def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: 
 
 def _elasticities_of(setting: Setting, part: Part, pools: int) -> tuple[float, dict[str, float]]:
     """Tokens per second of a part, and its elasticities by the names of the constants in `setting`."""
-    here = placed(setting, pools, part.place)
+    here = placed(setting, pools, part.place).anonymous
     log_rate, slopes = _log_slopes(here, part.replica, jnp.asarray(_KINDS[part.kind]))
     named, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(here, eqx.is_inexact_array))
     leaves = jax.tree.leaves(eqx.filter(slopes, eqx.is_inexact_array))
@@ -100,12 +100,10 @@ def margins(found: Exploration, most: int = 3) -> dict[str, list[tuple[str, floa
         other = elasticities(found.setting, level.plan, found.corrections, len(found.pools))
         gap = math.log(best.plan.value / level.plan.value)
         # log factor at which the other level catches up
-        # the shape of the model is no knob
-        needed = {
-            name: gap / (other[name] - own[name])
-            for name in own
-            if not name.startswith("model.") and abs(other[name] - own[name]) > gap / math.log(10.0)
-        }
+        # the shape of the model is no knob; constants of a pool that one of them does not use have no slope there
+        names = [name for name in own.keys() | other.keys() if not name.startswith("model.")]
+        lean = {name: other.get(name, 0.0) - own.get(name, 0.0) for name in sorted(names)}
+        needed = {name: gap / slope for name, slope in lean.items() if abs(slope) > gap / math.log(10.0)}
         nearest = sorted(needed, key=lambda name: abs(needed[name]))[:most]
         flips[level.name] = [(name, math.exp(needed[name])) for name in nearest]
     return flips

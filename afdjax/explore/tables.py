@@ -48,7 +48,10 @@ class Choice:
 
     @classmethod
     def of(cls, tables: list["Table"], targets: Targets, counts: np.ndarray) -> "Choice":
-        rows = [(table, int(i)) for table in tables for i in table.best_by_size(targets, counts)]
+        rows = [(table, int(i)) for table in tables for i in table.best_by_size(targets)]
+        # what each gives for its share of the scarcer pool
+        worth = np.array([table.rate[i] / (table.used[i] / counts).max() for table, i in rows])
+        rows = [rows[i] for i in np.argsort(-worth, kind="stable")[:_MOST_ROWS]]
         rate, tpot = (np.array([getattr(table, name)[i] for table, i in rows]) for name in ("rate", "tpot"))
         used = np.array([table.used[i] for table, i in rows]).reshape(len(rows), len(counts))
         return cls(rows, rate, tpot, used)
@@ -58,8 +61,9 @@ class Choice:
         return table.part(row, count)
 
 
-_SPLITS = 200
-"""Splits over two pools that matching looks at: those that give the most for their share of the scarcer pool."""
+_MOST_ROWS = 200
+"""Rows that matching looks at. One pool has fewer sizes; of splits over two pools those count that give the most for their share
+of the scarcer one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Table:
         for start in range(0, columns.shape[1], _BLOCK):
             block = columns[:, start : start + _BLOCK]
             padded = np.pad(block, ((0, 0), (0, _BLOCK - block.shape[1])), mode="edge")
-            found, *spare = _evaluated(setting, Replica(*map(jnp.asarray, padded)))
+            found, *spare = _evaluated(setting.anonymous, Replica(*map(jnp.asarray, padded)))
             leaves = [*jax.tree.leaves(found[kind]), *spare]
             outcomes.append(np.stack([np.asarray(leaf) for leaf in leaves])[:, : block.shape[1]])
         return cls(kind, place, pools, columns, np.concatenate(outcomes, axis=1))
@@ -150,10 +154,11 @@ class Table:
     def _fastest_first(self) -> np.ndarray:
         return np.lexsort((-self.rate, *self.used.T))
 
-    def best_by_size(self, targets: Targets, counts: np.ndarray) -> np.ndarray:
+    def best_by_size(self, targets: Targets) -> np.ndarray:
         """For every number of devices of each pool the fastest replica that keeps the targets."""
         order = self._fastest_first[self.good(targets)[self._fastest_first]]
-        _, first = np.unique(self.used[order], axis=0, return_index=True)
-        rows = order[first]
-        share = (self.used[rows] / counts).max(axis=1)
-        return rows[np.argsort(-self.rate[rows] / share, kind="stable")[:_SPLITS]]
+        used = self.used[order]
+        # sorted by devices, so that the first of each is where they change
+        first = np.ones(len(order), bool)
+        first[1:] = (used[1:] != used[:-1]).any(axis=1)
+        return order[first]

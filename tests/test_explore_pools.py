@@ -1,0 +1,313 @@
+"""Searches over two pools, by price and power, under a runtime's rules; and what binds a plan."""
+
+import dataclasses
+import itertools
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from afdjax.accelerator_files import load_accelerator
+from afdjax.cli import main
+from afdjax.explore import candidates, load_model
+from afdjax.explore.binding import BINDINGS, use_of
+from afdjax.explore.exploration import Corrections, Targets
+from afdjax.explore.plans import Replica, Setting, UseCase, chunked, decode_only, step, times, transfer_time
+from afdjax.explore.routing import Even
+from afdjax.explore.search import search
+from afdjax.explore.sensitivity import elasticities, margins, name_of, rate
+
+
+def setting_of(near="h20", far="h100", model="qwen3-30b", **changes) -> Setting:
+    return Setting(
+        load_model(model), load_accelerator(near), load_accelerator(far), UseCase(0, 1024, 256), cache="fp8", **changes
+    )
+
+
+@pytest.fixture(scope="module")
+def both():
+    return search(setting_of(accepted=1.5, drafted=1.0), (4, 3), Targets(ttft=1.0, tpot=0.05))
+
+
+def used(found, plan):
+    """Devices of each pool that a plan has."""
+    total = np.zeros(len(found.pools))
+    for part in plan.parts:
+        for pool, devices in zip(part.place, (part.replica.attention_devices, part.replica.ffn_devices), strict=False):
+            total[pool] += part.count * float(devices)
+    return total
+
+
+def test_plans_on_two_pools_keep_both_budgets(both):
+    assert both.devices == "4 x h20 + 3 x h100"
+    for level in both.levels:
+        assert level.plan is not None and (used(both, level.plan) <= both.pools).all(), level.name
+        for part in level.plan.parts:
+            here = both.setting_of(part)
+            kinds = [("h20", "h100")[pool] for pool in part.place]
+            assert [here.attention_device.name, here.ffn_device.name] == [kinds[0], kinds[-1]]
+        np.testing.assert_allclose(
+            rate(both.setting, level.plan, both.corrections, 2), level.plan.tokens_per_s, rtol=1e-6
+        )
+
+
+def test_replicas_side_by_side_are_those_of_each_pool(both):
+    alone = [
+        search(setting_of(kind, kind, accepted=1.5, drafted=1.0), count, both.targets).levels[0]
+        for kind, count in (("h20", 4), ("h100", 3))
+    ]
+    np.testing.assert_allclose(both.levels[0].plan.tokens_per_s, sum(level.plan.tokens_per_s for level in alone))
+    for level, name in zip(both.levels[1:], ("aggregated-afd", "disaggregated", "disaggregated-afd"), strict=True):
+        assert level.name == name
+
+
+def test_two_pools_of_the_same_kind_are_no_worse_than_split_and_no_better_than_one():
+    targets = Targets(ttft=1.0, tpot=0.05)
+    one, two = search(setting_of("h100", "h100"), 6, targets), search(setting_of("h100", "h100"), (3, 3), targets)
+    half = search(setting_of("h100", "h100"), 3, targets)
+    for whole, split, part in zip(one.levels, two.levels, half.levels, strict=True):
+        assert split.plan.tokens_per_s <= whole.plan.tokens_per_s * (1 + 1e-6), whole.name
+        if whole.name.startswith("aggregated"):
+            assert split.plan.tokens_per_s >= 2 * part.plan.tokens_per_s * (1 - 1e-6), whole.name
+
+
+def test_attention_and_ffn_search_finds_what_an_exhaustive_one_finds():
+    """Every split, group, batch and depth of five devices; the search looks at a grid and around its best."""
+    setting, targets = setting_of("h100", "h100"), Targets(tpot=0.02)
+    found = search(setting, 5, targets)
+    rows = [
+        (near, far, tp, batch, m, 0.0)
+        for near, far in itertools.product(range(1, 5), repeat=2)
+        if near + far <= 5
+        for tp in (1, 2, 4)
+        if near % tp == 0
+        for batch in range(1, 700)
+        for m in (1, 2, 3, 4)
+    ]
+    with jax.enable_x64(True):
+        columns = jnp.asarray(np.array(rows).T)
+
+        @jax.jit
+        @jax.vmap
+        def outcome(*numbers):
+            replica = Replica(*numbers)
+            now = times(setting, replica)
+            of = decode_only(setting, replica, now)
+            return of.tokens_per_s, of.tpot, now.spare
+
+        rates, tpot, spare = map(np.asarray, outcome(*columns))
+    good = (spare >= 0) & (tpot <= targets.tpot)
+    decode = found.levels[3].plan.parts[1]
+    best = {n: rates[good & (np.array(rows)[:, 0] + np.array(rows)[:, 1] == n)].max() for n in (2, 3, 4)}
+    size = decode.devices // decode.count
+    assert float(decode.outcome.tokens_per_s) >= 0.99 * best[size]
+
+
+def test_chosen_by_price_and_by_power():
+    setting, targets = setting_of("h800", "h20"), Targets(ttft=1.0, tpot=0.05)
+    for objective in ("price", "power"):
+        found = search(setting, (3, 3), targets, objective=objective)
+        weights = [float(getattr(device, objective)) for device in (setting.attention_device, setting.ffn_device)]
+        for level in found.levels:
+            plan = level.plan
+            np.testing.assert_allclose(plan.value, plan.tokens_per_s / (used(found, plan) @ weights), rtol=1e-9)
+        fast = search(setting, (3, 3), targets)
+        assert fast.best.plan.tokens_per_s >= found.best.plan.tokens_per_s
+        cheap = fast.best.plan.tokens_per_s / (used(fast, fast.best.plan) @ weights)
+        assert found.best.plan.value >= cheap * (1 - 1e-9)
+    # MegaScale-Infer's relative prices do where there is no hourly one
+    relative = search(setting_of("h20", "l40s"), (2, 2), Targets(tpot=0.1), objective="price")
+    assert relative.best is not None
+    with pytest.raises(
+        ValueError, match=r"`objective` price needs the price of b200, which is not known: give it in a file"
+    ):
+        search(setting_of("b200", "b200"), 4, objective="price")
+
+
+@pytest.mark.parametrize("rule", sorted(candidates.RULES))
+def test_rules_of_runtimes_are_kept(rule):
+    setting = setting_of("h100", "h100")
+    found = search(setting, 6, Targets(tpot=0.05), rules=[rule])
+    free = search(setting, 6, Targets(tpot=0.05))
+    for level, other in zip(found.levels, free.levels, strict=True):
+        assert level.candidates < other.candidates or not level.name.endswith("afd")
+        if level.plan is None:
+            continue
+        for part in level.plan.parts:
+            near, far = float(part.replica.attention_devices), float(part.replica.ffn_devices)
+            kept = {
+                "whole-experts": 128 % (far or near) == 0,
+                "divisible": far == 0 or near % far == 0 or far % near == 0,
+                "attention-first": near >= far,
+                "whole-nodes": all(8 % n == 0 or n % 8 == 0 for n in (near, far) if n),
+            }
+            assert kept[rule], part
+
+
+def test_unknown_objectives_rules_and_pools():
+    for arguments, message in (
+        ({"objective": "beauty"}, "`objective` must be one of throughput, price, power, but it is beauty"),
+        ({"rules": ["even"]}, "`rules` must be one of whole-experts, .*, but it is even"),
+        ({"devices": (1, 2, 3)}, "`devices` must be one number or two"),
+        ({"devices": (4, 0)}, "`devices` must be a whole number from 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            search(setting_of(), **{"devices": (2, 2)} | arguments)
+
+
+def test_corrections_of_replicas_that_do_everything():
+    targets = Targets(ttft=0.2, tpot=0.05)
+    plain, corrected = (
+        search(setting_of("h100", "h100"), 4, targets, Corrections(whole_ttft=factor)) for factor in (1.0, 2.0)
+    )
+    for level, other in zip(plain.levels[:2], corrected.levels[:2], strict=True):
+        assert other.plan.ttft <= 0.2 and other.plan.tokens_per_s <= level.plan.tokens_per_s
+        np.testing.assert_allclose(other.floor.ttft, 2.0 * level.floor.ttft, rtol=0.3)
+
+
+# Derivatives
+
+
+def test_elasticities_on_two_pools_against_central_differences(both):
+    level = both.levels[3]
+    rng = np.random.default_rng(5)
+    off = lambda leaf: leaf * np.exp(0.02 * rng.standard_normal()) if eqx.is_inexact_array(leaf) else leaf
+    setting = jax.tree.map(off, both.setting)
+    slopes = elasticities(setting, level.plan, both.corrections, 2)
+    assert {name.split(".")[0] for name in slopes} >= {"attention_device", "ffn_device", "efficiency", "imbalance"}
+    leaves, tree = jax.tree_util.tree_flatten_with_path(setting)
+    names = [name_of(path) for path, _ in leaves]
+    for name in (
+        "attention_device.bandwidth",
+        "ffn_device.bandwidth",
+        "ffn_device.peak.fp8",
+        "efficiency.kernel",
+        "requests.prompt",
+    ):
+        i = names.index(name)
+        log_rate = lambda h, i=i: float(
+            jnp.log(
+                rate(
+                    jax.tree.unflatten(tree, [leaf * np.exp(h) if j == i else leaf for j, (_, leaf) in enumerate(leaves)]),
+                    level.plan, both.corrections, 2,
+                )
+            )
+        )  # fmt: skip
+        np.testing.assert_allclose(
+            slopes.get(name, 0.0), (log_rate(1e-5) - log_rate(-1e-5)) / 2e-5, atol=2e-5, err_msg=name
+        )
+    assert set(margins(both)) <= {level.name for level in both.levels}
+
+
+# What binds
+
+
+def test_what_binds_and_what_links_need():
+    slow = load_accelerator("h100")
+    slow = eqx.tree_at(
+        lambda d: (d.scale_up.bandwidth, d.scale_out.bandwidth), slow, (jnp.asarray(1e9), jnp.asarray(1e9))
+    )
+    cases = {"network": slow, "plain": load_accelerator("h100")}
+    for name, device in cases.items():
+        setting = Setting(load_model("qwen3-30b"), device, device, UseCase(0, 1024, 256), cache="fp8")
+        found = search(setting, 4, Targets(tpot=0.2))
+        for level in found.levels:
+            for part in level.plan.parts:
+                use = use_of(found, level.plan, part)
+                assert set(use.binds) <= set(BINDINGS)
+                now = step(
+                    setting,
+                    part.replica,
+                    part.replica.batch_size,
+                    part.replica.chunk if part.kind == "prefill" else 0.0,
+                )
+                stages = {"attention": now.attention, "network": max(now.out, now.back), "expert": now.ffn}
+                longest = max(stages, key=lambda key: float(stages[key]))
+                assert use.binds[0].startswith(longest)
+                assert (use.links > 1.0) == (longest == "network")
+        binds = {
+            code
+            for level in found.levels
+            for part in level.plan.parts
+            for code in use_of(found, level.plan, part).binds
+        }
+        assert ("network" in binds) == (name == "network")
+
+
+def test_memory_that_binds_is_memory_without_room_for_a_request():
+    found = search(setting_of("l20", "l20"), 4)
+    plan = found.levels[0].plan
+    use = use_of(found, plan, plan.parts[0])
+    assert "memory" in use.binds
+    held = use.weights + use.cache
+    limit = float(found.setting.attention_device.memory - found.setting.reserve)
+    assert held <= limit < held + use.cache / float(plan.parts[0].replica.batch_size) * 1.5
+
+
+def test_transfers_of_caches_go_at_the_slower_pace():
+    setting = setting_of("h100", "l40s")
+    assert float(transfer_time(setting, 1.0)) == float(
+        transfer_time(setting.on(setting.ffn_device, setting.ffn_device), 1.0)
+    )
+
+
+# The command
+
+
+def explore(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["afdjax", "explore", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code, capsys.readouterr()
+
+
+SMALL = ("--model", "qwen3-30b", "--workload", "0/1024/256", "--tpot", "50ms")
+
+
+def test_the_command_with_everything(capsys, monkeypatch):
+    code, shown = explore(
+        capsys, monkeypatch, *SMALL, "--gpus", "2xh20+2xh800", "--objective", "price", "--skew", 0.3, "--rule", "whole-experts",
+        "--schedule", "three-stage", "--routes", "per-device", "--accepted", 1.6, "--drafted", 1, "--json",
+    )  # fmt: skip
+    document = json.loads(shown.out)
+    assert code == 0 and document["objective"] == "price"
+    assert document["devices"] == [{"count": 2, "accelerator": "h20"}, {"count": 2, "accelerator": "h800"}]
+    for level in document["levels"]:
+        for part in level["plan"]["parts"]:
+            assert part["attention_accelerator"] in ("h20", "h800") and set(part["binds"]) <= set(BINDINGS)
+            assert set(part["bytes"]) == {"weights", "cache", "ffn_weights"}
+    code, shown = explore(capsys, monkeypatch, *SMALL, "--gpus", "2xh20+2xh800")
+    assert code == 0 and "2 x h20 + 2 x h800" in shown.out and "binds" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--gpus", "2xh20+2xh800+1xl20"), "--gpus must be a number and an accelerator such as 128xb200, or two"),
+        (("--gpus", "2xh20+0xh800"), "--gpus must be a whole number from 1 to 1,024, but it is 0"),
+        (("--objective", "beauty"), "--objective must be one of throughput, price, power, but it is beauty"),
+        (("--gpus", "2xb200", "--objective", "price"), "--objective price needs the price of b200"),
+        (("--rule", "even"), "--rule must be one of whole-experts"),
+        (("--schedule", "fast"), "--schedule must be one of four-stage"),
+        (("--routes", "around"), "--routes must be one of per-node"),
+        (("--skew", "-1"), "--skew must be from 0 (all experts alike) to 10"),
+        (("--skew", "1", "--imbalance", "2"), "--imbalance and --skew say the same in two ways"),
+        (("--accepted", "2"), "--accepted must be at most 1 + drafted, but it is 2"),
+        (("--drafted", "-1"), "--drafted must be a finite number of at least 0"),
+        (("--tables", "nothing.csv"), "nothing.csv: must be a file that can be read"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(capsys, monkeypatch, arguments, message):
+    code, shown = explore(capsys, monkeypatch, *SMALL, "--gpus", "2xh20", *arguments)
+    assert code == 2 and message in shown.err and shown.err.count("\n") == 1, shown.err
+
+
+def test_settings_take_other_devices_and_imbalances():
+    setting = dataclasses.replace(setting_of(), imbalance=Even(1.5))
+    replica = Replica(2.0, 2.0, 1.0, 64.0, 2.0, 512.0)
+    outcome = chunked(setting, replica, times(setting, replica))
+    assert float(outcome.tpot) > float(chunked(setting_of(), replica, times(setting_of(), replica)).tpot)
+    assert setting.on(setting.ffn_device, setting.attention_device).attention_device.name == "h100"

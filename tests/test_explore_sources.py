@@ -1,0 +1,289 @@
+"""What stage times are made of besides data sheets: measured tables, draws of experts, links, and what overlaps."""
+
+import dataclasses
+import itertools
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+
+from afdjax.accelerator_files import load_accelerator
+from afdjax.explore import load_model
+from afdjax.explore.costs import Efficiency, Kernels, Tokens
+from afdjax.explore.ffn import Experts
+from afdjax.explore.measured import Grid, Measured
+from afdjax.explore.measured_files import modelled, series_of, with_tables
+from afdjax.explore.network import ROUTES, Network, Traffic, destinations, links
+from afdjax.explore.plans import Replica, Setting, UseCase, step
+from afdjax.explore.routing import Even, draw, drawn, zipf
+from afdjax.explore.schedule import SCHEDULES
+
+
+# Measured tables
+
+
+def test_a_grid_is_exact_at_its_places_log_linear_between_and_constant_beyond():
+    ratios = np.array([[1.0, 2.0, 4.0], [3.0, 1.0, 0.5]])
+    grid = Grid(([1.0, 8.0], [10.0, 20.0, 160.0]), ratios)
+    for i, j in itertools.product(range(2), range(3)):
+        np.testing.assert_allclose(grid(grid.axes[0][i], grid.axes[1][j]), ratios[i, j], rtol=1e-12)
+    np.testing.assert_allclose(grid(8.0, math.sqrt(20.0 * 160.0)), math.sqrt(0.5), rtol=1e-12)
+    np.testing.assert_allclose(grid(math.sqrt(8.0), 10.0), math.sqrt(3.0), rtol=1e-12)
+    for place, at in (((0.01, 1.0), (0, 0)), ((100.0, 1e9), (1, 2)), ((0.0, 0.0), (0, 0))):
+        np.testing.assert_allclose(grid(*place), ratios[at], rtol=1e-12)
+    slope = jax.grad(lambda x: grid(1.0, x))(40.0)
+    np.testing.assert_allclose(slope * 40.0 / grid(1.0, 40.0), math.log(2.0) / math.log(8.0), rtol=1e-9)
+    for axes, values, message in (
+        (([2.0, 1.0],), [1.0, 1.0], "ascending"),
+        (([1.0, 2.0],), [1.0], "shape of its axes"),
+        (([1.0, 2.0],), [1.0, 0.0], "`ratios` must be"),
+        (([0.0, 2.0],), [1.0, 1.0], "`axes` must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Grid(axes, values)
+
+
+def written(path, rows):
+    pl.DataFrame(rows).write_csv(path)
+    return path
+
+
+def latent_table(path, times):
+    """An attention module of DeepSeek-V3 as AIConfigurator has it; `times` in ms by (heads, batch, context)."""
+    rows = [
+        {"kernel_source": "k", "model": "deepseek-ai/DeepSeek-V3", "mla_dtype": "bfloat16", "kv_cache_dtype": "fp8",
+         "gemm_type": "fp8_block", "num_heads": heads, "batch_size": batch, "isl": 1, "tp_size": 1, "step": context - 1,
+         "latency": time}
+        for (heads, batch, context), time in times.items()
+    ]  # fmt: skip
+    return written(path, rows)
+
+
+def setting_of(model="deepseek-v3", device="h100", **changes) -> Setting:
+    part = load_accelerator(device)
+    chosen = dataclasses.replace(load_model(model), formats=("fp8",) * 3)
+    return Setting(chosen, part, part, UseCase(4094.0, 1.0, 2.0), cache=changes.pop("cache", "fp8"), **changes)
+
+
+TIMES = {(128, 1, 4096): 0.2, (128, 64, 4096): 0.5, (128, 64, 8192): 0.9, (16, 1, 4096): 0.05, (16, 64, 4096): 0.2}
+
+
+def test_tables_replace_modelled_times_where_they_were_measured(tmp_path):
+    attention = latent_table(tmp_path / "h100_sxm__mla.csv", TIMES)
+    experts = written(
+        tmp_path / "h100_sxm__moe.csv",
+        [
+            {"kernel_source": "k", "moe_dtype": "fp8_block", "num_tokens": 8 * each, "hidden_size": 7168, "inter_size": 2048,
+             "topk": 8, "num_experts": 256, "moe_tp_size": 1, "moe_ep_size": 8, "distribution": kind, "latency": time}
+            for each, kind, time in ((16, "uniform", 0.4), (64, "uniform", 0.6), (64, "power_law_1.2", 9.0))
+        ],
+    )  # fmt: skip
+    plain = setting_of()
+    setting = with_tables(plain, [attention, experts])
+    kernels = setting.kernels(setting.attention_device, 1)
+    layer = setting.model.layers[1]
+    for (heads, batch, context), time in TIMES.items():
+        found = kernels.module(layer.attention, Tokens(batch, context), 128.0 / heads)
+        np.testing.assert_allclose(float(found), time * 1e-3, rtol=1e-6)
+    for each, time in ((16, 0.4), (64, 0.6)):
+        np.testing.assert_allclose(float(kernels.experts(layer.ffn, 8.0 * each, 8.0)), time * 1e-3, rtol=1e-6)
+    # both kinds of layers have the same attention; a whole step is made of it
+    replica = Replica(8.0, 0.0, 1.0, 64.0, 1.0)
+    now, before = (step(s, replica, 64.0, 0.0) for s in (setting, plain))
+    here = [
+        float(at.kernels(at.attention_device, 1).module(layer.attention, Tokens(64.0, 4096.0), 1.0))
+        for at in (setting, plain)
+    ]
+    np.testing.assert_allclose(float(now.attention - before.attention), here[0] - here[1], rtol=1e-6)
+    assert setting.measured["h100"][1].sources == ("module: k", "experts: k")
+    # beyond the table times go on as the model does
+    far = [kernels.module(layer.attention, Tokens(64.0, c), 1.0) for c in (8192.0, 32768.0)]
+    bare = plain.kernels(plain.attention_device, 1)
+    expected = [bare.module(layer.attention, Tokens(64.0, c), 1.0) for c in (8192.0, 32768.0)]
+    np.testing.assert_allclose(float(far[1] / far[0]), float(expected[1] / expected[0]), rtol=1e-6)
+
+
+def test_tables_of_something_else_are_refused(tmp_path):
+    table = latent_table(tmp_path / "h100_sxm__mla.csv", TIMES)
+    for setting in (setting_of("qwen3-235b"), setting_of(device="gb200"), setting_of(cache="bf16")):
+        with pytest.raises(ValueError, match="`tables` hold no kernel of"):
+            with_tables(setting, [table])
+    with pytest.raises(ValueError, match="no such file"):
+        with_tables(setting_of(), [tmp_path / "nothing.csv"])
+    with pytest.raises(ValueError, match="an entry for each of the model's 2 kinds of layers"):
+        setting_of(measured={"h100": (Measured(),)})
+
+
+def test_derivatives_with_tables_are_those_of_the_scaled_model(tmp_path):
+    setting = with_tables(setting_of(), [latent_table(tmp_path / "h100_sxm__mla.csv", TIMES)])
+    replica = Replica(8.0, 8.0, 1.0, 40.0, 2.0)
+    of = lambda s: step(s, replica, 40.0, 0.0).time
+    slopes = eqx.filter_grad(of)(setting)
+    for where in (
+        lambda s: s.attention_device.bandwidth,
+        lambda s: s.efficiency.memory,
+        lambda s: s.requests.prefix,
+        lambda s: s.measured["h100"][1].module.ratios,
+    ):
+        value = where(setting)
+        rng = np.random.default_rng(0)
+        way = value * jnp.asarray(rng.random(value.shape))
+        up, down = (of(eqx.tree_at(where, setting, value + h * way)) for h in (1e-6, -1e-6))
+        np.testing.assert_allclose(jnp.vdot(where(slopes), way), (up - down) / 2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "folder", "kinds"),
+    [
+        ("deepseek-v3", "h100", "aiconfigurator/h100_sxm", {"module", "core", "experts"}),
+        ("deepseek-v3.2", "gb200", "aiconfigurator/gb200", {"module", "experts"}),
+        ("qwen3-235b", "h100", "aiconfigurator/h100_sxm", {"core", "experts"}),
+        ("qwen3-235b", "gb200", "aiconfigurator/gb200", {"core"}),
+    ],
+)
+def test_public_tables_hold_these_kernels(shared_data, model, device, folder, kinds):
+    setting = setting_of(model, device)
+    found = series_of(setting, [shared_data / folder])
+    assert {series.kind for series in found} == kinds
+    measured = with_tables(setting, [shared_data / folder]).measured[device]
+    for series in found:
+        assert (series.seconds > 0).all() and np.isfinite(modelled(setting, series)).all()
+        # modules have their cores inside
+        assert measured[series.part].module is None or measured[series.part].core is None
+
+
+# Which experts
+
+
+def test_assignments_without_skew_are_what_expectations_count():
+    layer = Experts(64.0, 32.0, 4.0, 8.0, width=64.0)
+    found = draw(jax.random.key(0), zipf(32, 0.0), chosen=4, senders=6, tokens=20, devices=8, draws=400)
+    error = lambda values: 4.0 * float(values.std()) / 20.0
+    # the sum over devices is known, so are its bounds
+    assert float(found.busiest.min()) >= 120 * 4 / 8
+    assert float(found.sent.mean()) >= 20 * float(destinations(layer, 8.0)) - error(found.sent)
+    one = draw(jax.random.key(1), zipf(32, 0.0), chosen=4, senders=1, tokens=20, devices=8, draws=400)
+    np.testing.assert_allclose(one.sent.mean(), 20 * destinations(layer, 8.0), atol=error(one.sent))
+    all_in_one = draw(jax.random.key(2), zipf(32, 0.0), chosen=4, senders=1, tokens=5, devices=1, draws=400)
+    np.testing.assert_allclose(all_in_one.read.mean(), layer.experts_hit(5.0), atol=error(all_in_one.read))
+    np.testing.assert_array_equal(all_in_one.busiest, 20.0)
+    np.testing.assert_array_equal(all_in_one.received, 5.0)
+
+
+def test_draws_do_not_depend_on_how_many_there_are():
+    few, more = (
+        draw(jax.random.key(3), zipf(16, 1.0), chosen=2, senders=2, tokens=4, devices=4, draws=n) for n in (3, 7)
+    )
+    for one, other in zip(jax.tree.leaves(few), jax.tree.leaves(more), strict=True):
+        np.testing.assert_array_equal(one, other[:3])
+
+
+def test_popular_experts_are_busier_and_fewer():
+    layer = load_model("deepseek-v3").layers[-1].ffn
+    even, skewed = (drawn(jax.random.key(0), layer, zipf(256, s), draws=4) for s in (0.0, 0.8))
+    # many tokens: what is left of an even popularity is its noise, 1 + 2.1 / sqrt(tokens of a device) for 32 devices
+    assert 1.0 < float(even.work(32.0, 16384.0)) < 1.06 and float(even.work(1.0, 16384.0)) == 1.0
+    assert float(skewed.work(32.0, 16384.0)) > 1.5
+    assert float(skewed.read(1.0, 64.0)) < 0.9 * float(even.read(1.0, 64.0))
+    np.testing.assert_allclose(even.read(1.0, 16384.0), 1.0, rtol=1e-6)
+    kernels = Kernels(load_accelerator("h100"), Efficiency(), ("fp8",) * 3)
+    times = [float(kernels.experts(layer, 8192.0, 32.0, each)) for each in (Even(), even, skewed)]
+    assert times[0] < times[1] < times[2]
+    np.testing.assert_allclose(kernels.experts(layer, 8192.0, 32.0, Even(1.0)), times[0])
+
+
+def test_popularities_that_cannot_be():
+    layer = Experts(64.0, 32.0, 4.0, 8.0, width=64.0)
+    with pytest.raises(ValueError, match="`popularity` must have 32 entries"):
+        drawn(jax.random.key(0), layer, zipf(16, 0.0))
+    with pytest.raises(ValueError, match="`popularity` must be"):
+        drawn(jax.random.key(0), layer, zipf(32, 0.0).at[3].set(0.0))
+    with pytest.raises(ValueError, match="`exponent` must be"):
+        zipf(8, -1.0)
+    with pytest.raises(ValueError, match="`imbalance` must be"):
+        Even(0.5)
+
+
+# Links
+
+
+LAYER = Experts(1024.0, 64.0, 4.0, 256.0, width=1024.0)
+
+
+def exchange(senders, tokens, holders, apart, routes="per-node", device="h100"):
+    part = load_accelerator(device)
+    between = links(part, part, Efficiency())
+    traffic = Traffic(*(jnp.asarray(float(n)) for n in (senders, tokens, holders)), jnp.asarray(apart))
+    return Network(routes=ROUTES[routes]).to_experts(between, LAYER, traffic), between
+
+
+def test_links_count_what_crosses_them():
+    for routes in ROUTES:
+        (out, back), between = exchange(4, 100, 4, True, routes)
+        copies = LAYER.top_k if routes == "per-expert" else destinations(LAYER, 4.0)
+        moved = 100 * 1024 * copies / between.up.bandwidth
+        np.testing.assert_allclose(out, between.latency(jnp.asarray(False)) + moved * (1 + 4 / 128), rtol=1e-6)
+        np.testing.assert_allclose(back, between.latency(jnp.asarray(False)) + moved * 2, rtol=1e-6)
+    # across domains one copy a node, device or expert
+    for routes, copies in (
+        ("per-node", destinations(LAYER, 2.0)),
+        ("per-device", destinations(LAYER, 16.0)),
+        ("per-expert", 4.0),
+    ):
+        (out, _), between = exchange(16, 100, 16, True, routes)
+        moved = 100 * 1024 * copies / between.out.bandwidth * (1 + 4 / 128)
+        np.testing.assert_allclose(out, between.latency(jnp.asarray(True)) + moved, rtol=1e-6)
+    # what stays on its device, or in its domain, does not travel
+    assert exchange(1, 100, 1, False)[0] == (0.0, 0.0)
+    near, between = exchange(16, 100, 16, False, "per-expert")
+    np.testing.assert_allclose(
+        near[1] - between.latency(jnp.asarray(True)), 100 * 1024 * 2.0 * 2 / between.out.bandwidth, rtol=1e-6
+    )
+    # many senders crowd the receivers, few receivers do not make it faster
+    assert exchange(4, 100, 2, True)[0][0] > exchange(2, 100, 2, True)[0][0] == exchange(1, 100, 2, True)[0][0]
+
+
+def test_links_between_two_kinds_are_the_slower():
+    fast, slow = load_accelerator("h200"), load_accelerator("l40s")
+    both, own = links(fast, slow, Efficiency()), links(slow, slow, Efficiency())
+    for tier in ("up", "out"):
+        np.testing.assert_allclose(getattr(both, tier).bandwidth, getattr(own, tier).bandwidth)
+
+
+def test_published_latencies_of_deepep(shared_data):
+    """H800, low latency, 128 tokens for each rank: every point within 15 %."""
+    layer = load_model("deepseek-v3").layers[-1].ffn
+    part = load_accelerator("h800")
+    between = links(part, part, Efficiency())
+    rows = pl.read_csv(shared_data / "deepep_published" / "low_latency_h800.csv").to_dicts()
+    assert len(rows) == 6
+    for row in rows:
+        ranks = jnp.asarray(float(row["ep"]))
+        times = Network(routes=ROUTES["per-expert"]).to_experts(
+            between, layer, Traffic(ranks, jnp.asarray(128.0), ranks, jnp.asarray(False))
+        )
+        for time, measured in zip(times, (row["dispatch_us"], row["combine_us"]), strict=True):
+            assert abs(float(time) * 1e6 / measured - 1.0) <= 0.15, row
+
+
+# What overlaps
+
+
+def test_schedules_are_ordered_by_what_they_let_overlap():
+    stages = [jnp.asarray(u) for u in (3.0, 1.0, 2.0, 1.5)]
+    time = {
+        name: [float(schedule.time(schedule.stages(*stages), m, 10.0)) for m in (1.0, 2.0, 3.0, 4.0)]
+        for name, schedule in SCHEDULES.items()
+    }
+    for m in range(4):
+        assert time["unchained"][m] <= time["four-stage"][m] <= time["three-stage"][m] <= time["two-stage"][m]
+        assert time["two-stage"][m] <= time["serial"][m] == 75.0 * (m + 1)
+        assert time["fused"][m] <= time["four-stage"][m]
+    np.testing.assert_allclose(time["unchained"][0], 10 * 3.0 + 4.5)
+    np.testing.assert_allclose(time["four-stage"][0], 75.0)
+    np.testing.assert_allclose(time["two-stage"][1], 2 * 10 * 4.0 + 3.5)
+    np.testing.assert_allclose(time["fused"][3], 4 * 10 * 3.0 + 2.0)
