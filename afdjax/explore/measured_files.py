@@ -70,7 +70,7 @@ def _measured(setting: Setting, series: list[Series], part: int) -> Measured:
         best = _fastest(setting, [one for one in series if (one.kind, one.part) == (kind, part)])
         # a module has its core inside
         if best is not None and not (kind == "core" and "module" in grids):
-            grids[kind] = _grid(best, modelled(setting, best))
+            grids[kind] = grid_of(best, modelled(setting, best))
             sources.append(f"{kind}: {best.source}")
     return Measured(**grids, sources=tuple(sources))
 
@@ -203,7 +203,7 @@ def _fastest(setting: Setting, series: list[Series]) -> Series | None:
     return min(wide, key=lambda one: float(np.median(one.seconds / modelled(setting, one))), default=None)
 
 
-def _grid(series: Series, model: np.ndarray) -> Grid:
+def grid_of(series: Series, model: np.ndarray) -> Grid:
     """Ratios on the product of all places, interpolated where nothing was measured: along the last axis, then the others."""
     axes = [np.unique(column) for column in series.places]
     index = tuple(np.searchsorted(axis, column) for axis, column in zip(axes, series.places, strict=True))
