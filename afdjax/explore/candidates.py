@@ -45,7 +45,7 @@ def aggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths: tu
     """Replicas that hold everything."""
     groups = [(n, tp) for tp in TENSOR_PARALLEL for n in _multiples(limits.near, tp)]
     rows = [(n, 0, tp, m) for (n, tp) in groups for m in depths]
-    return _columns(rows, batch, chunks)
+    return columns_of(rows, batch, chunks)
 
 
 def disaggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Replica:
@@ -62,7 +62,7 @@ def disaggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths:
         for (near, far), tp, m in itertools.product(splits, TENSOR_PARALLEL, depths)
         if near % tp == 0
     ]
-    return _columns(rows, batch, chunks)
+    return columns_of(rows, batch, chunks)
 
 
 def around(best: Replica, limits: Limits, depths: tuple[int, ...]) -> Replica:
@@ -81,7 +81,7 @@ def around(best: Replica, limits: Limits, depths: tuple[int, ...]) -> Replica:
     ]
     batch, chunk = float(best.batch_size), float(best.chunk)
     chunks = np.unique(np.maximum(np.round(chunk * np.array([0.5, 0.7, 1.0, 1.4, 2.0])), 1.0)) if chunk else np.zeros(1)
-    return _columns(rows, np.array(near(batch) if batch else [0.0], float), chunks)
+    return columns_of(rows, np.array(near(batch) if batch else [0.0], float), chunks)
 
 
 def finer(rows: np.ndarray, spread: float) -> Replica:
@@ -145,7 +145,7 @@ def _multiples(limit: int, tp: int) -> list[int]:
     return [tp * n for n in sizes(limit // tp)] if limit >= tp else []
 
 
-def _columns(rows: list[tuple[int, int, int, int]], batch: np.ndarray, chunks: np.ndarray) -> Replica:
+def columns_of(rows: list[tuple[int, int, int, int]], batch: np.ndarray, chunks: np.ndarray) -> Replica:
     """Every row with every batch and chunk."""
     fixed = np.array(rows, float).reshape(-1, 4)
     index, b, c = (grid.ravel() for grid in np.meshgrid(np.arange(len(fixed)), batch, chunks, indexing="ij"))
