@@ -27,6 +27,10 @@ def explore(
     tables: Annotated[
         list[Path] | None, typer.Option(help="Measured kernels of these devices: files or folders, as of calibrate.")
     ] = None,
+    fit: Annotated[
+        bool,
+        typer.Option("--fit", help="Fit the constants of the cost model to --tables, in place of interpolating them."),
+    ] = False,
     weights: Annotated[
         str | None, typer.Option(help="Format of all weights but embedding and head. Default: as the model is stored.")
     ] = None,
@@ -90,10 +94,13 @@ def explore(
             shared_with_attention=shared_with_attention, accepted=accepted, drafted=drafted,
             schedule=_named("schedule", schedule, SCHEDULES), network=Network(routes=_named("routes", routes, ROUTES)),
         )  # fmt: skip
+        if fit and (not tables or len(kinds) > 1):
+            raise Refusal("--fit needs --tables of one kind of device.")
         if tables:
+            from afdjax.explore.efficiency_fit import with_fitted_constants
             from afdjax.explore.measured_files import with_tables
 
-            setting = with_tables(setting, tables)
+            setting = with_fitted_constants(setting, tables) if fit else with_tables(setting, tables)
         targets = Targets(_seconds("--ttft", ttft), _seconds("--tpot", tpot))
         found = search(setting, counts, targets, objective=objective, rules=rule or ())
         if plot is not None:

@@ -297,6 +297,7 @@ def test_the_command_with_everything(capsys, monkeypatch):
         (("--skew", "1", "--imbalance", "2"), "--imbalance and --skew say the same in two ways"),
         (("--accepted", "2"), "--accepted must be at most 1 + drafted, but it is 2"),
         (("--drafted", "-1"), "--drafted must be a finite number of at least 0"),
+        (("--fit",), "--fit needs --tables of one kind of device"),
         (("--tables", "nothing.csv"), "nothing.csv: must be a file that can be read"),
     ],
 )

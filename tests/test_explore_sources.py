@@ -14,9 +14,10 @@ import pytest
 from afdjax.accelerator_files import load_accelerator
 from afdjax.explore import load_model
 from afdjax.explore.costs import Efficiency, Kernels, Tokens
+from afdjax.explore.efficiency_fit import fit_efficiency, with_fitted_constants
 from afdjax.explore.ffn import Experts
 from afdjax.explore.measured import Grid, Measured
-from afdjax.explore.measured_files import modelled, series_of, with_tables
+from afdjax.explore.measured_files import Series, fastest, modelled, series_of, with_tables
 from afdjax.explore.network import ROUTES, Network, Traffic, destinations, links
 from afdjax.explore.plans import Replica, Setting, UseCase, step
 from afdjax.explore.routing import Even, draw, drawn, zipf
@@ -154,6 +155,31 @@ def test_public_tables_hold_these_kernels(shared_data, model, device, folder, ki
         assert (series.seconds > 0).all() and np.isfinite(modelled(setting, series)).all()
         # modules have their cores inside
         assert measured[series.part].module is None or measured[series.part].core is None
+
+
+def test_constants_are_fitted_to_kernels(shared_data):
+    truth = Efficiency(memory=0.6, dense=0.35, experts=0.3, attention=0.4, kernel=3e-6)
+    setting = setting_of("deepseek-v3", "h100")
+    grid = np.array(list(itertools.product([1.0, 4.0], [1.0, 32.0, 512.0], [1024.0, 8192.0, 65536.0]))).T
+    spread = np.array(list(itertools.product([2.0, 16.0, 128.0], [1.0, 16.0, 128.0, 2048.0]))).T
+    made = [
+        Series(kind, 1, places, np.ones(places.shape[1]), "made")
+        for kind, places in (("module", grid), ("experts", spread))
+    ]
+    known = dataclasses.replace(setting, efficiency=truth)
+    made = [dataclasses.replace(one, seconds=modelled(known, one)) for one in made]
+    found = fit_efficiency(setting, made)
+    for name in ("memory", "dense", "experts", "attention", "kernel"):
+        np.testing.assert_allclose(getattr(found, name), getattr(truth, name), rtol=0.02, err_msg=name)
+    assert float(found.scale_up) == float(setting.efficiency.scale_up)
+    # real tables: closer than the defaults, in the middle and for the most
+    folder = [shared_data / "aiconfigurator/h100_sxm"]
+    fitted = with_fitted_constants(setting, folder)
+    for one in fastest(setting, series_of(setting, folder)):
+        before, after = (np.abs(np.log(modelled(each, one) / one.seconds)) for each in (setting, fitted))
+        assert np.median(after) <= np.median(before) and np.quantile(after, 0.9) <= np.quantile(before, 0.9), one.source
+    with pytest.raises(ValueError, match="`series` must hold at least one series"):
+        fit_efficiency(setting, [])
 
 
 # Which experts

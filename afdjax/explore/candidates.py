@@ -19,6 +19,8 @@ DEPTHS = (1, 2)
 CHUNKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Prompt tokens at a time, over the length of a prompt."""
 LARGEST_BATCH = 4096
+LARGEST_CHUNK = 65_536
+"""Prompt tokens of one group and microbatch at a time, or one prompt if that is longer: activations of more have no room."""
 
 
 def sizes(limit: int) -> list[int]:
@@ -131,13 +133,12 @@ least as many (afd-plugin); each pool of a replica whole scale-up domains or an 
 
 
 def allowed(replicas: Replica, setting: Setting, rules: Sequence[str]) -> Replica:
-    """Those of the columns that keep all rules."""
-    if not rules:
+    """Those of the columns that keep all rules, and whose chunks are not too large."""
+    keep = np.asarray(replicas.chunk) <= max(LARGEST_CHUNK, float(setting.requests.prompt))
+    for rule in rules:
+        keep &= np.broadcast_to(np.asarray(jax.vmap(RULES[rule], in_axes=(0, None))(replicas, setting)), keep.shape)
+    if keep.all():
         return replicas
-    each = [jax.vmap(RULES[rule], in_axes=(0, None))(replicas, setting) for rule in rules]
-    keep = np.flatnonzero(
-        np.logical_and.reduce([np.broadcast_to(np.asarray(one), replicas.chunk.shape) for one in each])
-    )
     return jax.tree.map(lambda column: column[keep], replicas)
 
 

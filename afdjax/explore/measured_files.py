@@ -7,6 +7,7 @@ and its name is kept.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
+from jaxtyping import Array, Float
 
+from afdjax._types import Scalar
 from afdjax.calibrate import load_timings
 from afdjax.calibrate.timings import PRECISIONS
 from afdjax.explore.attention import GroupedQuery, Latent
@@ -53,26 +56,37 @@ def with_tables(setting: Setting, places: Sequence[str | Path]) -> Setting:
     measured = {}
     for device in (setting.attention_device, setting.ffn_device):
         here = setting.on(device, device)
-        series = series_of(here, places)
-        if series:
-            measured[device.name] = tuple(_measured(here, series, part) for part in range(len(setting.model.layers)))
+        chosen = fastest(here, series_of(here, places))
+        if chosen:
+            measured[device.name] = tuple(_measured(here, chosen, part) for part in range(len(setting.model.layers)))
     if not measured:
-        raise ValueError(
-            f"`tables` hold no kernel of {setting.model.name} on {setting.attention_device.name} with "
-            f"{setting.cache} cache and {'/'.join(setting.model.formats[:2])} weights: measure some, or leave them out."
-        )
+        raise nothing_of(setting)
     return dataclasses.replace(setting, measured=measured)
 
 
-def _measured(setting: Setting, series: list[Series], part: int) -> Measured:
-    grids, sources = {}, []
-    for kind in ("module", "core", "experts"):
+def nothing_of(setting: Setting) -> ValueError:
+    """What is said where tables hold nothing of use."""
+    return ValueError(
+        f"`tables` hold no kernel of {setting.model.name} on {setting.attention_device.name} with "
+        f"{setting.cache} cache and {'/'.join(setting.model.formats[:2])} weights: measure some, or leave them out."
+    )
+
+
+def fastest(setting: Setting, series: list[Series]) -> list[Series]:
+    """Of each kind and part the series of the fastest runtime, and of attention whole modules rather than cores."""
+    found = []
+    for part, kind in itertools.product(range(len(setting.model.layers)), ("module", "core", "experts")):
         best = _fastest(setting, [one for one in series if (one.kind, one.part) == (kind, part)])
         # a module has its core inside
-        if best is not None and not (kind == "core" and "module" in grids):
-            grids[kind] = grid_of(best, modelled(setting, best))
-            sources.append(f"{kind}: {best.source}")
-    return Measured(**grids, sources=tuple(sources))
+        if best is not None and not (kind == "core" and any((one.kind, one.part) == ("module", part) for one in found)):
+            found.append(best)
+    return found
+
+
+def _measured(setting: Setting, chosen: list[Series], part: int) -> Measured:
+    mine = [one for one in chosen if one.part == part]
+    grids = {one.kind: grid_of(one, modelled(setting, one)) for one in mine}
+    return Measured(**grids, sources=tuple(f"{one.kind}: {one.source}" for one in mine))
 
 
 def series_of(setting: Setting, places: Sequence[str | Path]) -> list[Series]:
@@ -93,16 +107,20 @@ def modelled(setting: Setting, series: Series) -> np.ndarray:
     """Times [s] of the cost model at the places of a series on the attention device, shape (points,)."""
     with jax.enable_x64(True):
         setting = in_double(dataclasses.replace(setting, measured={}))
-        kernels = setting.kernels(setting.attention_device, series.part)
-        layers = setting.model.layers[series.part]
+        return np.asarray(eqx.filter_jit(lambda here: times_of(here, series))(setting))
 
-        def time(*place):
-            if series.kind == "experts" and isinstance(layers.ffn, Experts):
-                return kernels.experts(layers.ffn, place[0] * place[1], place[0])
-            of = getattr(kernels, series.kind)
-            return of(layers.attention, Tokens(place[1], place[2]), place[0])
 
-        return np.asarray(eqx.filter_jit(jax.vmap(time))(*jnp.asarray(series.places, float)))
+def times_of(setting: Setting, series: Series) -> Float[Array, " points"]:
+    """The same for a setting in double precision without tables, differentiable by it."""
+    kernels, layers = setting.kernels(setting.attention_device, series.part), setting.model.layers[series.part]
+
+    def time(*place: Scalar) -> Scalar:
+        if series.kind == "experts" and isinstance(layers.ffn, Experts):
+            return kernels.experts(layers.ffn, place[0] * place[1], place[0])
+        of = getattr(kernels, series.kind)
+        return of(layers.attention, Tokens(place[1], place[2]), place[0])
+
+    return jax.vmap(time)(*jnp.asarray(series.places, float))
 
 
 NUMBERS = ("num_heads", "num_key_value_heads", "head_dim", "window_size", "rank", "hidden_size", "inter_size",
