@@ -41,9 +41,12 @@ def explore(
         typer.Option(help="Instead: experts as popular as rank^-SKEW, tokens drawn. 0: uniform, 1: Zipf."),
     ] = None,
     accepted: Annotated[float, typer.Option(help="Tokens of a step for each request (speculative decoding).")] = 1.0,
-    drafted: Annotated[float, typer.Option(help="Tokens proposed in a step beside the first.")] = 0.0,
+    drafted: Annotated[float, typer.Option(help="Tokens proposed in a step beside the first, for nothing.")] = 0.0,
     schedule: Annotated[
-        str, typer.Option(help="What overlaps: four-stage, three-stage, two-stage, serial, fused, unchained.")
+        str,
+        typer.Option(
+            help="What overlaps with FFN devices: four-stage, three-stage, two-stage, serial, fused, unchained."
+        ),
     ] = "four-stage",
     routes: Annotated[
         str, typer.Option(help="Copies of a token that travel: per-node, per-device or per-expert.")
@@ -146,7 +149,7 @@ def _written(found, output: Path) -> str:
     ]
     if not plans:
         raise Refusal(f"{output}: there is no plan with FFN devices to write: relax the targets.")
-    best = max(plans, key=lambda plan: plan.tokens_per_s)
+    best = max(plans, key=lambda plan: plan.value)
     part = next(part for part in reversed(best.parts) if float(part.replica.ffn_devices))
     profile, bundle, workers = as_bundle(found.setting_of(part), part.replica, output.stem)
     write(output, profile_to_json(profile).encode())

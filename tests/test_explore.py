@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 
 import equinox as eqx
 import jax
@@ -365,7 +366,7 @@ def test_elasticities_against_central_differences(found):
     """By every constant of model, accelerators, efficiencies, network and requests, all a little off so that none are equal."""
     level, rng = found.levels[1], np.random.default_rng(3)
     off = lambda leaf: leaf * math.exp(0.02 * rng.standard_normal()) if eqx.is_inexact_array(leaf) else leaf
-    setting = jax.tree.map(off, found.setting)
+    setting = eqx.tree_at(lambda s: s.accepted, jax.tree.map(off, found.setting), jnp.asarray(1.0))
     slopes = elasticities(setting, level.plan, found.corrections)
     assert len(slopes) > 60 and all(math.isfinite(slope) for slope in slopes.values())
     paths, tree = jax.tree_util.tree_flatten_with_path(eqx.filter(setting, eqx.is_inexact_array))
@@ -373,25 +374,35 @@ def test_elasticities_against_central_differences(found):
     log_rate = jax.jit(
         lambda leaves: jnp.log(rate(eqx.combine(jax.tree.unflatten(tree, leaves), rest), level.plan, found.corrections))
     )
-    values = [value for _, value in paths]
-    for i, (path, value) in enumerate(paths):
-        name = name_of(path)
+    names, values = [knob(path) for path, _ in paths], [value for _, value in paths]
+    for name in dict.fromkeys(names):
         if name in slopes:
-            up, down = (log_rate([*values[:i], value * math.exp(h), *values[i + 1 :]]) for h in (1e-6, -1e-6))
+            up, down = (
+                log_rate(
+                    [value * math.exp(h) if at == name else value for at, value in zip(names, values, strict=True)]
+                )
+                for h in (1e-6, -1e-6)
+            )
             np.testing.assert_allclose(slopes[name], float(up - down) / 2e-6, rtol=1e-4, atol=2e-6, err_msg=name)
+
+
+def knob(path) -> str:
+    """What a leaf of a setting is called where both kinds of devices are one."""
+    return re.sub("^(attention|ffn)_device", "device", name_of(path))
 
 
 def test_margins_are_where_first_order_changes_meet(found):
     """A hundredth of the way to the factor that is named, a hundredth of the gap is gone."""
     best, flips = found.best, margins(found)
     assert flips and best.name not in flips
-    names = [name_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(found.setting)[0]]
+    names = [knob(path) for path, _ in jax.tree_util.tree_flatten_with_path(found.setting)[0]]
     leaves, tree = jax.tree.flatten(found.setting)
     for level in found.levels:
         for name, factor in flips.get(level.name, ()):
             assert 0.1 < factor < 10.0
-            at = names.index(name)
-            moved = jax.tree.unflatten(tree, [*leaves[:at], leaves[at] * factor**0.01, *leaves[at + 1 :]])
+            moved = jax.tree.unflatten(
+                tree, [leaf * factor**0.01 if at == name else leaf for at, leaf in zip(names, leaves, strict=True)]
+            )
             before, after = (
                 math.log(float(rate(s, best.plan, found.corrections) / rate(s, level.plan, found.corrections)))
                 for s in (found.setting, moved)
@@ -428,6 +439,11 @@ def test_a_plan_becomes_a_bundle(found):
     profile, _, _ = as_bundle(found.setting, replica)
     mixed = step(found.setting, replica, batch, batch * 512 / 256)
     np.testing.assert_allclose(profile.ffn(workers * batch, batch), 1e6 * mixed.ffn, rtol=1e-6)
+    # attention is a tangent in the tokens that are decoded, whatever prompts are beside them
+    shifted = eqx.tree_at(lambda s: s.requests.lingering, found.setting, jnp.asarray(64.0))
+    both = [step(each, replica, batch, batch * 512 / 256) for each in (shifted, found.setting)]
+    up, down = (float(each.attention + each.serial / rounds) for each in both)
+    np.testing.assert_allclose(profile.attention.per_token * batch * 64.0, 1e6 * (up - down), rtol=1e-3)
     with pytest.raises(ValueError, match="must have FFN devices"):
         as_bundle(found.setting, found.levels[0].plan.parts[0].replica)
 

@@ -119,6 +119,18 @@ def test_tables_of_something_else_are_refused(tmp_path):
         setting_of(measured={"h100": (Measured(),)})
 
 
+def test_tables_of_one_device_are_not_those_of_another_with_a_longer_name(tmp_path):
+    table = latent_table(tmp_path / "h20_sxm__mla.csv", TIMES)
+    assert with_tables(setting_of(device="h20"), [table]).measured.keys() == {"h20"}
+    with pytest.raises(ValueError, match="`tables` hold no kernel of deepseek-v3 on h200"):
+        with_tables(setting_of(device="h200"), [table])
+    preset = latent_table(tmp_path / "b200_sxm__mla.csv", TIMES)
+    assert with_tables(setting_of(device="b200-paper-b"), [preset]).measured.keys() == {"b200-paper-b"}
+    # whole modules are those of one model: another's have other projections
+    with pytest.raises(ValueError, match="`tables` hold no kernel of glm-5"):
+        with_tables(setting_of("glm-5", "h20"), [table])
+
+
 def test_derivatives_with_tables_are_those_of_the_scaled_model(tmp_path):
     setting = with_tables(setting_of(), [latent_table(tmp_path / "h100_sxm__mla.csv", TIMES)])
     replica = Replica(8.0, 8.0, 1.0, 40.0, 2.0)
@@ -142,6 +154,7 @@ def test_derivatives_with_tables_are_those_of_the_scaled_model(tmp_path):
     [
         ("deepseek-v3", "h100", "aiconfigurator/h100_sxm", {"module", "core", "experts"}),
         ("deepseek-v3.2", "gb200", "aiconfigurator/gb200", {"module", "experts"}),
+        ("glm-5", "gb200", "aiconfigurator/gb200", {"module"}),
         ("qwen3-235b", "h100", "aiconfigurator/h100_sxm", {"core", "experts"}),
         ("qwen3-235b", "gb200", "aiconfigurator/gb200", {"core"}),
     ],
@@ -220,6 +233,14 @@ def test_popular_experts_are_busier_and_fewer():
     times = [float(kernels.experts(layer, 8192.0, 32.0, each)) for each in (Even(), even, skewed)]
     assert times[0] < times[1] < times[2]
     np.testing.assert_allclose(kernels.experts(layer, 8192.0, 32.0, Even(1.0)), times[0])
+
+
+def test_experts_that_do_not_divide_are_counted_once():
+    """Of 6 experts on 4 devices the largest share is 2, drawn and expected."""
+    layer = Experts(64.0, 6.0, 2.0, 8.0, width=64.0)
+    even = drawn(jax.random.key(0), layer, zipf(6, 0.0), draws=4)
+    np.testing.assert_allclose(even.work(4.0, 16384.0), 1.0, atol=0.02)
+    np.testing.assert_allclose(even.read(4.0, 16384.0), 1.0, rtol=1e-6)
 
 
 def test_popularities_that_cannot_be():

@@ -43,7 +43,7 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
         def attention(tokens: Scalar, slots: Scalar) -> Scalar:
             # a load of so many tokens is that many slots at another context
             moved = eqx.tree_at(
-                lambda s: s.requests.prefix, setting, setting.requests.prefix + tokens / slots - context
+                lambda s: s.requests.lingering, setting, setting.requests.lingering + tokens / slots - context
             )
             now = step(moved, replica, slots, beside * slots)
             return now.attention + now.serial / rounds

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from afdjax._types import Scalar
+from afdjax._types import Flag, Scalar
 from afdjax.explore.exploration import Exploration, Part, Plan
 from afdjax.explore.plans import Memory, Replica, Setting, memory, resident, step
 
@@ -32,7 +32,8 @@ class Use:
     """What one part of a plan uses, and what binds it (codes of `BINDINGS`).
 
     Of one device of each pool the bytes of `weights`, `cache` and `ffn_weights`; `links`: which share of the bandwidth that is
-    reached would do for transfers to hide behind the longer of attention and FFN (above 1: they do not).
+    reached would do for transfers to hide behind the longer of attention and FFN, or behind both where they share their devices
+    (above 1: they do not, with however many microbatches).
     """
 
     binds: tuple[str, ...]
@@ -46,8 +47,7 @@ def use_of(found: Exploration, plan: Plan, part: Part) -> Use:
     """What a part of a plan of an exploration uses."""
     with jax.enable_x64(True):
         setting, replica = found.setting_of(part).anonymous, part.replica
-        prompt = replica.chunk if part.kind == "prefill" else jnp.zeros(())
-        facts = _facts(setting, replica, prompt)
+        facts = _facts(setting, replica, jnp.asarray(float(part.kind == "prefill")))
     binds = [facts.stage]
     if part.kind != "prefill" and facts.room < 0.0:
         binds.append("memory")
@@ -60,39 +60,47 @@ def use_of(found: Exploration, plan: Plan, part: Part) -> Use:
 
 
 class _Facts(eqx.Module):
-    """`stages` [s]: attention, the longer transfer, FFN; `slopes`: of them by the logarithm of all tokens; `room` [bytes] with
-    one more request in every microbatch."""
+    """`stages` [s] of a mean step: attention, transfers as they overlap, FFN; `slopes`: of them by the logarithm of all tokens;
+    `room` [bytes] with one more request in every microbatch; `hidden`: transfers are shorter than the work they hide behind."""
 
     stages: Float[Array, "3"]
     slopes: Float[Array, "3"]
     held: Memory
     room: Scalar
     links: Scalar
+    hidden: Flag
 
     @property
     def stage(self) -> str:
         """The longest."""
-        longest = int(self.stages.argmax())
-        if longest == 2:
-            return "expert-weights" if self.slopes[2] < 0.5 * self.stages[2] else "expert-work"
-        return ("attention", "network")[longest]
+        if not self.hidden:
+            return "network"
+        if self.stages[0] >= self.stages[2]:
+            return "attention"
+        return "expert-weights" if self.slopes[2] < 0.5 * self.stages[2] else "expert-work"
 
 
 @eqx.filter_jit
-def _facts(setting: Setting, replica: Replica, prompt: Scalar) -> _Facts:
+def _facts(setting: Setting, replica: Replica, prefill: Scalar) -> _Facts:
+    apart, requests = replica.apart, setting.requests
+    # a replica that does everything works on as many prompt tokens as its decoding uses up, on average
+    used_up = replica.batch_size * requests.prompt * setting.accepted / requests.output
+    prompt = jnp.where(prefill > 0.0, replica.chunk, jnp.minimum(replica.chunk, used_up))
+
     def stages(more: Scalar) -> Float[Array, "3"]:
         now = step(setting, replica, replica.batch_size * more, prompt * more)
-        return jnp.stack([now.attention, jnp.maximum(now.out, now.back), now.ffn])
+        transfers = jnp.where(apart, jnp.maximum(now.out, now.back), now.out + now.back)
+        return jnp.stack([now.attention, transfers, now.ffn])
 
     one = jnp.ones(())
     times, slopes = jax.jvp(stages, (one,), (one,))
     inside = resident(setting, replica)
     held, more = memory(setting, replica, inside), memory(setting, replica, inside + replica.in_flight)
     room = setting.attention_device.memory - setting.reserve - held.weights - more.cache
-    between = setting.links(setting.attention_device, setting.ffn_device)
-    start = between.latency(between.crosses(replica.devices))
-    moving, hiding = jnp.maximum(times[1] - start, 0.0), jnp.maximum(times[0], times[2]) - start
+    start = setting.between.latency(setting.between.crosses(replica.devices)) * jnp.where(apart, 1.0, 2.0)
+    work = jnp.where(apart, jnp.maximum(times[0], times[2]), times[0] + times[2])
+    moving, hiding = jnp.maximum(times[1] - start, 0.0), work - start
     links = jnp.where(
         hiding > 0.0, moving / jnp.where(hiding > 0.0, hiding, 1.0), jnp.where(moving > 0.0, jnp.inf, 0.0)
     )
-    return _Facts(times, slopes, held, room, links)
+    return _Facts(times, slopes, held, room, links, times[1] <= work)

@@ -118,7 +118,10 @@ def _whole_nodes(replica: Replica, setting: Setting) -> Array:
         (replica.attention_devices, setting.attention_device.scale_up.devices),
         (replica.ffn_devices, setting.ffn_device.scale_up.devices),
     )
-    good = [(count % size == 0) | ((count > 0) & (size % jnp.maximum(count, 1.0) == 0)) for count, size in pools]
+    good = [
+        ~jnp.isfinite(size) | (count % size == 0) | ((count > 0) & (size % jnp.maximum(count, 1.0) == 0))
+        for count, size in pools
+    ]
     return good[0] & good[1]
 
 

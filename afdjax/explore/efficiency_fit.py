@@ -55,7 +55,9 @@ def fit_efficiency(setting: Setting, series: Sequence[Series], steps: int = 64) 
             found = [_HELD * (logs - start)]
             for one in series:
                 error = jnp.log(times_of(here, one) / one.seconds) / _SOFTNESS
-                found.append(jnp.sign(error) * jnp.sqrt(jnp.log1p(error**2) / len(one.seconds)))
+                # Cauchy's loss as a square, smooth where the error is nothing
+                square = jnp.maximum(error**2, 1e-12)
+                found.append(error * jnp.sqrt(jnp.log1p(square) / square / len(one.seconds)))
             return found
 
         solver = optimistix.LevenbergMarquardt(rtol=1e-6, atol=1e-8)

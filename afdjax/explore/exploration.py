@@ -170,4 +170,4 @@ def placed(setting: Setting, pools: int, place: tuple[int, ...]) -> Setting:
     if pools == 1:
         return setting
     devices = (setting.attention_device, setting.ffn_device)
-    return setting.on(devices[place[0]], devices[place[-1]])
+    return setting.on(devices[place[0]], devices[place[-1]], joined=place[0] == place[-1])

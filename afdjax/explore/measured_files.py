@@ -20,7 +20,8 @@ from jaxtyping import Array, Float
 
 from afdjax._types import Scalar
 from afdjax.calibrate import load_timings
-from afdjax.calibrate.timings import PRECISIONS
+from afdjax.calibrate.readers.aiconfigurator import SPARSE
+from afdjax.calibrate.readers.labels import LATENT, device_in
 from afdjax.explore.attention import GroupedQuery, Latent
 from afdjax.explore.costs import Tokens
 from afdjax.explore.ffn import Experts
@@ -134,16 +135,26 @@ def _labelled(places: Sequence[str | Path], device: str) -> pl.DataFrame:
     """Timings of this device with the labels of their series as columns."""
     frame = load_timings(*places).frame
     # a preset such as b200-paper-b is a b200
-    mine = pl.col("device").is_null() | pl.lit(device.lower()).str.starts_with(pl.col("device"))
+    mine = pl.col("device").is_null() | (pl.col("device") == (device_in(device) or device))
     said = {name: pl.col("operation").str.extract(rf"(?:^|,){name}=([^,]*)") for name in (*NUMBERS, *NAMES)}
     said |= {name: said[name].cast(pl.Float64, strict=False) for name in NUMBERS}
     return frame.filter(mine).with_columns(**said)
 
 
-def _same_type(column: str, kind: str) -> pl.Expr:
+STORED = {
+    "bfloat16": "bf16",
+    "float16": "bf16",
+    "half": "bf16",
+    "fp8_block": "fp8",
+    "fp8_e4m3": "fp8",
+    "w4a16_mxfp4": "mxfp4",
+}
+"""Formats of weights and caches in other words."""
+
+
+def _stored_as(column: str, kind: str) -> pl.Expr:
     """Whether a column names this format, or nothing."""
-    name = pl.col(column).str.to_lowercase()
-    return pl.col(column).is_null() | (name.replace(PRECISIONS) == PRECISIONS.get(kind, kind))
+    return pl.col(column).is_null() | (pl.col(column).str.to_lowercase().replace(STORED) == kind)
 
 
 def _grouped_query(frame: pl.DataFrame, layer: GroupedQuery, setting: Setting, part: int) -> list[Series]:
@@ -153,21 +164,31 @@ def _grouped_query(frame: pl.DataFrame, layer: GroupedQuery, setting: Setting, p
     held = pl.max_horizontal(pl.lit(float(layer.kv_heads)) / pl.col("tp"), pl.lit(1.0))
     mine = (
         frame.filter((pl.col("component") == "attention") & (pl.col("window_size").fill_null(0.0) == 0.0))
-        .filter(_same_type("kv_cache_dtype", setting.cache) & _same_type("kv_dtype", setting.cache))
+        .filter(_stored_as("kv_cache_dtype", setting.cache) & _stored_as("kv_dtype", setting.cache))
         .with_columns(tp)
         .filter((pl.col("num_key_value_heads") == held) & (pl.col("head_dim") == float(layer.head_dim)))
     )
     return _attention_series(mine, "core", part)
 
 
+MODULES = {"(?i)deepseek-(v3|r1)": (7168.0, 1536.0), "(?i)kimi-k2": (7168.0, 1536.0), "(?i)glm-5": (6144.0, 2048.0)}
+"""Hidden size and rank of the queries of the models whose whole modules tables name."""
+
+
 def _latent(frame: pl.DataFrame, layer: Latent, setting: Setting, part: int) -> list[Series]:
-    sparse = pl.concat_str(pl.col("op_name", "model", "kernel").fill_null("")).str.contains(r"(?i)dsa|v3\.2|glm-5")
-    named = pl.col("model").fill_null("").str.contains("(?i)glm-5") == ("glm-5" in setting.model.name)
+    said = pl.concat_str(pl.col("op_name", "model", "kernel").fill_null(""), separator=" ")
+    sparse = said.str.contains(f"(?i){SPARSE.pattern}")
+    # single kernels know the width of the cache only, modules all of the layer
+    cached = pl.col("rank").fill_null(LATENT) == float(layer.kv_rank)
+    shape = (float(layer.hidden), float(layer.query_rank))
+    known = [pl.col("model").str.contains(pattern) for pattern, of in MODULES.items() if of == shape]
     mine = (
-        frame.filter((pl.col("component") == "attention") & pl.col("num_key_value_heads").is_null())
-        .filter(pl.col("num_heads").is_not_null() & (sparse if layer.sparse else ~sparse) & named)
-        .filter(_same_type("kv_cache_dtype", setting.cache) & _same_type("kv_dtype", setting.cache))
-        .filter(_same_type("gemm_type", setting.model.formats[0]))
+        frame.filter((pl.col("component") == "attention") & pl.col("num_key_value_heads").is_null() & cached)
+        .filter(pl.col("num_heads").is_not_null() & (sparse if layer.sparse else ~sparse))
+        .filter(pl.col("gemm_type").is_null() | pl.any_horizontal(pl.lit(False), *known))
+        .filter(~said.str.contains("skip_indexer"))
+        .filter(_stored_as("kv_cache_dtype", setting.cache) & _stored_as("kv_dtype", setting.cache))
+        .filter(_stored_as("gemm_type", setting.model.formats[0]))
         .with_columns((pl.lit(float(layer.heads)) / pl.col("num_heads")).alias("tp"))
     )
     whole = pl.col("gemm_type").is_not_null()
@@ -195,7 +216,7 @@ def _experts(frame: pl.DataFrame, layer: Experts, setting: Setting, part: int) -
         & (pl.col("num_slots").fill_null(float(layer.experts)) == float(layer.experts))
         & (pl.col("moe_tp_size").fill_null(1.0) == 1.0)
         & pl.col("distribution").fill_null("uniform").is_in(["uniform", "balanced"])
-        & _same_type("moe_dtype", setting.model.formats[1])
+        & _stored_as("moe_dtype", setting.model.formats[1])
     ).with_columns(devices.alias("devices"), each.alias("each"))
     return _by_runtime(mine, ["devices", "each"], "experts", part)
 

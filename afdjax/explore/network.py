@@ -77,10 +77,11 @@ class Links(eqx.Module):
     up: Link
     out: Link
     start: Scalar
+    joined: bool = eqx.field(static=True, default=True)
 
     def crosses(self, devices: Scalar) -> Flag:
-        """Whether so many devices are more than one scale-up domain."""
-        return devices > self.up.devices
+        """Whether so many devices are more than one scale-up domain; of two kinds (not `joined`) they always are."""
+        return (devices > self.up.devices) | (not self.joined)
 
     def nodes(self, devices: Scalar) -> Scalar:
         """Scale-up domains of so many devices."""
@@ -102,8 +103,8 @@ class Links(eqx.Module):
         return jnp.where(devices > 1.0, self.latency(crosses) + share * size / bandwidth, 0.0)
 
 
-def links(one: Accelerator, other: Accelerator, efficiency: Efficiency) -> Links:
-    """What two kinds of devices talk over."""
+def links(one: Accelerator, other: Accelerator, efficiency: Efficiency, joined: bool = True) -> Links:
+    """What two pools of devices talk over; `joined`: they may share a scale-up domain."""
 
     def slower(tier: str, reached: Scalar) -> Link:
         a, b = getattr(one, tier), getattr(other, tier)
@@ -111,7 +112,7 @@ def links(one: Accelerator, other: Accelerator, efficiency: Efficiency) -> Links
         return Link(bandwidth, jnp.maximum(a.latency, b.latency), jnp.minimum(a.devices, b.devices))
 
     up, out = slower("scale_up", efficiency.scale_up), slower("scale_out", efficiency.scale_out)
-    return Links(up, out, efficiency.kernel)
+    return Links(up, out, efficiency.kernel, joined)
 
 
 class Traffic(eqx.Module):

@@ -80,7 +80,8 @@ class Setting(eqx.Module):
     `cache` format of the KV cache. Routers run with attention (a token is sent to the devices that they choose);
     `shared_with_attention`: so do shared experts (prototype of arXiv:2605.28302), not on the FFN devices (AIConfigurator).
     Replicas that hold everything are meant for one kind of device. `imbalance`: how uneven the load of the expert devices is.
-    `measured`: by the name of a device, what was measured there of the kernels of each kind of layer.
+    `measured`: by the name of a device, what was measured there of the kernels of each kind of layer. `joined`: attention and FFN
+    devices are of one pool, and may share a scale-up domain.
     `accepted`: tokens that a step gives each request, `drafted` of them proposed beside the first. `reserve` [bytes]: memory of
     each device that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
     """
@@ -99,6 +100,7 @@ class Setting(eqx.Module):
     measured: dict[str, tuple[Measured, ...]] = eqx.field(default_factory=dict)
     cache: str = eqx.field(static=True, default="bf16")
     shared_with_attention: bool = eqx.field(static=True, default=False)
+    joined: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
         _checks.require_at_least("accepted", self.accepted, 1.0)
@@ -115,20 +117,26 @@ class Setting(eqx.Module):
                     f"{name} it has {len(parts)}."
                 )
 
-    def on(self, attention_device: Accelerator, ffn_device: Accelerator) -> "Setting":
-        """The same with other devices."""
-        return dataclasses.replace(self, attention_device=attention_device, ffn_device=ffn_device)
+    def on(self, attention_device: Accelerator, ffn_device: Accelerator, joined: bool = True) -> "Setting":
+        """The same with other devices, of one pool or (not `joined`) of two."""
+        return dataclasses.replace(self, attention_device=attention_device, ffn_device=ffn_device, joined=joined)
 
     @property
     def anonymous(self) -> "Setting":
         """The same without the names of its devices where they are not needed: one program for all of them."""
         if self.measured:
             return self
-        return self.on(*(dataclasses.replace(device, name="") for device in (self.attention_device, self.ffn_device)))
+        nameless = (dataclasses.replace(device, name="") for device in (self.attention_device, self.ffn_device))
+        return self.on(*nameless, joined=self.joined)
 
-    def links(self, one: Accelerator, other: Accelerator) -> Links:
-        """What two kinds of devices talk over."""
-        return links(one, other, self.efficiency)
+    @property
+    def between(self) -> Links:
+        """What attention and FFN devices talk over."""
+        return links(self.attention_device, self.ffn_device, self.efficiency, self.joined)
+
+    def within(self, device: Accelerator) -> Links:
+        """What devices of one kind talk over."""
+        return links(device, device, self.efficiency)
 
     def kernels(self, device: Accelerator, part: int) -> Kernels:
         """Costs of one kind of layer on one kind of device."""
@@ -200,9 +208,8 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
     )
     tp, everyone = replica.tensor_parallel, tokens.count * replica.groups
     reduced = tokens.count * model.hidden * 2.0
-    within = setting.links(setting.attention_device, setting.attention_device)
-    across, beyond = (setting.links(one, setting.ffn_device) for one in (setting.attention_device, setting.ffn_device))
-    reduce = within.all_reduce(reduced, tp)
+    across, beyond = setting.between, setting.within(setting.ffn_device)
+    reduce = setting.within(setting.attention_device).all_reduce(reduced, tp)
     traffic = Traffic(replica.attention_devices, tokens.count / tp, replica.holders, replica.apart)
     rounds = model.rounds
     zero = jnp.zeros(())
@@ -362,12 +369,12 @@ def prefill_only(setting: Setting, replica: Replica, found: Times) -> Outcome:
     return Outcome(prompts * requests.output, jnp.zeros_like(ttft), ttft, jnp.ones_like(ttft))
 
 
-def transfer_time(setting: Setting, tensor_parallel: ScalarLike) -> Scalar:
-    """Time [s] for the cache of a new prompt to reach a decode group over the scale-out network, sent by so many devices."""
+def transfer_time(setting: Setting) -> Scalar:
+    """Time [s] for the cache of a new prompt to reach a decode group from one device, over the slower scale-out network."""
     # the prefix is there already; a state, or a full window, travels whole
     new = setting.model.cache_bytes(setting.requests.prompt, setting.cache)
-    link = setting.links(setting.attention_device, setting.ffn_device).out
-    return link.latency + new / (link.bandwidth * tensor_parallel)
+    link = setting.between.out
+    return link.latency + new / link.bandwidth
 
 
 def _chunks(setting: Setting, replica: Replica) -> Scalar:

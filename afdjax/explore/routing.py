@@ -27,11 +27,11 @@ class Imbalance(eqx.Module):
 
     @abc.abstractmethod
     def work(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
-        """Tokens on the busiest device over the mean, where so many tokens choose experts on so many devices."""
+        """Tokens on the busiest device over what evenly popular experts bring to a device that holds the most of them."""
 
     @abc.abstractmethod
     def read(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
-        """Distinct experts that the busiest device reads over what it would read if all were equally popular."""
+        """Distinct experts that the busiest device reads over what such a device reads on average."""
 
 
 class Even(Imbalance):
@@ -150,8 +150,10 @@ def drawn(key: Key[Array, ""], layer: Experts, popularity: Float[Array, " expert
     _checks.require_positive("popularity", popularity)
     devices, tokens = tuple(n for n in _DEVICES if n <= experts), np.array(_TOKENS, float)
     busiest, read = map(np.asarray, _means(key, popularity, chosen=chosen, devices=devices, draws=draws))
-    even_load = tokens * chosen / np.array(devices)[:, None]
-    even_read = np.asarray(jax.vmap(layer.experts_hit)(tokens)) / np.array(devices)[:, None]
+    # of a device that has as many experts as any
+    share = -(-experts // np.array(devices)[:, None]) / experts
+    even_load = tokens * chosen * share
+    even_read = np.asarray(jax.vmap(layer.experts_hit)(tokens)) * share
     axes = (np.array(devices, float), tokens)
     return Drawn(Grid(axes, busiest / even_load), Grid(axes, read / even_read))
 

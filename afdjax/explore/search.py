@@ -18,7 +18,6 @@ import numpy as np
 from afdjax.explore import candidates
 from afdjax.explore.exploration import (
     OBJECTIVES,
-    REASONS,
     Corrections,
     Exploration,
     Level,
@@ -104,7 +103,7 @@ class _Pools:
         self.counts = np.array(counts, float)
         self.weights = weights_of(setting, len(counts), objective)
         self.prompt = float(setting.requests.prompt)
-        self.transfer = float(transfer_time(setting, 1.0))
+        self.transfer = float(transfer_time(placed(setting, len(counts), (0, len(counts) - 1))))
         self.evaluated: dict[tuple[str, Place], Table] = {}
 
     def places(self, apart: bool) -> list[Place]:
@@ -234,7 +233,7 @@ class _Pools:
         ]
         limits = self.targets_of("prefill"), self.targets_of("decode")
         feeders, users = (Choice.of(side, limit, self.counts) for side, limit in zip(tables, limits, strict=True))
-        match = self._match(feeders, users)
+        match = self._match(feeders, users, self.weights)
         found = None if match is None else self._matched_plan(name, feeders, users, match)
         floors = [[table.floor(limit) for table in side] for side, limit in zip(tables, limits, strict=True)]
         first = min(floor.ttft for floor in floors[0]) * self.corrections.ttft + self.transfer
@@ -245,13 +244,13 @@ class _Pools:
             reasons.update(counts)
         # prefill is looked at first: without it there is nothing to decode
         short = failed[0] if not len(feeders.rate) else failed[1] if not len(users.rate) else []
-        hurdle = max(map(last_hurdle, short), key=[*REASONS, "budget"].index, default="budget")
+        hurdle = last_hurdle(sum(map(Counter, short), Counter[str]()))
         size = sum(len(table.rate) for side in tables for table in side)
         points = []
         fastest = floor.tpot if math.isfinite(floor.tpot) else 0.0
         for tpot in [*(fastest * np.geomspace(1.001, 30.0, _FRONTIER)), self.targets.tpot]:
             there = Choice.of(tables[1], Targets(tpot=float(tpot)), self.counts)
-            match = self._match(feeders, there)
+            match = self._match(feeders, there, None)
             if match is not None:
                 points.append((1.0 / there.tpot[match.user], match.tokens_per_s))
         where = np.array(points).reshape(-1, 2)
@@ -262,13 +261,15 @@ class _Pools:
         ttft = self.corrections.ttft * float(parts[0].outcome.ttft) + self.transfer
         return self._plan(name, parts, match.tokens_per_s, float(parts[1].outcome.tpot), ttft)
 
-    def _match(self, feeders: Choice, users: Choice) -> "_Match | None":
-        """Whole numbers of replicas of the pair whose slower side is the fastest."""
+    def _match(self, feeders: Choice, users: Choice, weights: np.ndarray | None) -> "_Match | None":
+        """Whole numbers of replicas of the pair whose slower side is the fastest, for their cost if devices have `weights`."""
         if not len(feeders.rate) or not len(users.rate):
             return None
         fed = feeders.rate[:, None, None] * self.corrections.prefill
         # (feeder, user, number of user replicas)
-        count = np.arange(1.0, self.counts.sum() + 1.0)[None, None, :]
+        with np.errstate(divide="ignore"):
+            most = np.floor(np.where(users.used > 0, self.counts / users.used, np.inf).min(axis=1)).max()
+        count = np.arange(1.0, most + 1.0)[None, None, :]
         needed = count * users.rate[None, :, None] * self.corrections.decode
         # no more feeders than it takes
         feeding = np.ceil(needed / fed)
@@ -280,14 +281,18 @@ class _Pools:
             feeding = np.minimum(feeding, np.where(left >= 0, room, 0.0))
         total = np.minimum(feeding * fed, needed)
         value = total
-        if self.weights is not None:
-            fed_cost, used_cost = feeders.used @ self.weights, users.used @ self.weights
+        if weights is not None:
+            fed_cost, used_cost = feeders.used @ weights, users.used @ weights
             cost = feeding * fed_cost[:, None, None] + count * used_cost[None, :, None]
             value = total / np.maximum(cost, 1e-300)
         i, j, k = map(int, np.unravel_index(int(value.argmax()), value.shape))
         if total[i, j, k] <= 0.0:
             return None
-        return _Match(i, j, int(feeding[i, j, k]), int(count[0, 0, k]), float(total[i, j, k]))
+        fed_by, used_by = int(feeding[i, j, k]), int(count[0, 0, k])
+        # what is best for its cost may be small: as often as it fits
+        used = fed_by * feeders.used[i] + used_by * users.used[j]
+        times = int(np.min(self.counts[used > 0] // used[used > 0])) if weights is not None else 1
+        return _Match(i, j, times * fed_by, times * used_by, times * float(total[i, j, k]))
 
 
 class _Match(NamedTuple):

@@ -42,7 +42,8 @@ _log_slopes = eqx.filter_jit(eqx.filter_value_and_grad(_log_rate))
 
 
 def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
-    """Percent of throughput for a percent of every constant: model, accelerators, efficiencies, network and requests.
+    """Percent of throughput for a percent of every constant: model, accelerators (of one pool: `device`), efficiencies, network
+    and requests.
 
     The plan is held fixed; constants that are 0 or infinite, measured tables and corrections are left out.
     """
@@ -68,7 +69,10 @@ def _elasticities_of(setting: Setting, part: Part, pools: int) -> tuple[float, d
     named, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(here, eqx.is_inexact_array))
     leaves = jax.tree.leaves(eqx.filter(slopes, eqx.is_inexact_array))
     roles = ("attention_device", "ffn_device")
-    owner = {} if pools == 1 else {roles[0]: roles[part.place[0]], roles[1]: roles[part.place[-1]]}
+    # of one pool both roles are the same device, and only what changes both is a knob
+    owner: dict[str, str] = dict.fromkeys(roles, "device")
+    if pools > 1:
+        owner = {roles[0]: roles[part.place[0]], roles[1]: roles[part.place[-1]]}
     found: dict[str, float] = {}
     for (path, value), slope in zip(named, leaves, strict=True):
         if value.ndim == 0 and np.isfinite(value) and float(value) != 0.0:

@@ -15,7 +15,7 @@ from afdjax.report.layout import headline, notes, pairs, render
 
 
 NEAR_TIE = 0.15
-"""Levels whose throughput differs by less than the error of the stage times cannot be told apart."""
+"""Levels whose value differs by less than the error of the stage times cannot be told apart."""
 COLOURS = {
     "aggregated": "#4477aa",
     "aggregated-afd": "#ee6677",
@@ -46,13 +46,15 @@ def load_of(part: Part) -> str:
 def why_not(found: Exploration, level: Level) -> str:
     """Why there is no plan, with the floor that the targets would have to be above."""
     code = level.verdict
-    if code == "tpot-missed":
-        return f"{code}: no step that fits is below {_time(level.floor.tpot)}"
-    if code == "ttft-missed":
-        return f"{code}: no plan that fits is below {_time(level.floor.ttft)} to the first token"
+    floor = {"tpot-missed": level.floor.tpot, "ttft-missed": level.floor.ttft}.get(code)
+    if floor is not None and math.isfinite(floor):
+        what = "TPOT" if code == "tpot-missed" else "time to the first token"
+        return f"{code}: the least {what} of plans that fit and keep the other target is {_time(floor)}"
+    if floor is not None:
+        return f"{code}, and no plan that fits keeps the other target: relax both"
     if code in REASONS:
         return f"{code}: {REASONS[code]}"
-    return f"{code}: no replica fits {found.devices}"
+    return f"{code}: no replica of this kind on {found.devices}"
 
 
 def exploration_report(found: Exploration, sensitive: bool = False) -> str:
@@ -63,10 +65,12 @@ def exploration_report(found: Exploration, sensitive: bool = False) -> str:
     table.add_column("level", no_wrap=True)
     for name in ("tokens/s", "TPOT", "TTFT"):
         table.add_column(name, justify="right", no_wrap=True)
+    if found.objective != "throughput":
+        table.add_column(f"per {found.objective}", justify="right", no_wrap=True)
     table.add_column("plan")
     for level in found.levels:
         if level.plan is None:
-            table.add_row(level.name, "-", "-", "-", why_not(found, level))
+            table.add_row(level.name, *("-" for _ in table.columns[2:]), why_not(found, level))
             continue
         plan = level.plan
         mark = " *" if level is found.best else ""
@@ -74,7 +78,8 @@ def exploration_report(found: Exploration, sensitive: bool = False) -> str:
             f"{'' if part.kind == 'chunked' else part.kind + ': '}{split_of(found, part)}; {load_of(part)}"
             for part in plan.parts
         )
-        table.add_row(level.name + mark, f"{plan.tokens_per_s:,.0f}", _time(plan.tpot), _time(plan.ttft), text)
+        value = [] if found.objective == "throughput" else [f"{plan.value:,.3g}"]
+        table.add_row(level.name + mark, f"{plan.tokens_per_s:,.0f}", _time(plan.tpot), _time(plan.ttft), *value, text)
     rows = [
         ("model", f"{setting.model.name}, KV cache in {setting.cache}"),
         ("devices", found.devices),
@@ -84,8 +89,16 @@ def exploration_report(found: Exploration, sensitive: bool = False) -> str:
     ]
     if found.objective != "throughput":
         rows.append(("chosen by", OBJECTIVES[found.objective]))
+    rows += [("measured", text) for text in _sources(found)]
     parts = [pairs(rows), table, *_uses(found), *_verdict(found), *_sensitive(found, sensitive)]
     return render(headline("Design space"), *parts)
+
+
+def _sources(found: Exploration) -> list[str]:
+    """Which measured series are used, of which device."""
+    measured = found.setting.measured
+    said = [f"{name}, {source}" for name, parts in measured.items() for part in parts for source in part.sources]
+    return list(dict.fromkeys(said))
 
 
 def _uses(found: Exploration) -> list[Any]:
@@ -112,18 +125,19 @@ def _verdict(found: Exploration) -> list[Any]:
     best = found.best
     if best is None or best.plan is None:
         return notes(["no level keeps the targets: see the floors above."])
-    lines = []
+    lines, flipped = [], margins(found)
+    what = "" if found.objective == "throughput" else f" tokens/s per {found.objective}"
     for level in found.levels:
         if level.plan is not None and level is not best:
             lead = best.plan.value / level.plan.value - 1.0
             tie = " (a near tie: within the error of the stage times)" if lead < NEAR_TIE else ""
-            flips = [f"{name} x {factor:.2f}" for name, factor in margins(found).get(level.name, [])]
+            flips = [f"{name} x {factor:.2f}" for name, factor in flipped.get(level.name, [])]
             turned = (
                 f"; to first order it catches up with {' or '.join(flips)}"
                 if flips
                 else "; to first order no single constant turns that within x 10"
             )
-            lines.append(f"{best.name} gives {lead:.0%} more than {level.name}{tie}{turned}.")
+            lines.append(f"{best.name} gives {lead:.0%} more{what} than {level.name}{tie}{turned}.")
     return notes(lines)
 
 
@@ -145,11 +159,13 @@ def _sensitive(found: Exploration, asked: bool) -> list[Any]:
 def exploration_document(found: Exploration, sensitive: bool = False) -> str:
     """The JSON document of `afdjax explore --json`."""
     best = found.best
-    kinds = (found.setting.attention_device, found.setting.ffn_device)
+    kinds, efficiency = (found.setting.attention_device, found.setting.ffn_device), found.setting.efficiency
     document: dict[str, Any] = {
         "model": found.setting.model.name,
         "devices": [{"count": n, "accelerator": kind.name} for n, kind in zip(found.pools, kinds, strict=False)],
         "objective": found.objective,
+        "measured": _sources(found),
+        "efficiency": {name: float(getattr(efficiency, name)) for name in efficiency.__dataclass_fields__},
         "targets": {name: _finite(getattr(found.targets, name)) for name in ("ttft", "tpot")},
         "evaluations": found.evaluations,
         "best": None if best is None else best.name,
