@@ -101,6 +101,16 @@ def test_costs_of_a_token_as_step3_prints_them(name, cache, attention, linear, f
         assert float(f"{value:.2e}") == printed
 
 
+@pytest.mark.parametrize(
+    ("name", "cache", "attention"),
+    [("deepseek-v3", 1.15e9, 5.89e11), ("qwen3-235b", 3.15e9, 1.01e11), ("step-3", 1.02e9, 1.31e11)],
+)
+def test_attention_of_a_token_at_32k_as_step3_prints_it(name, cache, attention):
+    model = step3_model(name)
+    found = float(model.cache_bytes(32768.0, "fp8")), float(model.attention_operations(32768.0))
+    assert tuple(float(f"{value:.2e}") for value in found) == (cache, attention)
+
+
 def _ffn_parameters(model: Model) -> float:
     """Weights of FFNs that a token meets, without the router (which Step-3 does not count)."""
     total = 0.0

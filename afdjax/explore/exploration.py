@@ -129,6 +129,7 @@ class Exploration:
     """All levels of one search.
 
     `pools`: devices of each kind; those of `setting.attention_device`, and of `setting.ffn_device` where there are two.
+    `evaluations`: replicas that were looked at, each once for all levels.
     """
 
     setting: Setting
@@ -137,6 +138,7 @@ class Exploration:
     pools: tuple[int, ...]
     objective: str
     levels: tuple[Level, ...]
+    evaluations: int
 
     @property
     def best(self) -> Level | None:
@@ -153,11 +155,6 @@ class Exploration:
     def setting_of(self, part: Part) -> Setting:
         """The setting with the devices that this part has."""
         return placed(self.setting, len(self.pools), part.place)
-
-    @property
-    def evaluations(self) -> int:
-        """Candidates that were looked at."""
-        return sum(level.candidates for level in self.levels)
 
 
 def last_hurdle(reasons: dict[str, int]) -> str:

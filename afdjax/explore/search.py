@@ -81,7 +81,8 @@ def search(
             pools.matched("disaggregated", (False,), (False,)),
             pools.matched("disaggregated-afd", (False, True), (True,)),
         )
-    return Exploration(setting, targets, corrections, counts, objective, found)
+    looked_at = sum(len(table.rate) for table in pools.evaluated.values())
+    return Exploration(setting, targets, corrections, counts, objective, found, looked_at)
 
 
 Place = tuple[int, ...]
