@@ -41,7 +41,9 @@ def explore(
         typer.Option(help="Instead: experts as popular as rank^-SKEW, tokens drawn. 0: uniform, 1: Zipf."),
     ] = None,
     accepted: Annotated[float, typer.Option(help="Tokens of a step for each request (speculative decoding).")] = 1.0,
-    drafted: Annotated[float, typer.Option(help="Tokens proposed in a step beside the first, for nothing.")] = 0.0,
+    drafted: Annotated[
+        float, typer.Option(help="Tokens proposed in a step beside the first, by the model's draft layers.")
+    ] = 0.0,
     schedule: Annotated[
         str,
         typer.Option(
@@ -61,6 +63,10 @@ def explore(
     sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Rank what to improve.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the best plan with FFN devices as a profile (JSON).")
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(help="Whose plan -o writes: aggregated-afd or disaggregated-afd. Default: the better one."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write throughput against interactivity to this PNG file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
@@ -83,6 +89,10 @@ def explore(
     from afdjax.report.exploration import exploration_document, exploration_report
 
     with refusing(lambda name: {"devices": "--gpus", "rules": "--rule"}.get(name, option(name))):
+        if level is not None:
+            _named("level", level, dict.fromkeys(("aggregated-afd", "disaggregated-afd")))
+            if output is None:
+                raise Refusal("--level says whose plan -o writes: give -o as well.")
         for target, suffix in ((plot, ".png"), (output, ".json")):
             if target is not None:
                 check_target(target, suffix)
@@ -110,7 +120,7 @@ def explore(
             save_figure(plot, lambda module: module.exploration_figure(found), "exploration")
         text = exploration_document(found, sensitivity) if json else exploration_report(found, sensitivity)
         if output is not None:
-            said = _written(found, output)
+            said = _written(found, output, level)
             text = text if json else f"{text}\n\n{said}"
     print(text)
 
@@ -137,18 +147,19 @@ def _imbalance(model, factor: float, skew: float | None):
     return drawn(jax.random.key(0), experts[0], zipf(int(experts[0].experts), skew))
 
 
-def _written(found, output: Path) -> str:
-    """Write the best plan with FFN devices, and say how to plan with it."""
+def _written(found, output: Path, chosen: str | None) -> str:
+    """Write the best plan with FFN devices (of the chosen level), and say how to plan with it."""
     from afdjax.explore.as_bundle import as_bundle
     from afdjax.profile_files import profile_to_json
 
     plans = [
         level.plan
         for level in found.levels
-        if level.plan and any(float(p.replica.ffn_devices) for p in level.plan.parts)
+        if level.plan and any(float(p.replica.ffn_devices) for p in level.plan.parts) and chosen in (None, level.name)
     ]
     if not plans:
-        raise Refusal(f"{output}: there is no plan with FFN devices to write: relax the targets.")
+        which = f" of level {chosen}" if chosen else ""
+        raise Refusal(f"{output}: there is no plan with FFN devices{which} to write: relax the targets.")
     best = max(plans, key=lambda plan: plan.value)
     part = next(part for part in reversed(best.parts) if float(part.replica.ffn_devices))
     profile, bundle, workers = as_bundle(found.setting_of(part), part.replica, output.stem)

@@ -1,5 +1,6 @@
 """The design space: published sizes and costs, expectations against draws, and a search that is right about what it finds."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -425,6 +426,22 @@ def test_prefill_replicas_decode_nothing(found):
         assert [float(part.replica.batch_size) == 0.0 for part in level.plan.parts] == [True, False]
 
 
+def test_drafting_takes_a_layer_and_a_head_for_every_token():
+    replica = Replica(8.0, 8.0, 1.0, 32.0, 2.0)
+    plain, drafted = (
+        step(setting_of("deepseek-v3", drafted=n, accepted=1.0 + 0.5 * n), replica, 32.0, 0.0) for n in (0.0, 2.0)
+    )
+    # the same work without a draft layer
+    model = eqx.tree_at(lambda m: m.drafts, load_model("deepseek-v3"), jnp.asarray(0.0))
+    bare = step(
+        dataclasses.replace(setting_of("deepseek-v3", drafted=2.0, accepted=2.0), model=model), replica, 32.0, 0.0
+    )
+    layer = float(drafted.attention + drafted.out + drafted.ffn + drafted.back)
+    head = float(drafted.serial - bare.serial) / 2.0 - layer
+    assert 0.0 < head < layer and float(bare.time) > float(plain.time)
+    np.testing.assert_allclose(float(drafted.time - bare.time), 2.0 * 2.0 * (layer + head), rtol=1e-6)
+
+
 # To the planner
 
 
@@ -484,6 +501,8 @@ def test_the_command_shows_every_level_and_writes_a_profile(run, tmp_path):
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     profile = afd.load_profile(out)
     assert profile.time_unit == "us" and isinstance(profile.ffn, afd.ExpertHit)
+    code, shown = run(*SMALL, "--tpot", "30ms", "-o", out, "--level", "disaggregated-afd")
+    assert code == 0 and "(disaggregated-afd, " in shown.out
     code, shown = run(*SMALL, "--ttft", "1ms", "--json")
     document = json.loads(shown.out)
     assert code == 0 and document["best"] is None

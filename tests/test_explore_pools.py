@@ -302,6 +302,8 @@ def test_the_command_with_everything(capsys, monkeypatch):
         (("--skew", "1", "--imbalance", "2"), "--imbalance and --skew say the same in two ways"),
         (("--accepted", "2"), "--accepted must be at most 1 + drafted, but it is 2"),
         (("--drafted", "-1"), "--drafted must be a finite number of at least 0"),
+        (("--level", "aggregated", "-o", "x.json"), "--level must be one of aggregated-afd, disaggregated-afd"),
+        (("--level", "aggregated-afd"), "--level says whose plan -o writes"),
         (("--fit",), "--fit needs --tables of one kind of device"),
         (("--tables", "nothing.csv"), "nothing.csv: must be a file that can be read"),
     ],

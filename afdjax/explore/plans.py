@@ -82,8 +82,9 @@ class Setting(eqx.Module):
     Replicas that hold everything are meant for one kind of device. `imbalance`: how uneven the load of the expert devices is.
     `measured`: by the name of a device, what was measured there of the kernels of each kind of layer. `joined`: attention and FFN
     devices are of one pool, and may share a scale-up domain.
-    `accepted`: tokens that a step gives each request, `drafted` of them proposed beside the first. `reserve` [bytes]: memory of
-    each device that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
+    `accepted`: tokens that a step gives each request, `drafted` of them proposed beside the first (by the model's own draft
+    layers, whose weights and caches are not counted, or for nothing where it has none). `reserve` [bytes]: memory of each device
+    that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
     """
 
     model: Model
@@ -243,7 +244,10 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
         else:
             attention += part.count / rounds * mixing
     near = setting.kernels(setting.attention_device, -1)
-    serial += near.product(model.hidden * model.vocabulary / tp, tokens.decoded * tokens.per_request, "bf16")
+    head = near.product(model.hidden * model.vocabulary / tp, tokens.decoded * tokens.per_request, "bf16")
+    # a draft layer is passed, with a head, for every token that is drafted, one after the other
+    drafting = jnp.where(model.drafts > 0.0, setting.drafted, 0.0) * (attention + out + ffn + back + head)
+    serial += head + drafting
     # one device cannot attend and serve experts at a time: there only transfers hide behind its work
     joint = pipelined((attention + ffn, out + back), m, rounds)
     split = setting.schedule.time(setting.schedule.stages(attention, out, ffn, back), m, rounds)
