@@ -35,9 +35,9 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
         setting, replica = in_double((setting, replica))
         rounds = float(setting.model.rounds)
         context = setting.requests.decode_context
-        batch, requests = replica.batch_size, setting.requests
+        batch = replica.batch_size
         # prompt tokens that come with each decoding request, where a replica works on prompts as well
-        beside = jnp.where(replica.chunk > 0.0, requests.prompt * setting.accepted / requests.output, 0.0)
+        beside = jnp.where(replica.chunk > 0.0, setting.prompt_beside, 0.0)
         each = 1.0 + setting.drafted + beside
 
         def attention(tokens: Scalar, slots: Scalar) -> Scalar:

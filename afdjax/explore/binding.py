@@ -82,10 +82,10 @@ class _Facts(eqx.Module):
 
 @eqx.filter_jit
 def _facts(setting: Setting, replica: Replica, prefill: Scalar) -> _Facts:
-    apart, requests = replica.apart, setting.requests
+    apart = replica.apart
     # a replica that does everything works on as many prompt tokens as its decoding uses up, on average
-    used_up = replica.batch_size * requests.prompt * setting.accepted / requests.output
-    prompt = jnp.where(prefill > 0.0, replica.chunk, jnp.minimum(replica.chunk, used_up))
+    mean = jnp.minimum(replica.chunk, replica.batch_size * setting.prompt_beside)
+    prompt = jnp.where(prefill > 0.0, replica.chunk, mean)
 
     def stages(more: Scalar) -> Float[Array, "3"]:
         now = step(setting, replica, replica.batch_size * more, prompt * more)

@@ -30,7 +30,7 @@ from afdjax.explore.plans import Setting, in_double
 
 
 SHORTEST = 128.0
-"""Contexts and tables below are launches, not attention."""
+"""Tokens of context; timings of less are of launches, not of attention."""
 
 
 @dataclasses.dataclass(frozen=True)

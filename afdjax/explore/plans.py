@@ -118,6 +118,11 @@ class Setting(eqx.Module):
                     f"{name} it has {len(parts)}."
                 )
 
+    @property
+    def prompt_beside(self) -> Scalar:
+        """Prompt tokens of new requests that a step of one decoding request uses up, where one replica does both."""
+        return self.requests.prompt * self.accepted / self.requests.output
+
     def on(self, attention_device: Accelerator, ffn_device: Accelerator, joined: bool = True) -> "Setting":
         """The same with other devices, of one pool or (not `joined`) of two."""
         return dataclasses.replace(self, attention_device=attention_device, ffn_device=ffn_device, joined=joined)
@@ -355,9 +360,8 @@ def decode_only(setting: Setting, replica: Replica, found: Times) -> Outcome:
 
 def chunked(setting: Setting, replica: Replica, found: Times) -> Outcome:
     """A replica that works on prompts in chunks beside its decoding, in as many of its steps as it takes."""
-    requests = setting.requests
     # prompt tokens that a step of one group and microbatch uses up
-    needed = replica.batch_size * requests.prompt * setting.accepted / requests.output
+    needed = replica.batch_size * setting.prompt_beside
     feeding = replica.chunk / needed
     share = jnp.minimum(1.0 / feeding, 1.0)
     tpot = (share * found.mixed + (1.0 - share) * found.plain) / setting.accepted

@@ -111,26 +111,26 @@ def draw(
     Experts are dealt to devices at random, anew for every draw, as evenly as whole experts go.
     """
     experts = popularity.shape[0]
-    places = jnp.arange(experts) * devices // experts
 
     def one(index: Array) -> Draws:
         deal, choose = jax.random.split(jax.random.fold_in(key, index))
-        home = jax.random.permutation(deal, places)
+        home = jax.random.permutation(deal, experts) * devices // experts
         picked = assignments(choose, popularity, senders * tokens, chosen)
-        met = jnp.zeros(experts).at[picked.ravel()].add(1.0)
-        load = jax.ops.segment_sum(met, home, devices)
-        hit = jax.ops.segment_sum((met > 0).astype(float), home, devices)
+        busiest, read = _busiest(jnp.zeros((experts, 1)).at[picked.ravel()].add(1.0), home, devices)
         to = jnp.zeros((senders * tokens, devices), bool)
         to = to.at[jnp.arange(senders * tokens)[:, None], home[picked]].set(True)
         traffic = to.reshape(senders, tokens, devices).sum(1)
-        return Draws(
-            load.max(),
-            hit[load.argmax()],
-            traffic.sum(1).max().astype(float),
-            traffic.sum(0).max().astype(float),
-        )
+        return Draws(busiest[0], read[0], traffic.sum(1).max().astype(float), traffic.sum(0).max().astype(float))
 
     return lax.map(one, jnp.arange(draws))
+
+
+def _busiest(
+    met: Float[Array, "experts cases"], home: Int[Array, " experts"], devices: int
+) -> tuple[Float[Array, " cases"], Float[Array, " cases"]]:
+    """Load of the busiest device in every case, and distinct experts that it reads, of experts that were met so often."""
+    load, hit = (jax.ops.segment_sum(each, home, devices) for each in (met, (met > 0).astype(float)))
+    return load.max(0), jnp.take_along_axis(hit, load.argmax(0)[None, :], axis=0)[0]
 
 
 _TOKENS = tuple(4**n for n in range(8))
@@ -171,13 +171,7 @@ def _means(
         picked = assignments(choose, popularity, _TOKENS[-1], chosen)
         met = jnp.zeros((len(_TOKENS), experts)).at[first[:, None], picked].add(1.0).cumsum(0).T
         order = jax.random.permutation(deal, experts)
-        found = []
-        for n in devices:
-            home = order * n // experts
-            load, hit = (jax.ops.segment_sum(each, home, n) for each in (met, (met > 0).astype(float)))
-            worst = load.argmax(0)
-            found.append((load.max(0), hit[worst, jnp.arange(len(_TOKENS))]))
-        loads, reads = zip(*found, strict=True)
+        loads, reads = zip(*(_busiest(met, order * n // experts, n) for n in devices), strict=True)
         return jnp.stack(loads), jnp.stack(reads)
 
     load, read = lax.map(one, jnp.arange(draws))

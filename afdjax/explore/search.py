@@ -29,7 +29,7 @@ from afdjax.explore.exploration import (
     weights_of,
 )
 from afdjax.explore.plans import Replica, Setting, in_double, transfer_time
-from afdjax.explore.tables import Choice, Table
+from afdjax.explore.tables import Choice, Table, times_within
 
 
 MOST_DEVICES = 1024
@@ -191,7 +191,7 @@ class _Pools:
         tables = [self.table("chunked", place) for place in self.places(apart)]
         limit = self.targets_of("chunked")
         alone = [table for table in tables if len(set(table.place)) == 1]
-        fleets = [alone, *([table] for table in tables if table not in alone)]
+        fleets = [alone, *([table] for table in tables if len(set(table.place)) > 1)]
         plans = [plan for fleet in fleets if (plan := self._side_by_side(name, fleet, limit))]
         slow = Targets(ttft=limit.ttft)
         frontier = _best_of([_sum([self._frontier(table, slow) for table in fleet]) for fleet in fleets])
@@ -268,9 +268,7 @@ class _Pools:
             return None
         fed = feeders.rate[:, None, None] * self.corrections.prefill
         # (feeder, user, number of user replicas)
-        with np.errstate(divide="ignore"):
-            most = np.floor(np.where(users.used > 0, self.counts / users.used, np.inf).min(axis=1)).max()
-        count = np.arange(1.0, most + 1.0)[None, None, :]
+        count = np.arange(1.0, times_within(users.used, self.counts).max() + 1.0)[None, None, :]
         needed = count * users.rate[None, :, None] * self.corrections.decode
         # no more feeders than it takes
         feeding = np.ceil(needed / fed)
@@ -292,7 +290,7 @@ class _Pools:
         fed_by, used_by = int(feeding[i, j, k]), int(count[0, 0, k])
         # what is best for its cost may be small: as often as it fits
         used = fed_by * feeders.used[i] + used_by * users.used[j]
-        times = int(np.min(self.counts[used > 0] // used[used > 0])) if weights is not None else 1
+        times = int(times_within(used[None], self.counts)[0]) if weights is not None else 1
         return _Match(i, j, times * fed_by, times * used_by, times * float(total[i, j, k]))
 
 

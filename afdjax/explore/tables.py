@@ -66,7 +66,13 @@ _MOST_ROWS = 200
 of the scarcer one."""
 
 
-@dataclasses.dataclass(frozen=True)
+def times_within(used: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """How often what uses so many devices of each pool (last axis) fits into `counts`."""
+    with np.errstate(divide="ignore"):
+        return np.floor(np.where(used > 0, counts / used, np.inf).min(axis=-1) + 1e-9)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Table:
     """Candidates and their outcomes, as columns. `place`: which of `pools` pools the devices are of, attention's and experts'."""
 
@@ -111,8 +117,7 @@ class Table:
 
     def fits(self, counts: np.ndarray) -> np.ndarray:
         """How many of each replica so many devices of each pool make."""
-        with np.errstate(divide="ignore"):
-            return np.floor(np.where(self.used > 0, counts / self.used, np.inf).min(axis=1) + 1e-9)
+        return times_within(self.used, counts)
 
     def part(self, i: int, count: int) -> Part:
         return Part(count, self.replica(i), self.outcome(i), self.kind, self.place)
