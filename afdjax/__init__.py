@@ -2,65 +2,10 @@
 
 from importlib.metadata import version
 
-from afdjax.barrier import Barrier as Barrier, Exact as Exact, Gaussian as Gaussian, MeanField as MeanField
-from afdjax.bundle import Bundle as Bundle, Start as Start, Together as Together, WorkerWise as WorkerWise
-from afdjax.closed_form import ClosedForm as ClosedForm, closed_form as closed_form
-from afdjax.cycle import (
-    Performance as Performance,
-    cycle_time as cycle_time,
-    paper_cycle_time as paper_cycle_time,
-    throughput as throughput,
-)
-from afdjax.latency import (
-    Affine as Affine,
-    AffineWithSlots as AffineWithSlots,
-    Communication as Communication,
-    ExpertHit as ExpertHit,
-    FloorLinear as FloorLinear,
-    Latency as Latency,
-    PerWorker as PerWorker,
-    Profile as Profile,
-    Provenance as Provenance,
-    Roofline as Roofline,
-    Shared as Shared,
-    Validity as Validity,
-)
-from afdjax.latency_table import Table as Table
-from afdjax.lengths import (
-    Deterministic as Deterministic,
-    Geometric as Geometric,
-    Length as Length,
-    Lognormal as Lognormal,
-    Pareto as Pareto,
-    Uniform as Uniform,
-)
-from afdjax.planner import Plan as Plan, plan as plan
-from afdjax.profile_files import load_profile as load_profile, profile_to_json as profile_to_json
-from afdjax.provision import optimal_ratio as optimal_ratio
-from afdjax.simulation import (
-    Cold as Cold,
-    InitialState as InitialState,
-    Simulation as Simulation,
-    Stationary as Stationary,
-    Timeline as Timeline,
-    completion_throughput as completion_throughput,
-    load_paths as load_paths,
-    record as record,
-    replay as replay,
-    simulate as simulate,
-    sweep_ratios as sweep_ratios,
-)
-from afdjax.slots import Moments as Moments, Rescaled as Rescaled, SlotLoad as SlotLoad
-from afdjax.traces import Columns as Columns, load_trace as load_trace
-from afdjax.workload import (
-    Independent as Independent,
-    Mixture as Mixture,
-    Requests as Requests,
-    Source as Source,
-    Workload as Workload,
-    horizon_load as horizon_load,
-)
-from afdjax.workload_files import load_workload as load_workload, summarize as summarize
+import lazy_loader
 
+
+# What is public is listed beside, in `__init__.pyi`, and imported when it is asked for: a command needs a part of it.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 __version__ = version("afdjax")

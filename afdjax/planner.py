@@ -15,12 +15,12 @@ from afdjax._types import Scalar
 from afdjax.barrier import Barrier, Exact
 from afdjax.bundle import Bundle
 from afdjax.cautions import cautions
-from afdjax.closed_form import ClosedForm, closed_form
 from afdjax.cycle import Performance, performance
 from afdjax.estimation import Diagnostics, diagnose, sampling_covariance
 from afdjax.latency import Affine, Profile
 from afdjax.lengths import Geometric
 from afdjax.loads import WorkerLoad
+from afdjax.mean_field import ClosedForm, closed_form
 from afdjax.provision import MAX_RATIO, check_range, log_throughput
 from afdjax.workload import Independent, Requests, SlotLoad, Workload, horizon_load
 

@@ -7,11 +7,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from afdjax.explore.ffn import Experts
 from afdjax.explore.plans import Replica, Setting
 
+
+Columns = Float[np.ndarray, "6 _rows"]
+"""Fields of a `Replica`, in their order, of many of them."""
+BATCH, CHUNK = (list(Replica.__dataclass_fields__).index(name) for name in ("batch_size", "chunk"))
 
 TENSOR_PARALLEL = (1, 2, 4, 8, 16)
 DEPTHS = (1, 2)
@@ -43,14 +47,13 @@ class Limits(NamedTuple):
     total: int
 
 
-def aggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Replica:
+def aggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Columns:
     """Replicas that hold everything."""
     groups = [(n, tp) for tp in TENSOR_PARALLEL for n in _multiples(limits.near, tp)]
-    rows = [(n, 0, tp, m) for (n, tp) in groups for m in depths]
-    return columns_of(rows, batch, chunks)
+    return _columns([(n, 0, tp) for n, tp in groups], batch, depths, chunks)
 
 
-def disaggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Replica:
+def disaggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Columns:
     """Replicas with attention and experts apart: few devices of the one or few of the other, or in between."""
     if limits.total == limits.near + limits.far:
         splits = list(itertools.product(sizes(limits.near), sizes(limits.far)))
@@ -59,44 +62,39 @@ def disaggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths:
         for total in sizes(limits.total):
             near = {*sizes(total - 1), *(total - n for n in sizes(total - 1))} if total > 1 else set()
             splits += [(n, total - n) for n in sorted(near)]
-    rows = [
-        (near, far, tp, m)
-        for (near, far), tp, m in itertools.product(splits, TENSOR_PARALLEL, depths)
-        if near % tp == 0
-    ]
-    return columns_of(rows, batch, chunks)
+    rows = [(near, far, tp) for (near, far), tp in itertools.product(splits, TENSOR_PARALLEL) if near % tp == 0]
+    return _columns(rows, batch, depths, chunks)
 
 
-def around(best: Replica, limits: Limits, depths: tuple[int, ...]) -> Replica:
-    """Replicas near one: a little more or less of everything."""
+def around(best: np.ndarray, limits: Limits, depths: tuple[int, ...]) -> Columns:
+    """Replicas near one (a column): a little more or less of everything."""
     steps = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 2.0)
-    near = lambda value: sorted(
-        {max(1, round(float(value) * s)) for s in steps} | {max(1, int(value) + d) for d in (-1, 0, 1)}
+    close = lambda value: sorted(
+        {max(1, round(value * s)) for s in steps} | {max(1, int(value) + d) for d in (-1, 0, 1)}
     )
-    tp = int(best.tensor_parallel)
+    near, far, tp = map(int, best[:3])
+    batch, chunk = best[[BATCH, CHUNK]]
     rows = [
-        (groups * tp, far, tp, m)
-        for groups in near(best.groups)
-        for far in (near(best.ffn_devices) if bool(best.apart) else (0,))
-        for m in depths
-        if groups * tp <= limits.near and far <= limits.far and groups * tp + far <= limits.total
+        (groups * tp, others, tp)
+        for groups in close(near // tp)
+        for others in (close(far) if far else (0,))
+        if groups * tp <= limits.near and others <= limits.far and groups * tp + others <= limits.total
     ]
-    batch, chunk = float(best.batch_size), float(best.chunk)
-    chunks = np.unique(np.maximum(np.round(chunk * np.array([0.5, 0.7, 1.0, 1.4, 2.0])), 1.0)) if chunk else np.zeros(1)
-    return columns_of(rows, np.array(near(batch) if batch else [0.0], float), chunks)
+    chunks = np.unique(np.maximum(np.round(chunk * np.array([0.5, 0.7, 1.0, 1.4, 2.0])), np.sign(chunk)))
+    return _columns(rows, np.array(close(batch) if batch else [0.0], float), depths, chunks)
 
 
-def finer(rows: np.ndarray, spread: float) -> Replica:
-    """Columns (fields of a replica, rows) with other batches and chunks, up to `spread` more or less, in whole numbers."""
+def finer(columns: Columns, spread: float) -> Columns:
+    """Each with other batches and chunks, up to `spread` more or less, in whole numbers."""
     steps = 1.0 + spread * np.linspace(-1.0, 1.0, 9)
-    batch, chunk = (np.round(rows[i][:, None] * steps) for i in (3, 5))
-    fixed = [np.repeat(row, steps.size**2) for row in rows[[0, 1, 2, 4]]]
-    each = np.repeat(batch, steps.size, axis=1).ravel(), np.tile(chunk, steps.size).ravel()
-    columns = np.array([*fixed[:3], each[0], fixed[3], each[1]])
     # what was nothing stays nothing, what was something is at least 1
-    for i, was in ((3, rows[3]), (5, rows[5])):
-        columns[i] = np.where(np.repeat(was, steps.size**2) > 0, np.maximum(columns[i], 1.0), 0.0)
-    return Replica(*map(jnp.asarray, np.unique(columns, axis=1)))
+    batch, chunk = (
+        np.maximum(np.round(row[:, None] * steps), np.sign(row)[:, None]) for row in columns[[BATCH, CHUNK]]
+    )
+    found = np.repeat(columns, steps.size**2, axis=1)
+    found[BATCH] = np.repeat(batch, steps.size, axis=1).ravel()
+    found[CHUNK] = np.tile(chunk, steps.size).ravel()
+    return np.unique(found, axis=1)
 
 
 def _whole_experts(replica: Replica, setting: Setting) -> Array:
@@ -135,23 +133,22 @@ RULES: dict[str, Callable[[Replica, Setting], Array]] = {
 least as many (afd-plugin); each pool of a replica whole scale-up domains or an even part of one."""
 
 
-def allowed(replicas: Replica, setting: Setting, rules: Sequence[str]) -> Replica:
-    """Those of the columns that keep all rules, and whose chunks are not too large."""
-    keep = np.asarray(replicas.chunk) <= max(LARGEST_CHUNK, float(setting.requests.prompt))
+def allowed(columns: Columns, setting: Setting, rules: Sequence[str]) -> Columns:
+    """Those that keep all rules, and whose chunks are not too large."""
+    keep = columns[CHUNK] <= max(LARGEST_CHUNK, float(setting.requests.prompt))
     for rule in rules:
-        keep &= np.broadcast_to(np.asarray(jax.vmap(RULES[rule], in_axes=(0, None))(replicas, setting)), keep.shape)
-    if keep.all():
-        return replicas
-    return jax.tree.map(lambda column: column[keep], replicas)
+        keep &= np.asarray(jax.vmap(RULES[rule], in_axes=(0, None))(Replica(*columns), setting))
+    return columns if keep.all() else columns[:, keep]
 
 
 def _multiples(limit: int, tp: int) -> list[int]:
     return [tp * n for n in sizes(limit // tp)] if limit >= tp else []
 
 
-def columns_of(rows: list[tuple[int, int, int, int]], batch: np.ndarray, chunks: np.ndarray) -> Replica:
-    """Every row with every batch and chunk."""
-    fixed = np.array(rows, float).reshape(-1, 4)
-    index, b, c = (grid.ravel() for grid in np.meshgrid(np.arange(len(fixed)), batch, chunks, indexing="ij"))
-    near, far, tp, m = fixed[index.astype(int)].T
-    return Replica(*(jnp.asarray(column) for column in (near, far, tp, b, m, c)))
+def _columns(
+    rows: list[tuple[int, int, int]], batch: np.ndarray, depths: tuple[int, ...], chunks: np.ndarray
+) -> Columns:
+    """Every row (attention devices, FFN devices, tensor parallel) with every batch, depth and chunk."""
+    fixed = np.array(rows, float).reshape(-1, 3)
+    index, *others = np.meshgrid(np.arange(len(fixed)), batch, np.array(depths, float), chunks, indexing="ij")
+    return np.array([*fixed[index.ravel()].T, *(each.ravel() for each in others)])

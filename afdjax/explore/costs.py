@@ -80,8 +80,10 @@ class Kernels(eqx.Module):
 
     def product(self, weights: Scalar, tokens: ScalarLike, kind: str) -> Scalar:
         """Time [s] of products of `tokens` vectors with so many weights."""
-        work = 2.0 * tokens * weights / (self.accelerator.operations(kind) * self.efficiency.dense)
-        return self._read(weights * bytes_of(kind)) + work
+        return self._read(weights * bytes_of(kind)) + self._work(weights, tokens, kind)
+
+    def _work(self, weights: Scalar, tokens: ScalarLike, kind: str) -> Scalar:
+        return weights * (2.0 * tokens) / (self.accelerator.operations(kind) * self.efficiency.dense)
 
     def core(self, layer: Attention, tokens: Tokens, tensor_parallel: ScalarLike) -> Scalar:
         """Time [s] of attention proper of the decoded tokens, as tables of single kernels have it."""
@@ -94,23 +96,18 @@ class Kernels(eqx.Module):
 
     def module(self, layer: Attention, tokens: Tokens, tensor_parallel: ScalarLike) -> Scalar:
         """Time [s] of one attention layer for the decoded tokens with all its projections, without an all-reduce."""
-        around = self._projections(layer, tokens.decoded * tokens.per_request, tensor_parallel)
+        weights = layer.parameters() / tensor_parallel
+        around = self.product(weights, tokens.decoded * tokens.per_request, self.formats[0])
         started = (layer.kernels - CORE_KERNELS) * self.efficiency.kernel
         time = around + self.core(layer, tokens, tensor_parallel) + started
         return time * self.measured.module_factor(tensor_parallel, tokens.decoded, tokens.context)
 
     def attention(self, layer: Attention, tokens: Tokens, tensor_parallel: ScalarLike) -> Scalar:
         """Time [s] of one attention layer for all tokens on a group of `tensor_parallel` devices, without their all-reduce."""
-        decoded = tokens.decoded * tokens.per_request
         # weights are read once for both kinds of tokens
-        beside = self._projections(layer, tokens.count, tensor_parallel) - self._projections(
-            layer, decoded, tensor_parallel
-        )
+        beside = self._work(layer.parameters() / tensor_parallel, tokens.prompt, self.formats[0])
         prompt = tokens.prompt * layer.prefill_operations(tokens.prompt_context) / self._attention_rate(tensor_parallel)
         return self.module(layer, tokens, tensor_parallel) + beside + prompt
-
-    def _projections(self, layer: Attention, tokens: ScalarLike, tensor_parallel: ScalarLike) -> Scalar:
-        return self.product(layer.parameters() / tensor_parallel, tokens, self.formats[0])
 
     def _attention_rate(self, tensor_parallel: ScalarLike) -> Scalar:
         precision = "fp8" if self.cache == "fp8" else "bf16"

@@ -23,8 +23,8 @@ def destinations(layer: Experts, holders: ScalarLike) -> Scalar:
     elsewhere = experts - experts / jnp.maximum(holders, 1.0)
     possible = elsewhere > chosen - 1.0
     left = jnp.where(possible, elsewhere, chosen)
-    choose = lambda n: gammaln(n + 1.0) - gammaln(n - chosen + 1.0)
-    missed = jnp.where(possible, jnp.exp(choose(left) - choose(experts)), 0.0)
+    one, all_but, other, rest = gammaln(jnp.stack([left, left - chosen, experts, experts - chosen]) + 1.0)
+    missed = jnp.where(possible, jnp.exp(one - all_but - other + rest), 0.0)
     return jnp.maximum(holders, 1.0) * (1.0 - missed)
 
 

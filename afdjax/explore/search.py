@@ -28,7 +28,7 @@ from afdjax.explore.exploration import (
     placed,
     weights_of,
 )
-from afdjax.explore.plans import Replica, Setting, in_double, transfer_time
+from afdjax.explore.plans import Setting, in_double, transfer_time
 from afdjax.explore.tables import Choice, Table, times_within
 
 
@@ -129,26 +129,29 @@ class _Pools:
         limits = self._limits(place)
         depths = self.setting.schedule.depths if apart else candidates.DEPTHS
         make = candidates.disaggregated if apart else candidates.aggregated
-        evaluate = lambda replicas: Table.of(
-            setting, kind, place, len(self.counts), candidates.allowed(replicas, setting, self.rules)
+        setting = setting.anonymous
+        evaluate = lambda columns: Table.of(
+            setting, kind, place, len(self.counts), candidates.allowed(columns, setting, self.rules)
         )
-        table = evaluate(make(limits, chunk, batch, depths))
+        tables = [evaluate(make(limits, chunk, batch, depths))]
+        best = self._best_by_size(tables, kind)
         # the grid is coarse, the best is at whole numbers: around the best of all, and loads of the best of every size
         for spread in (0.2, 0.04):
-            top = self._top(table, kind)
+            top = self._best(best, self.targets_of(kind))
             if top is not None:
-                table = table.joined(evaluate(candidates.around(top, limits, depths)))
-                sizes = table.best_by_size(self.targets_of(kind))
-                table = table.joined(evaluate(candidates.finer(table.columns[:, sizes], spread)))
-        return table
+                tables.append(evaluate(candidates.around(best.columns[:, top], limits, depths)))
+                best = self._best_by_size([best, tables[-1]], kind)
+                tables.append(evaluate(candidates.finer(best.columns, spread)))
+                best = self._best_by_size([best, tables[-1]], kind)
+        return Table.joined(tables)
+
+    def _best_by_size(self, tables: list[Table], kind: str) -> Table:
+        table = Table.joined(tables)
+        return table.rows(table.best_by_size(self.targets_of(kind)))
 
     def _limits(self, place: Place) -> candidates.Limits:
         near, far = int(self.counts[place[0]]), int(self.counts[place[-1]])
         return candidates.Limits(near, far if len(place) == 2 else 0, near if place[0] == place[-1] else near + far)
-
-    def _top(self, table: Table, kind: str) -> Replica | None:
-        i = self._best(table, self.targets_of(kind))
-        return None if i is None else table.replica(i)
 
     def _best(self, table: Table, targets: Targets) -> int | None:
         """The row with the largest value, with as many replicas as the pools hold."""

@@ -7,13 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 
 from afdjax._types import Scalar
 from afdjax.explore.exploration import Corrections, Exploration, Part, Plan, placed
 from afdjax.explore.plans import Replica, Setting, in_double, times
-from afdjax.explore.tables import OUTCOMES
+from afdjax.explore.tables import OUTCOMES, outcome_of
 
 
 def rate(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> Scalar:
@@ -31,11 +30,8 @@ _KINDS = {kind: index for index, kind in enumerate(OUTCOMES)}
 
 
 def _log_rate(setting: Setting, replica: Replica, kind: ArrayLike) -> Scalar:
-    """Logarithm of the tokens per second of one replica; the kind is an index, so that one program does for all."""
-    found = times(setting, replica)
-    return jnp.log(
-        lax.switch(kind, [lambda at=at: at(setting, replica, found).tokens_per_s for at in OUTCOMES.values()])
-    )
+    """Logarithm of the tokens per second of one replica."""
+    return jnp.log(outcome_of(setting, replica, kind, times(setting, replica)).tokens_per_s)
 
 
 _log_slopes = eqx.filter_jit(eqx.filter_value_and_grad(_log_rate))
@@ -74,8 +70,9 @@ def _elasticities_of(setting: Setting, part: Part, pools: int) -> tuple[float, d
     if pools > 1:
         owner = {roles[0]: roles[part.place[0]], roles[1]: roles[part.place[-1]]}
     found: dict[str, float] = {}
-    for (path, value), slope in zip(named, leaves, strict=True):
-        if value.ndim == 0 and np.isfinite(value) and float(value) != 0.0:
+    for (path, value), slope in zip(named, map(np.asarray, leaves), strict=True):
+        value = np.asarray(value)
+        if value.ndim == 0 and np.isfinite(value) and value != 0.0:
             role, _, rest = name_of(path).partition(".")
             name = f"{owner.get(role, role)}.{rest}".rstrip(".")
             found[name] = found.get(name, 0.0) + float(slope * value)

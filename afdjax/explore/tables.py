@@ -8,8 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
-from afdjax._types import Scalar
+from afdjax.explore.candidates import Columns
 from afdjax.explore.exploration import Part, Targets
 from afdjax.explore.plans import Outcome, Replica, Setting, Times, chunked, decode_only, prefill_only, times
 
@@ -22,12 +25,19 @@ OUTCOMES: dict[str, Callable[[Setting, Replica, Times], Outcome]] = {
 """What a replica of each kind is judged by."""
 
 
+def outcome_of(setting: Setting, replica: Replica, kind: ArrayLike, found: Times) -> Outcome:
+    """What a replica gives; `kind` is an index into `OUTCOMES`, so that one program does for all."""
+    # a true branch: what other kinds divide by may be zero, and its derivative none
+    return lax.switch(kind, [functools.partial(of, setting, replica, found) for of in OUTCOMES.values()])
+
+
 @eqx.filter_jit
-@functools.partial(jax.vmap, in_axes=(None, 0))
-def _evaluated(setting: Setting, replica: Replica) -> tuple[dict[str, Outcome], Scalar, Scalar]:
-    """Outcomes of every kind (one program for all), and memory to spare."""
+@functools.partial(jax.vmap, in_axes=(None, 1, None), out_axes=1)
+def _evaluated(setting: Setting, column: Float[Array, "6"], kind: Int[Array, ""]) -> Float[Array, "6"]:
+    replica = Replica(*column)
     found = times(setting, replica)
-    return {kind: of(setting, replica, found) for kind, of in OUTCOMES.items()}, found.spare, found.spare_weights
+    leaves = jax.tree.leaves(outcome_of(setting, replica, kind, found))
+    return jnp.stack([*leaves, found.spare, found.spare_weights])
 
 
 _BLOCK = 1 << 14
@@ -79,27 +89,31 @@ class Table:
     kind: str
     place: tuple[int, ...]
     pools: int
-    columns: np.ndarray
-    outcomes: np.ndarray
+    columns: Columns
+    outcomes: Float[np.ndarray, "6 _rows"]
 
     @classmethod
-    def of(cls, setting: Setting, kind: str, place: tuple[int, ...], pools: int, replicas: Replica) -> "Table":
-        columns = np.stack([np.asarray(leaf) for leaf in jax.tree.leaves(replicas)])
-        outcomes = [np.zeros((6, 0))]
-        for start in range(0, columns.shape[1], _BLOCK):
+    def of(cls, setting: Setting, kind: str, place: tuple[int, ...], pools: int, columns: Columns) -> "Table":
+        rows, index = columns.shape[1], jnp.asarray(list(OUTCOMES).index(kind))
+        blocks = []
+        for start in range(0, rows, _BLOCK):
             block = columns[:, start : start + _BLOCK]
             padded = np.pad(block, ((0, 0), (0, _BLOCK - block.shape[1])), mode="edge")
-            found, *spare = _evaluated(setting.anonymous, Replica(*map(jnp.asarray, padded)))
-            leaves = [*jax.tree.leaves(found[kind]), *spare]
-            outcomes.append(np.stack([np.asarray(leaf) for leaf in leaves])[:, : block.shape[1]])
-        return cls(kind, place, pools, columns, np.concatenate(outcomes, axis=1))
+            blocks.append(_evaluated(setting, jnp.asarray(padded), index))
+        outcomes = np.concatenate([np.zeros((6, 0)), *blocks], axis=1)[:, :rows]
+        return cls(kind, place, pools, columns, outcomes)
 
-    def joined(self, other: "Table") -> "Table":
-        return dataclasses.replace(
-            self,
-            columns=np.concatenate([self.columns, other.columns], axis=1),
-            outcomes=np.concatenate([self.outcomes, other.outcomes], axis=1),
+    @classmethod
+    def joined(cls, tables: list["Table"]) -> "Table":
+        """The rows of all of them, which are of one kind and place."""
+        columns, outcomes = (
+            np.concatenate([getattr(table, name) for table in tables], axis=1) for name in ("columns", "outcomes")
         )
+        return dataclasses.replace(tables[0], columns=columns, outcomes=outcomes)
+
+    def rows(self, index: np.ndarray) -> "Table":
+        """These rows only."""
+        return dataclasses.replace(self, columns=self.columns[:, index], outcomes=self.outcomes[:, index])
 
     def __getattr__(self, name: str) -> np.ndarray:
         fields = {"rate": 0, "tpot": 1, "ttft": 2, "feeding": 3, "spare": 4, "spare_weights": 5}
@@ -156,14 +170,17 @@ class Table:
         )
 
     @functools.cached_property
-    def _fastest_first(self) -> np.ndarray:
-        return np.lexsort((-self.rate, *self.used.T))
+    def _size(self) -> np.ndarray:
+        """Devices of each pool as one number."""
+        used = self.used.astype(int)
+        return np.asarray(np.ravel_multi_index(tuple(used.T), tuple(used.max(axis=0, initial=0) + 1)))
 
     def best_by_size(self, targets: Targets) -> np.ndarray:
-        """For every number of devices of each pool the fastest replica that keeps the targets."""
-        order = self._fastest_first[self.good(targets)[self._fastest_first]]
-        used = self.used[order]
-        # sorted by devices, so that the first of each is where they change
-        first = np.ones(len(order), bool)
-        first[1:] = (used[1:] != used[:-1]).any(axis=1)
-        return order[first]
+        """For every number of devices of each pool the fastest replica that keeps the targets: rows."""
+        good = np.flatnonzero(self.good(targets))
+        size, rate = self._size[good], self.rate[good]
+        best = np.zeros(size.max(initial=0) + 1)
+        np.maximum.at(best, size, rate)
+        fastest = np.flatnonzero(rate == best[size])
+        _, first = np.unique(size[fastest], return_index=True)
+        return good[fastest[first]]
