@@ -1,8 +1,8 @@
-"""Which replicas a search looks at: device counts, groups, batches, microbatches and chunks, as columns of numbers."""
+"""Which replicas a search looks at: device counts, groups, batches and chunks, as columns of numbers."""
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ from afdjax.explore.ffn import Experts
 from afdjax.explore.plans import Replica, Setting
 
 
-Columns = Float[np.ndarray, "6 _rows"]
-"""Fields of a `Replica`, in their order, of many of them."""
-BATCH, CHUNK = (list(Replica.__dataclass_fields__).index(name) for name in ("batch_size", "chunk"))
+Loads = Float[np.ndarray, "5 _rows"]
+"""Replicas without their microbatches: attention devices, FFN devices, tensor parallel, batch size, chunk."""
+BATCH, CHUNK = 3, 4
 
 TENSOR_PARALLEL = (1, 2, 4, 8, 16)
 DEPTHS = (1, 2)
@@ -47,13 +47,13 @@ class Limits(NamedTuple):
     total: int
 
 
-def aggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Columns:
+def aggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray) -> Loads:
     """Replicas that hold everything."""
     groups = [(n, tp) for tp in TENSOR_PARALLEL for n in _multiples(limits.near, tp)]
-    return _columns([(n, 0, tp) for n, tp in groups], batch, depths, chunks)
+    return _loads([(n, 0, tp) for n, tp in groups], batch, chunks)
 
 
-def disaggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths: tuple[int, ...]) -> Columns:
+def disaggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray) -> Loads:
     """Replicas with attention and experts apart: few devices of the one or few of the other, or in between."""
     if limits.total == limits.near + limits.far:
         splits = list(itertools.product(sizes(limits.near), sizes(limits.far)))
@@ -63,17 +63,17 @@ def disaggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray, depths:
             near = {*sizes(total - 1), *(total - n for n in sizes(total - 1))} if total > 1 else set()
             splits += [(n, total - n) for n in sorted(near)]
     rows = [(near, far, tp) for (near, far), tp in itertools.product(splits, TENSOR_PARALLEL) if near % tp == 0]
-    return _columns(rows, batch, depths, chunks)
+    return _loads(rows, batch, chunks)
 
 
-def around(best: np.ndarray, limits: Limits, depths: tuple[int, ...]) -> Columns:
+def around(best: np.ndarray, limits: Limits) -> Loads:
     """Replicas near one (a column): a little more or less of everything."""
     steps = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 2.0)
     close = lambda value: sorted(
         {max(1, round(value * s)) for s in steps} | {max(1, int(value) + d) for d in (-1, 0, 1)}
     )
     near, far, tp = map(int, best[:3])
-    batch, chunk = best[[BATCH, CHUNK]]
+    batch, chunk = best[3:]
     rows = [
         (groups * tp, others, tp)
         for groups in close(near // tp)
@@ -81,17 +81,15 @@ def around(best: np.ndarray, limits: Limits, depths: tuple[int, ...]) -> Columns
         if groups * tp <= limits.near and others <= limits.far and groups * tp + others <= limits.total
     ]
     chunks = np.unique(np.maximum(np.round(chunk * np.array([0.5, 0.7, 1.0, 1.4, 2.0])), np.sign(chunk)))
-    return _columns(rows, np.array(close(batch) if batch else [0.0], float), depths, chunks)
+    return _loads(rows, np.array(close(batch) if batch else [0.0], float), chunks)
 
 
-def finer(columns: Columns, spread: float) -> Columns:
+def finer(loads: Loads, spread: float) -> Loads:
     """Each with other batches and chunks, up to `spread` more or less, in whole numbers."""
     steps = 1.0 + spread * np.linspace(-1.0, 1.0, 9)
     # what was nothing stays nothing, what was something is at least 1
-    batch, chunk = (
-        np.maximum(np.round(row[:, None] * steps), np.sign(row)[:, None]) for row in columns[[BATCH, CHUNK]]
-    )
-    found = np.repeat(columns, steps.size**2, axis=1)
+    batch, chunk = (np.maximum(np.round(row[:, None] * steps), np.sign(row)[:, None]) for row in loads[[BATCH, CHUNK]])
+    found = np.repeat(loads, steps.size**2, axis=1)
     found[BATCH] = np.repeat(batch, steps.size, axis=1).ravel()
     found[CHUNK] = np.tile(chunk, steps.size).ravel()
     return np.unique(found, axis=1)
@@ -133,22 +131,27 @@ RULES: dict[str, Callable[[Replica, Setting], Array]] = {
 least as many (afd-plugin); each pool of a replica whole scale-up domains or an even part of one."""
 
 
-def allowed(columns: Columns, setting: Setting, rules: Sequence[str]) -> Columns:
+def allowed(loads: Loads, setting: Setting, rules: Sequence[str]) -> Loads:
     """Those that keep all rules, and whose chunks are not too large."""
-    keep = columns[CHUNK] <= max(LARGEST_CHUNK, float(setting.requests.prompt))
+    keep = loads[CHUNK] <= max(LARGEST_CHUNK, float(setting.requests.prompt))
+    replicas = replica_of(loads, np.ones_like(keep, float))
     for rule in rules:
-        keep &= np.asarray(jax.vmap(RULES[rule], in_axes=(0, None))(Replica(*columns), setting))
-    return columns if keep.all() else columns[:, keep]
+        keep &= np.asarray(jax.vmap(RULES[rule], in_axes=(0, None))(replicas, setting))
+    return loads if keep.all() else loads[:, keep]
+
+
+def replica_of(load: Any, in_flight: Any) -> Replica:
+    """The replica (or replicas) of a column (or columns) and so many microbatches."""
+    near, far, tp, batch, chunk = load
+    return Replica(near, far, tp, batch, in_flight, chunk)
 
 
 def _multiples(limit: int, tp: int) -> list[int]:
     return [tp * n for n in sizes(limit // tp)] if limit >= tp else []
 
 
-def _columns(
-    rows: list[tuple[int, int, int]], batch: np.ndarray, depths: tuple[int, ...], chunks: np.ndarray
-) -> Columns:
-    """Every row (attention devices, FFN devices, tensor parallel) with every batch, depth and chunk."""
+def _loads(rows: list[tuple[int, int, int]], batch: np.ndarray, chunks: np.ndarray) -> Loads:
+    """Every row (attention devices, FFN devices, tensor parallel) with every batch and chunk."""
     fixed = np.array(rows, float).reshape(-1, 3)
-    index, *others = np.meshgrid(np.arange(len(fixed)), batch, np.array(depths, float), chunks, indexing="ij")
-    return np.array([*fixed[index.ravel()].T, *(each.ravel() for each in others)])
+    index, b, c = (grid.ravel() for grid in np.meshgrid(np.arange(len(fixed)), batch, chunks, indexing="ij"))
+    return np.array([*fixed[index].T, b, c])

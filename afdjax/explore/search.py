@@ -130,18 +130,18 @@ class _Pools:
         depths = self.setting.schedule.depths if apart else candidates.DEPTHS
         make = candidates.disaggregated if apart else candidates.aggregated
         setting = setting.anonymous
-        evaluate = lambda columns: Table.of(
-            setting, kind, place, len(self.counts), candidates.allowed(columns, setting, self.rules)
+        evaluate = lambda loads: Table.of(
+            setting, kind, place, len(self.counts), candidates.allowed(loads, setting, self.rules), depths
         )
-        tables = [evaluate(make(limits, chunk, batch, depths))]
+        tables = [evaluate(make(limits, chunk, batch))]
         best = self._best_by_size(tables, kind)
         # the grid is coarse, the best is at whole numbers: around the best of all, and loads of the best of every size
         for spread in (0.2, 0.04):
             top = self._best(best, self.targets_of(kind))
             if top is not None:
-                tables.append(evaluate(candidates.around(best.columns[:, top], limits, depths)))
+                tables.append(evaluate(candidates.around(best.loads[:, top], limits)))
                 best = self._best_by_size([best, tables[-1]], kind)
-                tables.append(evaluate(candidates.finer(best.columns, spread)))
+                tables.append(evaluate(candidates.finer(best.loads, spread)))
                 best = self._best_by_size([best, tables[-1]], kind)
         return Table.joined(tables)
 
@@ -311,8 +311,16 @@ _FRONTIER = 16
 """Points of the frontier of matched pools, between the fastest user and one thirty times slower."""
 
 
+_MANY = 1 << 14
+
+
 def _frontier(speed: np.ndarray, total: np.ndarray) -> np.ndarray:
     """The points that no other beats in both, slowest users first; shape (points, 2)."""
+    if len(speed) > _MANY:
+        # what a few of them beat need not be sorted
+        few = _frontier(speed[::64], total[::64])
+        good = total >= np.append(few[:, 1], -np.inf)[np.searchsorted(few[:, 0], speed)]
+        speed, total = speed[good], total[good]
     order = np.lexsort((-total, -speed))
     speed, total = speed[order], total[order]
     best = np.maximum.accumulate(np.append(-np.inf, total))[:-1] if len(total) else total

@@ -7,7 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
 from afdjax._types import Scalar
 from afdjax.explore.exploration import Corrections, Exploration, Part, Plan, placed
@@ -34,7 +36,23 @@ def _log_rate(setting: Setting, replica: Replica, kind: ArrayLike) -> Scalar:
     return jnp.log(outcome_of(setting, replica, kind, times(setting, replica)).tokens_per_s)
 
 
-_log_slopes = eqx.filter_jit(eqx.filter_value_and_grad(_log_rate))
+@eqx.filter_jit
+def _log_slopes(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> tuple[Scalar, Float[Array, " constants"]]:
+    """Logarithm of the tokens per second of one replica, and its derivatives by the constants of a setting.
+
+    Forward mode, one constant after the other: for so few as fast as reverse mode, and traced in half the time.
+    """
+    constants, rest = eqx.partition(setting, _is_constant)
+    leaves, tree = jax.tree.flatten(constants)
+    log_rate = lambda leaves: _log_rate(eqx.combine(jax.tree.unflatten(tree, leaves), rest), replica, kind)
+    along = lambda direction: jax.jvp(log_rate, (leaves,), (list(direction),))
+    values, slopes = lax.map(along, jnp.eye(len(leaves)))
+    return values[0], slopes
+
+
+def _is_constant(leaf: Any) -> bool:
+    """Numbers that stand alone; tables do not."""
+    return eqx.is_inexact_array(leaf) and leaf.ndim == 0
 
 
 def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
@@ -62,17 +80,16 @@ def _elasticities_of(setting: Setting, part: Part, pools: int) -> tuple[float, d
     """Tokens per second of a part, and its elasticities by the names of the constants in `setting`."""
     here = placed(setting, pools, part.place).anonymous
     log_rate, slopes = _log_slopes(here, part.replica, jnp.asarray(_KINDS[part.kind]))
-    named, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(here, eqx.is_inexact_array))
-    leaves = jax.tree.leaves(eqx.filter(slopes, eqx.is_inexact_array))
+    named, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(here, _is_constant))
     roles = ("attention_device", "ffn_device")
     # of one pool both roles are the same device, and only what changes both is a knob
     owner: dict[str, str] = dict.fromkeys(roles, "device")
     if pools > 1:
         owner = {roles[0]: roles[part.place[0]], roles[1]: roles[part.place[-1]]}
     found: dict[str, float] = {}
-    for (path, value), slope in zip(named, map(np.asarray, leaves), strict=True):
-        value = np.asarray(value)
-        if value.ndim == 0 and np.isfinite(value) and value != 0.0:
+    for (path, leaf), slope in zip(named, np.asarray(slopes), strict=True):
+        value = float(leaf)
+        if math.isfinite(value) and value != 0.0:
             role, _, rest = name_of(path).partition(".")
             name = f"{owner.get(role, role)}.{rest}".rstrip(".")
             found[name] = found.get(name, 0.0) + float(slope * value)

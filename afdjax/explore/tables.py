@@ -12,7 +12,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from afdjax.explore.candidates import Columns
+from afdjax._types import Scalar
+from afdjax.explore.candidates import Loads, replica_of
 from afdjax.explore.exploration import Part, Targets
 from afdjax.explore.plans import Outcome, Replica, Setting, Times, chunked, decode_only, prefill_only, times
 
@@ -32,16 +33,24 @@ def outcome_of(setting: Setting, replica: Replica, kind: ArrayLike, found: Times
 
 
 @eqx.filter_jit
-@functools.partial(jax.vmap, in_axes=(None, 1, None), out_axes=1)
-def _evaluated(setting: Setting, column: Float[Array, "6"], kind: Int[Array, ""]) -> Float[Array, "6"]:
-    replica = Replica(*column)
-    found = times(setting, replica)
-    leaves = jax.tree.leaves(outcome_of(setting, replica, kind, found))
-    return jnp.stack([*leaves, found.spare, found.spare_weights])
+@functools.partial(jax.vmap, in_axes=(None, 1, None, None), out_axes=1)
+def _evaluated(
+    setting: Setting, load: Float[Array, "5"], depths: Float[Array, " depths"], kind: Int[Array, ""]
+) -> Float[Array, "6 depths"]:
+    def at(in_flight: Scalar) -> Float[Array, "6"]:
+        replica = replica_of(load, in_flight)
+        found = times(setting, replica)
+        leaves = jax.tree.leaves(outcome_of(setting, replica, kind, found))
+        return jnp.stack([*leaves, found.spare, found.spare_weights])
+
+    # stages do not depend on how many microbatches there are: only how they overlap is worked out for each
+    return jax.vmap(at, out_axes=1)(depths)
 
 
-_BLOCK = 1 << 14
-"""Candidates evaluated at a time: one program for every size of search."""
+_BLOCK = 1 << 13
+"""Loads evaluated at a time: one program for every size of search."""
+_MOST_DEPTHS = 4
+_IN_FLIGHT = list(Replica.__dataclass_fields__).index("in_flight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,19 +98,25 @@ class Table:
     kind: str
     place: tuple[int, ...]
     pools: int
-    columns: Columns
+    columns: Float[np.ndarray, "6 _rows"]
     outcomes: Float[np.ndarray, "6 _rows"]
 
     @classmethod
-    def of(cls, setting: Setting, kind: str, place: tuple[int, ...], pools: int, columns: Columns) -> "Table":
-        rows, index = columns.shape[1], jnp.asarray(list(OUTCOMES).index(kind))
-        blocks = []
+    def of(
+        cls, setting: Setting, kind: str, place: tuple[int, ...], pools: int, loads: Loads, depths: tuple[int, ...]
+    ) -> "Table":
+        """Every load with each of up to four numbers of microbatches."""
+        rows, index = loads.shape[1], jnp.asarray(list(OUTCOMES).index(kind))
+        padded_depths = jnp.asarray(np.resize(depths, _MOST_DEPTHS), float)
+        blocks = [np.zeros((6, 0, _MOST_DEPTHS))]
         for start in range(0, rows, _BLOCK):
-            block = columns[:, start : start + _BLOCK]
+            block = loads[:, start : start + _BLOCK]
             padded = np.pad(block, ((0, 0), (0, _BLOCK - block.shape[1])), mode="edge")
-            blocks.append(_evaluated(setting, jnp.asarray(padded), index))
-        outcomes = np.concatenate([np.zeros((6, 0)), *blocks], axis=1)[:, :rows]
-        return cls(kind, place, pools, columns, outcomes)
+            blocks.append(np.asarray(_evaluated(setting, jnp.asarray(padded), padded_depths, index)))
+        outcomes = np.concatenate(blocks, axis=1)[:, :rows, : len(depths)]
+        each = np.repeat(loads, len(depths), axis=1)
+        columns = np.array(jax.tree.leaves(replica_of(each, np.tile(np.array(depths, float), rows))))
+        return cls(kind, place, pools, columns, outcomes.reshape(6, -1))
 
     @classmethod
     def joined(cls, tables: list["Table"]) -> "Table":
@@ -135,6 +150,11 @@ class Table:
 
     def part(self, i: int, count: int) -> Part:
         return Part(count, self.replica(i), self.outcome(i), self.kind, self.place)
+
+    @property
+    def loads(self) -> Loads:
+        """Columns without the microbatches."""
+        return np.delete(self.columns, _IN_FLIGHT, axis=0)
 
     def replica(self, i: int) -> Replica:
         return Replica(*map(jnp.asarray, self.columns[:, i]))
