@@ -48,8 +48,8 @@ def _evaluated(
 
 
 _BLOCK = 1 << 13
-"""Loads evaluated at a time: one program for every size of search."""
-_MOST_DEPTHS = 4
+_DEPTHS = 4
+"""Loads, and at least so many numbers of microbatches, evaluated at a time: one program for every size of search."""
 _IN_FLIGHT = list(Replica.__dataclass_fields__).index("in_flight")
 
 
@@ -105,14 +105,14 @@ class Table:
     def of(
         cls, setting: Setting, kind: str, place: tuple[int, ...], pools: int, loads: Loads, depths: tuple[int, ...]
     ) -> "Table":
-        """Every load with each of up to four numbers of microbatches."""
+        """Every load with every number of microbatches."""
         rows, index = loads.shape[1], jnp.asarray(list(OUTCOMES).index(kind))
-        padded_depths = jnp.asarray(np.resize(depths, _MOST_DEPTHS), float)
-        blocks = [np.zeros((6, 0, _MOST_DEPTHS))]
+        some = jnp.asarray(np.resize(depths, max(len(depths), _DEPTHS)), float)
+        blocks = [np.zeros((6, 0, len(some)))]
         for start in range(0, rows, _BLOCK):
             block = loads[:, start : start + _BLOCK]
             padded = np.pad(block, ((0, 0), (0, _BLOCK - block.shape[1])), mode="edge")
-            blocks.append(np.asarray(_evaluated(setting, jnp.asarray(padded), padded_depths, index)))
+            blocks.append(np.asarray(_evaluated(setting, jnp.asarray(padded), some, index)))
         outcomes = np.concatenate(blocks, axis=1)[:, :rows, : len(depths)]
         each = np.repeat(loads, len(depths), axis=1)
         columns = np.array(jax.tree.leaves(replica_of(each, np.tile(np.array(depths, float), rows))))
