@@ -257,7 +257,7 @@ def command() -> None:
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(end.code if isinstance(end.code, int) else 1)
+        os._exit(int(end.code or 0))
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 
 import jax
@@ -171,3 +172,13 @@ def test_simulate_refuses_with_one_line(monkeypatch, capsys, tmp_path, arguments
     assert stop.value.code == 2 and shown.out == ""
     assert message in shown.err and shown.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["plan", "--profile", "nix"], 2)])
+def test_the_program_ends_at_once_with_its_status_and_all_of_its_output(arguments, status):
+    code = "import atexit; from afdjax.cli import command; atexit.register(print, 'taken apart'); command()"
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert run.returncode == status
+    assert ("calibrate-steps" in run.stdout) == (status == 0)
+    assert ("nix" in run.stderr) == (status == 2)
+    assert "taken apart" not in run.stdout

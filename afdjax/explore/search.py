@@ -312,6 +312,7 @@ _FRONTIER = 16
 
 
 _MANY = 1 << 14
+"""Points from which on most are left out before they are sorted."""
 
 
 def _frontier(speed: np.ndarray, total: np.ndarray) -> np.ndarray:
