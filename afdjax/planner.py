@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax import _checks
+from afdjax._programs import kept
 from afdjax._types import Scalar
 from afdjax.barrier import Barrier, Exact
 from afdjax.bundle import Bundle
@@ -208,7 +209,7 @@ def _plan(
     at_workers = functools.partial(_at_workers, load, profile, bundle, parameters)
     workers = np.arange(1, int(np.floor(max_ratio * ffn_workers + 1e-9)) + 1)
     points = [at_workers(jnp.asarray(x, float)) for x in workers]
-    table = jax.tree.map(lambda *column: np.stack(column), *[point for point, _ in points])
+    table = jax.tree.map(lambda *column: np.stack(column), *[Performance(**point) for point, _ in points])
     values = table.throughput_per_instance
     if not np.isfinite(values).all():
         raise ValueError(
@@ -270,10 +271,11 @@ def _describe(workload: SlotLoad, batch_size: Scalar, barrier: Barrier):
 
 
 @eqx.filter_jit
+@kept
 def _at_workers(
     load: WorkerLoad, profile: Profile, bundle: Bundle, parameters: dict[str, Scalar], workers: Scalar
-) -> tuple[Performance, tuple[Scalar, dict[str, Scalar], Scalar, dict[str, Scalar]]]:
-    """Performance with so many attention workers; and the derivatives of log throughput by log r and by each parameter,
+) -> tuple[dict[str, Scalar], tuple[Scalar, dict[str, Scalar], Scalar, dict[str, Scalar]]]:
+    """`Performance` with so many attention workers; and the derivatives of log throughput by log r and by each parameter,
     and of the first of these by log r and by each parameter. One program for all that a plan needs."""
 
     def value(u: Scalar, p: dict[str, Scalar]) -> Scalar:
@@ -286,7 +288,9 @@ def _at_workers(
     log_ratio = jnp.log(workers / bundle.ffn_workers)
     gradient = lambda u: jax.grad(value, argnums=(0, 1))(u, parameters)
     (slope, by_parameter), (curvature, mixed) = jax.jvp(gradient, (log_ratio,), (jnp.ones_like(log_ratio),))
-    return performance(load, profile, bundle, workers), (slope, by_parameter, curvature, mixed)
+    found = performance(load, profile, bundle, workers)
+    fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    return fields, (slope, by_parameter, curvature, mixed)
 
 
 def _top(at_workers, workers: np.ndarray, best: int) -> tuple[float, bool]:
@@ -330,7 +334,7 @@ def _whole_bundle(
         if not 1 <= workers <= max_ratio * ffn_workers + 1e-9:
             return -np.inf
         found, _ = _at_workers(load, profile, varied, parameters, jnp.asarray(workers, float))
-        return float(found.throughput_per_instance)
+        return float(found["throughput_per_instance"])
 
     best = max(round(ratio * ffn_workers), 1)
     while (better := max(best, best - 1, best + 1, key=rate)) != best:

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from afdjax._programs import kept
 from afdjax._types import Flag, Scalar
 from afdjax.explore.exploration import Exploration, Part, Plan
-from afdjax.explore.plans import Memory, Replica, Setting, memory, resident, step
+from afdjax.explore.plans import Replica, Setting, memory, resident, step
 
 
 BINDINGS = {
@@ -47,7 +48,7 @@ def use_of(found: Exploration, plan: Plan, part: Part) -> Use:
     """What a part of a plan of an exploration uses."""
     with jax.enable_x64(True):
         setting, replica = found.setting_of(part).anonymous, part.replica
-        facts = _facts(setting, replica, jnp.asarray(float(part.kind == "prefill")))
+        facts = _Facts(**_facts(setting, replica, jnp.asarray(float(part.kind == "prefill"))))
     binds = [facts.stage]
     if part.kind != "prefill" and facts.room < 0.0:
         binds.append("memory")
@@ -55,17 +56,19 @@ def use_of(found: Exploration, plan: Plan, part: Part) -> Use:
         binds.append("tpot")
     if part.kind != "decode" and plan.ttft > AT_TARGET * found.targets.ttft:
         binds.append("ttft")
-    held = facts.held
-    return Use(tuple(binds), float(held.weights), float(held.cache), float(held.ffn_weights), float(facts.links))
+    return Use(tuple(binds), *map(float, (facts.weights, facts.cache, facts.ffn_weights, facts.links)))
 
 
 class _Facts(eqx.Module):
     """`stages` [s] of a mean step: attention, transfers as they overlap, FFN; `slopes`: of them by the logarithm of all tokens;
-    `room` [bytes] with one more request in every microbatch; `hidden`: transfers are shorter than the work they hide behind."""
+    bytes that are held as in `Use`; `room` [bytes] with one more request in every microbatch; `hidden`: transfers are shorter
+    than the work they hide behind."""
 
     stages: Float[Array, "3"]
     slopes: Float[Array, "3"]
-    held: Memory
+    weights: Scalar
+    cache: Scalar
+    ffn_weights: Scalar
     room: Scalar
     links: Scalar
     hidden: Flag
@@ -81,7 +84,9 @@ class _Facts(eqx.Module):
 
 
 @eqx.filter_jit
-def _facts(setting: Setting, replica: Replica, prefill: Scalar) -> _Facts:
+@kept
+def _facts(setting: Setting, replica: Replica, prefill: Scalar) -> dict[str, Array]:
+    """The fields of `_Facts`."""
     apart = replica.apart
     # a replica that does everything works on as many prompt tokens as its decoding uses up, on average
     mean = jnp.minimum(replica.chunk, replica.batch_size * setting.prompt_beside)
@@ -103,4 +108,13 @@ def _facts(setting: Setting, replica: Replica, prefill: Scalar) -> _Facts:
     links = jnp.where(
         hiding > 0.0, moving / jnp.where(hiding > 0.0, hiding, 1.0), jnp.where(moving > 0.0, jnp.inf, 0.0)
     )
-    return _Facts(times, slopes, held, room, links, times[1] <= work)
+    return {
+        "stages": times,
+        "slopes": slopes,
+        "weights": held.weights,
+        "cache": held.cache,
+        "ffn_weights": held.ffn_weights,
+        "room": room,
+        "links": links,
+        "hidden": times[1] <= work,
+    }

@@ -11,6 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from afdjax._programs import kept
 from afdjax._types import Scalar
 from afdjax.explore.exploration import Corrections, Exploration, Part, Plan, placed
 from afdjax.explore.plans import Replica, Setting, in_double, times
@@ -37,6 +38,7 @@ def _log_rate(setting: Setting, replica: Replica, kind: ArrayLike) -> Scalar:
 
 
 @eqx.filter_jit
+@kept
 def _log_slopes(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> tuple[Scalar, Float[Array, " constants"]]:
     """Logarithm of the tokens per second of one replica, and its derivatives by the constants of a setting.
 

@@ -12,6 +12,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from afdjax._programs import kept
 from afdjax._types import Scalar
 from afdjax.explore.candidates import Loads, replica_of
 from afdjax.explore.exploration import Part, Targets
@@ -33,6 +34,7 @@ def outcome_of(setting: Setting, replica: Replica, kind: ArrayLike, found: Times
 
 
 @eqx.filter_jit
+@kept
 @functools.partial(jax.vmap, in_axes=(None, 1, None, None), out_axes=1)
 def _evaluated(
     setting: Setting, load: Float[Array, "5"], depths: Float[Array, " depths"], kind: Int[Array, ""]

@@ -1,0 +1,121 @@
+"""Traced programs that are kept between processes: the same numbers, traced once, never a stale one."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from afdjax import _programs
+from afdjax._programs import kept
+
+
+TRACED = []
+
+
+class Line(eqx.Module):
+    slope: jax.Array
+    name: str = eqx.field(static=True, default="line")
+
+
+@kept
+def on_line(line: Line, points, times: int):
+    TRACED.append(line.name)
+    return {"y": line.slope * points * times, "sums": (points.sum(), [line.slope])}
+
+
+@kept
+def by_function(apply, points):
+    TRACED.append("function")
+    return apply(points)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    TRACED.clear()
+    yield tmp_path / "traced"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def in_a_new_process(function, *arguments):
+    """What a process says that has not traced the function yet."""
+    return eqx.filter_jit(lambda *inputs: function(*inputs))(*arguments)
+
+
+def arguments(slope=2.0, name="line", times=3, points=(1.0, 2.0)):
+    return Line(jnp.asarray(slope), name), jnp.asarray(points), times
+
+
+def test_a_kept_program_is_traced_once_and_says_the_same(folder):
+    plain = in_a_new_process(on_line.__wrapped__, *arguments())
+    first, second = (in_a_new_process(on_line, *arguments()) for _ in range(2))
+    other_numbers = in_a_new_process(on_line, *arguments(slope=5.0, points=(3.0, -1.0)))
+    assert TRACED == ["line"] * 2  # one of them without a file
+    assert jax.tree.structure(plain) == jax.tree.structure(first) == jax.tree.structure(second)
+    for one, two, three in zip(*map(jax.tree.leaves, (plain, first, second)), strict=True):
+        assert np.array_equal(one, two) and np.array_equal(one, three) and one.dtype == two.dtype == three.dtype
+    assert np.array_equal(other_numbers["y"], [45.0, -15.0])
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"name": "other"}, {"times": 4}, {"points": (1.0, 2.0, 3.0)}, {"points": np.float32([1, 2])}, {"slope": [2.0]}],
+)
+def test_whatever_tracing_sees_tells_programs_apart(folder, other):
+    found = [in_a_new_process(on_line, *arguments(**each))["y"] for each in ({}, other)]
+    again = [in_a_new_process(on_line, *arguments(**each))["y"] for each in ({}, other)]
+    assert len(TRACED) == len(list(folder.iterdir())) == 2
+    for one, two in zip(found, again, strict=True):
+        assert np.array_equal(one, two) and one.dtype == two.dtype
+    assert np.array_equal(found[1], on_line.__wrapped__(*arguments(**other))["y"])
+
+
+def test_precision_source_and_settings_tell_programs_apart(folder, monkeypatch):
+    in_a_new_process(on_line, *arguments())
+    with jax.enable_x64(False):
+        assert in_a_new_process(on_line, *arguments())["y"].dtype == jnp.float32
+    with monkeypatch.context() as patch:
+        patch.setattr(_programs, "_source", lambda: "the next version of this package")
+        in_a_new_process(on_line, *arguments())
+    before = jax.config.jax_default_matmul_precision
+    jax.config.update("jax_default_matmul_precision", "highest")
+    in_a_new_process(on_line, *arguments())
+    jax.config.update("jax_default_matmul_precision", before)
+    assert len(TRACED) == len(list(folder.iterdir())) == 4
+    in_a_new_process(on_line, *arguments())
+    assert len(TRACED) == 4
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda whole: b"", lambda whole: whole[:-1], lambda whole: whole[:40] + b"x" + whole[41:]]
+)
+def test_a_damaged_program_is_traced_again_and_mended(folder, damage):
+    found = in_a_new_process(on_line, *arguments())["y"]
+    (path,) = folder.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert np.array_equal(in_a_new_process(on_line, *arguments())["y"], found)
+    assert len(TRACED) == 2
+    in_a_new_process(on_line, *arguments())
+    assert len(TRACED) == 2 and len(list(folder.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_written_costs_time_only(folder):
+    folder.write_text("a file where the folder should be")
+    assert np.array_equal(in_a_new_process(on_line, *arguments())["y"], [6.0, 12.0])
+    assert folder.is_file()
+
+
+def test_functions_are_not_kept_by_their_address(folder):
+    for apply, value in ((jnp.sin, np.sin(1.0)), (lambda x: 2.0 * x, 2.0)):
+        assert in_a_new_process(by_function, apply, jnp.asarray(1.0)) == pytest.approx(value)
+    assert len(TRACED) == 2 and len(list(folder.iterdir()) if folder.exists() else []) <= 1
+
+
+def test_nothing_is_kept_where_jax_keeps_nothing(folder):
+    jax.config.update("jax_compilation_cache_dir", None)
+    in_a_new_process(on_line, *arguments())
+    assert TRACED == ["line"] and not folder.exists()
