@@ -29,7 +29,7 @@ from afdjax.explore.exploration import (
     weights_of,
 )
 from afdjax.explore.plans import Setting, in_double, transfer_time
-from afdjax.explore.tables import Choice, Table, times_within
+from afdjax.explore.tables import EQUAL, Choice, Table, times_within
 
 
 MOST_DEVICES = 1024
@@ -159,7 +159,8 @@ class _Pools:
         if not good.any():
             return None
         value = self._value(table.fits(self.counts) * table.rate, table.fits(self.counts)[:, None] * table.used)
-        return int(np.where(good, value, -1.0).argmax())
+        value = np.where(good, value, -1.0)
+        return int(table.soonest_first(np.flatnonzero(value >= EQUAL * value.max()))[0])
 
     def _value(self, tokens_per_s: np.ndarray, used: np.ndarray) -> Any:
         """What plans are chosen by; `used` devices of each pool in the last axis."""

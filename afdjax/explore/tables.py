@@ -87,6 +87,10 @@ _MOST_ROWS = 200
 of the scarcer one."""
 
 
+EQUAL = 1.0 - 1e-6
+"""Share of the most from which on throughputs are equal: rounding does not choose a plan. Chunks of many sizes are so."""
+
+
 def times_within(used: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """How often what uses so many devices of each pool (last axis) fits into `counts`."""
     with np.errstate(divide="ignore"):
@@ -203,6 +207,10 @@ class Table:
         size, rate = self._size[good], self.rate[good]
         best = np.zeros(size.max(initial=0) + 1)
         np.maximum.at(best, size, rate)
-        fastest = np.flatnonzero(rate == best[size])
-        _, first = np.unique(size[fastest], return_index=True)
-        return good[fastest[first]]
+        fastest = self.soonest_first(good[rate >= EQUAL * best[size]])
+        _, first = np.unique(self._size[fastest], return_index=True)
+        return fastest[first]
+
+    def soonest_first(self, rows: np.ndarray) -> np.ndarray:
+        """These rows by the time to the first token, then by that of the others: how equals are told apart."""
+        return rows[np.lexsort((self.tpot[rows], self.ttft[rows]))]
