@@ -31,7 +31,11 @@ from .lengths import (
 )
 from .mean_field import ClosedForm as ClosedForm, closed_form as closed_form
 from .planner import Plan as Plan, plan as plan
-from .profile_files import load_profile as load_profile, profile_to_json as profile_to_json
+from .profile_files import (
+    load_bundle as load_bundle,
+    load_profile as load_profile,
+    profile_to_json as profile_to_json,
+)
 from .provision import optimal_ratio as optimal_ratio
 from .simulation import (
     Cold as Cold,

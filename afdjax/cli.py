@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,16 +54,20 @@ def _afdjax() -> None:
     """Size attention-FFN-disaggregated LLM serving: how many attention workers for one FFN worker?"""
 
 
+def _of_bundle(text: str, default: str):
+    return typer.Option(help=text, show_default=f"{default}, or what the profile's file says")
+
+
 WorkloadName = Annotated[str, typer.Option(help="Name, request log, summary, or geometric:PROMPT_MEAN,DECODE_MEAN.")]
 ProfileName = Annotated[str, typer.Option(help="Name or JSON file of stage times.")]
-BatchSize = Annotated[float, typer.Option(help="Slots of an attention worker in one microbatch.")]
-InFlight = Annotated[int, typer.Option(help="Microbatches in flight.")]
+BatchSize = Annotated[float | None, _of_bundle("Slots of an attention worker in one microbatch.", "256")]
+InFlight = Annotated[int | None, _of_bundle("Microbatches in flight.", "2")]
 BarrierChoice = Annotated[BarrierName, typer.Option(help="How the model treats the slowest worker.")]
-AttentionStart = Annotated[AttentionStartName, typer.Option(help="When workers begin a microbatch.")]
-FfnWorkers = Annotated[int, typer.Option(help="FFN workers of the bundle.")]
-AttentionWeight = Annotated[float, typer.Option(help="Cost of an attention worker (GPUs, price, power).")]
-FfnWeight = Annotated[float, typer.Option(help="Cost of an FFN worker.")]
-Layers = Annotated[float, typer.Option(help="Layers, where the profile is of one layer.")]
+AttentionStart = Annotated[AttentionStartName | None, _of_bundle("When workers begin a microbatch.", "worker-wise")]
+FfnWorkers = Annotated[int | None, _of_bundle("FFN workers of the bundle.", "1")]
+AttentionWeight = Annotated[float | None, _of_bundle("Cost of an attention worker (GPUs, price, power).", "1")]
+FfnWeight = Annotated[float | None, _of_bundle("Cost of an FFN worker.", "1")]
+Layers = Annotated[float | None, _of_bundle("Layers, where the profile is of one layer.", "1")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 PromptColumn = Annotated[str | None, typer.Option(help="Column of the log with prompt tokens.")]
 DecodeColumn = Annotated[str | None, typer.Option(help="Column of the log with output tokens.")]
@@ -83,15 +87,15 @@ SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out ba
 def plan(
     workload: WorkloadName = WORKLOAD,
     profile: ProfileName = PROFILE,
-    batch_size: BatchSize = 256,
-    in_flight: InFlight = 2,
+    batch_size: BatchSize = None,
+    in_flight: InFlight = None,
     barrier: BarrierChoice = BarrierName.exact,
-    attention_start: AttentionStart = AttentionStartName.worker_wise,
-    ffn_workers: FfnWorkers = 1,
+    attention_start: AttentionStart = None,
+    ffn_workers: FfnWorkers = None,
     max_ratio: Annotated[float, typer.Option(help="Largest ratio looked at.")] = 64.0,
-    attention_weight: AttentionWeight = 1.0,
-    ffn_weight: FfnWeight = 1.0,
-    layers: Layers = 1.0,
+    attention_weight: AttentionWeight = None,
+    ffn_weight: FfnWeight = None,
+    layers: Layers = None,
     horizon_requests: Annotated[
         float | None, typer.Option(help="Closed form with the paper's load over so many requests (geometric only).")
     ] = None,
@@ -117,7 +121,10 @@ def plan(
         columns = afdjax.Columns(prompt_column, decode_column, time_column)
         law = _load_workload(workload, columns, first_token_from_prefill, skip_bad_rows)
         times = afdjax.load_profile(profile)
-        bundle = _bundle(batch_size, in_flight, ffn_workers, attention_weight, ffn_weight, layers, attention_start)
+        bundle = _bundle(
+            profile, attention_start, batch_size=batch_size, in_flight=in_flight, ffn_workers=ffn_workers,
+            attention_weight=attention_weight, ffn_weight=ffn_weight, layers=layers,
+        )  # fmt: skip
         result = afdjax.plan(
             law,
             times,
@@ -145,11 +152,11 @@ def plan(
 def simulate(
     workload: WorkloadName = WORKLOAD,
     profile: ProfileName = PROFILE,
-    batch_size: BatchSize = 256,
-    in_flight: InFlight = 2,
+    batch_size: BatchSize = None,
+    in_flight: InFlight = None,
     barrier: BarrierChoice = BarrierName.exact,
-    attention_start: AttentionStart = AttentionStartName.worker_wise,
-    ffn_workers: FfnWorkers = 1,
+    attention_start: AttentionStart = None,
+    ffn_workers: FfnWorkers = None,
     ratios: Annotated[
         str, typer.Option(help="Numbers of attention workers: FIRST:LAST, FIRST:LAST:STEP, or a list 1,2,4.")
     ] = "1:32",
@@ -158,9 +165,9 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     start: Annotated[StartName, typer.Option(help="What slots hold at first.")] = StartName.stationary,
     warm_up: Annotated[int | None, typer.Option(help="Decode steps not counted. Default: 16, cold start 0.")] = None,
-    attention_weight: AttentionWeight = 1.0,
-    ffn_weight: FfnWeight = 1.0,
-    layers: Layers = 1.0,
+    attention_weight: AttentionWeight = None,
+    ffn_weight: FfnWeight = None,
+    layers: Layers = None,
     json: Json = False,
     plot: Annotated[Path | None, typer.Option(help="Write curve and idle shares to this PNG file.")] = None,
     timeline: Annotated[
@@ -187,7 +194,10 @@ def simulate(
         columns = afdjax.Columns(prompt_column, decode_column, time_column)
         law = _load_workload(workload, columns, first_token_from_prefill, skip_bad_rows)
         times = afdjax.load_profile(profile)
-        bundle = _bundle(batch_size, in_flight, ffn_workers, attention_weight, ffn_weight, layers, attention_start)
+        bundle = _bundle(
+            profile, attention_start, batch_size=batch_size, in_flight=in_flight, ffn_workers=ffn_workers,
+            attention_weight=attention_weight, ffn_weight=ffn_weight, layers=layers,
+        )  # fmt: skip
         cold = start is StartName.cold
         with progress_bar("simulating") as progress:
             result = compare(
@@ -293,18 +303,17 @@ def _load_workload(name: str, columns, first_token_from_prefill: bool, skip_bad_
     )
 
 
-def _bundle(batch_size, in_flight, ffn_workers, attention_weight, ffn_weight, layers, attention_start):
-    import afdjax
+def _bundle(profile: str, attention_start: AttentionStartName | None, **numbers: float | int | None):
+    """What the profile's file says, and the command line instead of it."""
+    import dataclasses
 
-    return afdjax.Bundle(
-        batch_size,
-        in_flight=in_flight,
-        ffn_workers=ffn_workers,
-        attention_weight=attention_weight,
-        ffn_weight=ffn_weight,
-        layers=layers,
-        start={"worker-wise": afdjax.WorkerWise(), "together": afdjax.Together()}[attention_start.value],
-    )
+    import afdjax
+    from afdjax.profile_files import STARTS
+
+    given: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    if attention_start is not None:
+        given["start"] = STARTS[attention_start.value]
+    return dataclasses.replace(afdjax.load_bundle(profile) or afdjax.Bundle(256), **given)
 
 
 def _barrier(name: BarrierName):

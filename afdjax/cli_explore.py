@@ -57,9 +57,10 @@ def explore(
         list[str] | None,
         typer.Option(help="Ask of sizes: whole-experts, divisible, attention-first, whole-nodes. Repeat for more."),
     ] = None,
-    shared_with_attention: Annotated[
-        bool, typer.Option("--shared-with-attention", help="Shared experts on the attention devices.")
-    ] = False,
+    with_attention: Annotated[
+        str,
+        typer.Option(help="What runs on the attention devices: of router, shared, dense, joined by commas; or none."),
+    ] = "router,dense",
     sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Rank what to improve.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the best plan with FFN devices as a profile (JSON).")
@@ -104,7 +105,8 @@ def explore(
         kinds = [load_accelerator(part) for part in parts]
         setting = Setting(
             chosen, kinds[0], kinds[-1], _requests(workload), imbalance=_imbalance(chosen, imbalance, skew), cache=cache,
-            shared_with_attention=shared_with_attention, accepted=accepted, drafted=drafted,
+            with_attention=() if with_attention == "none" else tuple(with_attention.split(",")),
+            accepted=accepted, drafted=drafted,
             schedule=_named("schedule", schedule, SCHEDULES), network=Network(routes=_named("routes", routes, ROUTES)),
         )  # fmt: skip
         if fit and (not tables or len(kinds) > 1):
@@ -163,13 +165,8 @@ def _written(found, output: Path, chosen: str | None) -> str:
     best = max(plans, key=lambda plan: plan.value)
     part = next(part for part in reversed(best.parts) if float(part.replica.ffn_devices))
     profile, bundle, workers = as_bundle(found.setting_of(part), part.replica, output.stem)
-    write(output, profile_to_json(profile).encode())
-    return (
-        f"wrote {output} ({best.level}, {workers} attention workers):\n"
-        f"  afdjax plan --profile {output} --batch-size {float(bundle.batch_size):.0f} --in-flight {bundle.in_flight} "
-        f"--layers {float(bundle.layers):.0f} --attention-weight {float(bundle.attention_weight):.0f} "
-        f"--ffn-weight {float(bundle.ffn_weight):.0f}"
-    )
+    write(output, profile_to_json(profile, bundle).encode())
+    return f"wrote {output} ({best.level}, {workers} attention workers):\n  afdjax plan --profile {output}"
 
 
 def _devices(gpus: str) -> list[tuple[int, str]]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from afdjax import latency
 from afdjax._files import FileError, first_problem, parse_json, read_text, suggestion
+from afdjax.bundle import Bundle, Start, Together, WorkerWise
 from afdjax.latency_table import Table
 
 
@@ -24,6 +25,7 @@ FORMS: dict[str, type[latency.Latency]] = {
     "table": Table,
 }
 LINKS: dict[str, type[latency.Communication]] = {"per-worker": latency.PerWorker, "shared": latency.Shared}
+STARTS: dict[str, Start] = {"worker-wise": WorkerWise(), "together": Together()}
 
 
 class _Strict(BaseModel):
@@ -83,6 +85,24 @@ class _CommunicationStage(_Stage):
     link: Literal["per-worker", "shared"]
 
 
+_Positive = Annotated[float, Field(strict=True, gt=0)]
+
+
+class _Bundle(_Strict):
+    """What these times are provisioned for; the fields of `Bundle`."""
+
+    batch_size: _Positive
+    in_flight: Annotated[int, Field(strict=True, ge=1)] = 2
+    ffn_workers: _Positive = 1
+    attention_weight: _Positive = 1
+    ffn_weight: _Positive = 1
+    layers: _Positive = 1
+    start: Literal["worker-wise", "together"] = "worker-wise"
+
+    def build(self) -> Bundle:
+        return Bundle(**self.model_dump(exclude={"start"}), start=STARTS[self.start])
+
+
 class _ProfileFile(_Strict):
     schema_name: Literal["afdjax/profile/1"] = Field(alias="schema")
     name: str
@@ -92,6 +112,7 @@ class _ProfileFile(_Strict):
     ffn: _Stage
     communication: _CommunicationStage
     covariance: list[list[float]] | None = None
+    bundle: _Bundle | None = None
 
     @model_validator(mode="after")
     def _one_unit(self) -> "_ProfileFile":
@@ -110,19 +131,31 @@ def load_profile(name_or_path: str | Path) -> latency.Profile:
 
     Raises `FileError` (a `ValueError`) with one line that names the file, the field and what would be right.
     """
+    return parse_profile(*_text(name_or_path))
+
+
+def load_bundle(name_or_path: str | Path) -> Bundle | None:
+    """The bundle that this profile was written for, as `afdjax explore` does; None where its file has none.
+
+    Raises `FileError` as `load_profile` does.
+    """
+    file = _parse(*_text(name_or_path)).bundle
+    return None if file is None else file.build()
+
+
+def _text(name_or_path: str | Path) -> tuple[str, str]:
+    """The document of this name, and what it is called in errors."""
     shipped = resources.files("afdjax.profiles") / f"{name_or_path}.json"
     path = Path(name_or_path)
     if shipped.is_file():
-        text, name = shipped.read_text(encoding="utf-8"), str(name_or_path)
-    elif path.is_file():
-        text, name = read_text(path), str(path)
-    else:
-        names = shipped_profiles()
-        raise FileError(
-            f"{name_or_path}: no such profile: give a JSON file or one of {', '.join(names)}"
-            f"{suggestion(str(name_or_path), names)}."
-        )
-    return parse_profile(text, name)
+        return shipped.read_text(encoding="utf-8"), str(name_or_path)
+    if path.is_file():
+        return read_text(path), str(path)
+    names = shipped_profiles()
+    raise FileError(
+        f"{name_or_path}: no such profile: give a JSON file or one of {', '.join(names)}"
+        f"{suggestion(str(name_or_path), names)}."
+    )
 
 
 def shipped_profiles() -> list[str]:
@@ -133,12 +166,9 @@ def shipped_profiles() -> list[str]:
 
 def parse_profile(text: str, name: str) -> latency.Profile:
     """The profile in a JSON document; `name` is used in errors."""
-    document = parse_json(text, name)
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise FileError(f"{name}: field 'schema' must be \"{SCHEMA}\" (is this a profile?).")
+    file = _parse(text, name)
     with first_problem(name):
-        file = _ProfileFile.model_validate(document)
-        profile = latency.Profile(
+        return latency.Profile(
             attention=file.attention.build(),
             ffn=file.ffn.build(),
             communication=LINKS[file.communication.link](file.communication.build()),
@@ -152,11 +182,18 @@ def parse_profile(text: str, name: str) -> latency.Profile:
                 communication=file.communication.validity(),
             ),
         )
-    return profile
 
 
-def profile_to_json(profile: latency.Profile) -> str:
-    """The JSON document that `load_profile` reads back to the same profile."""
+def _parse(text: str, name: str) -> _ProfileFile:
+    document = parse_json(text, name)
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise FileError(f"{name}: field 'schema' must be \"{SCHEMA}\" (is this a profile?).")
+    with first_problem(name):
+        return _ProfileFile.model_validate(document)
+
+
+def profile_to_json(profile: latency.Profile, bundle: Bundle | None = None) -> str:
+    """The JSON document that `load_profile` reads back to the same profile, and `load_bundle` to the same bundle."""
     origin = profile.provenance
     stages: dict[str, dict[str, Any]] = {}
     for stage, form, validity in (
@@ -187,6 +224,10 @@ def profile_to_json(profile: latency.Profile) -> str:
     }
     if profile.covariance is not None:
         document["covariance"] = np.asarray(profile.covariance).tolist()
+    if bundle is not None:
+        numbers = ("batch_size", "in_flight", "ffn_workers", "attention_weight", "ffn_weight", "layers")
+        start = next(name for name, start in STARTS.items() if isinstance(bundle.start, type(start)))
+        document["bundle"] = {name: np.asarray(getattr(bundle, name)).item() for name in numbers} | {"start": start}
     return json.dumps(document, indent=2) + "\n"
 
 

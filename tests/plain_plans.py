@@ -1,7 +1,6 @@
 """One replica in plain Python floats: the formulas of `afdjax.explore` once more, as loops of floats, for one model.
 
-DeepSeek-V3 (MLA, three dense layers, experts with one shared), FP8 weights and cache, the shared expert with the experts, the
-router with attention.
+DeepSeek-V3 (MLA, three dense layers, experts with one shared), FP8 weights and cache.
 """
 
 import math
@@ -25,7 +24,7 @@ def distinct(holders: float) -> float:
     return holders * (1 - math.exp(log_choose(there) - log_choose(EXPERTS)))
 
 
-def step_of(device, reached, lengths, near, far, tp, m, decoding, prompt):
+def step_of(device, reached, lengths, near, far, tp, m, decoding, prompt, with_attention=("router", "dense")):
     """Time [s] of a step of m microbatches with `decoding` requests and `prompt` prompt tokens in each group."""
     prefix, new, output = lengths
     tokens, context, seen = decoding + prompt, prefix + new + output / 2, prefix + new / 2
@@ -42,29 +41,47 @@ def step_of(device, reached, lengths, near, far, tp, m, decoding, prompt):
     latency = device["up_latency"] + reached["kernel"] if within else far_away
     reduce = latency + 2 * (tp - 1) / tp * tokens * H * 2 / link if tp > 1 else 0.0
     mixing = product(ATTENTION / tp, tokens) + max(read, work) + prefill + 10 * reached["kernel"] + reduce
-    routed = mixing + product(ROUTER, tokens / tp)
     groups, holders = near / tp, far or near
     everyone = tokens * groups
+    routed = mixing
+    routed += product(ROUTER, tokens / tp) if "router" in with_attention else 0.0
+    routed += product(SHARED, tokens / tp) if "shared" in with_attention else 0.0
     hit = EXPERTS * (1 - (1 - TOP / EXPERTS) ** everyone)
     held = math.ceil(EXPERTS / holders) / EXPERTS
     grouped = hit * EXPERT * held / bandwidth + 2 * everyone * TOP * EXPERT * held / (fp8 * reached["experts"])
-    ffn = grouped + 3 * reached["kernel"] + product(SHARED, everyone / holders)
-    dense = product(3 * H * DENSE / tp, tokens) + 3 * reached["kernel"] + reduce
-    copies = distinct(holders) * (1 if far else (holders - 1) / holders)
+    ffn = grouped + 3 * reached["kernel"]
+    ffn += 0.0 if "shared" in with_attention else product(SHARED, everyone / holders)
+    ffn += 0.0 if "router" in with_attention else product(ROUTER, everyone / holders)
     nodes = max(holders / device["size"], 1)
-    node_copies = distinct(nodes) * (1 if far else (nodes - 1) / nodes)
-    sent = tokens / tp
-    inside = sent * max(copies, near * copies / holders)
-    between = sent * max(node_copies, near * node_copies / (nodes * min(holders, device["size"])))
 
-    def travel(element):
-        along = inside * H * element / up
-        if near + far <= device["size"]:
+    def travel(senders, sent, copies, node_copies, devices, element):
+        """`copies` and `node_copies` of each of `sent` tokens of every sender, the busier of senders and receivers."""
+        along = sent * max(copies, senders * copies / holders) * H * element / up
+        if devices <= device["size"]:
             return device["up_latency"] + reached["kernel"] + along
+        between = sent * max(node_copies, senders * node_copies / (nodes * min(holders, device["size"])))
         return far_away + max(between * H * element / out, along)
 
-    alone = not far and holders == 1
-    sent_out, sent_back = (0.0, 0.0) if alone else (travel(1.0 + 4 / 128), travel(2.0))
+    def to_experts(senders, sent, apart, element):
+        if not apart and holders == 1:
+            return 0.0
+        copies = distinct(holders) * (1 if apart else (holders - 1) / holders)
+        node_copies = distinct(nodes) * (1 if apart else (nodes - 1) / nodes)
+        return travel(senders, sent, copies, node_copies, senders + (holders if apart else 0), element)
+
+    elements = 1.0 + 4 / 128, 2.0
+    to_one = [travel(near, tokens / tp, 1.0, 1.0, near + far, each) for each in elements]
+    if far and "router" not in with_attention:
+        sent_out, sent_back = (
+            one + to_experts(holders, everyone / holders, False, each)
+            for one, each in zip(to_one, elements, strict=True)
+        )
+    else:
+        sent_out, sent_back = (to_experts(near, tokens / tp, bool(far), each) for each in elements)
+    if far and "dense" not in with_attention:
+        dense = product(3 * H * DENSE, everyone / holders) + 3 * reached["kernel"] + sum(to_one)
+    else:
+        dense = product(3 * H * DENSE / tp, tokens) + 3 * reached["kernel"] + reduce
     rounds = LAYERS - FIRST
     head = H * VOCAB / tp * 2 / bandwidth + 2 * decoding * H * VOCAB / tp / (device["bf16"] * reached["dense"])
     stages = (routed, sent_out, ffn, sent_back) if far else (routed + ffn, sent_out + sent_back)
@@ -73,10 +90,20 @@ def step_of(device, reached, lengths, near, far, tp, m, decoding, prompt):
     return max(rounds * once, m * rounds * longest + once - longest) + m * serial
 
 
-def spare_of(device, reserve, lengths, near, far, tp, resident):
+def spare_of(device, reserve, lengths, near, far, tp, resident, with_attention=("router", "dense")):
     """Least bytes left on a device."""
-    own = (ATTENTION * LAYERS + 3 * H * DENSE * FIRST + 2 * 2 * H * VOCAB) / tp + (LAYERS - FIRST) * ROUTER
-    experts = (LAYERS - FIRST) * (math.ceil(EXPERTS / (far or near)) * EXPERT + SHARED)
+    own = (ATTENTION * LAYERS + 2 * 2 * H * VOCAB) / tp
+    experts = (LAYERS - FIRST) * math.ceil(EXPERTS / (far or near)) * EXPERT
+    dense = 3 * H * DENSE * FIRST
+    for part, size in {
+        "router": (LAYERS - FIRST) * ROUTER,
+        "shared": (LAYERS - FIRST) * SHARED,
+        "dense": dense,
+    }.items():
+        if part in with_attention or not far:
+            own += size / tp if part == "dense" else size
+        else:
+            experts += size
     cache = resident * LAYERS * (KR + ROPE) * sum(lengths)
     memory = device["memory"] - reserve
     return min(memory - own - cache, memory - experts) if far else memory - own - experts - cache

@@ -67,6 +67,17 @@ PROFILES = {
     "wrong-schema": ({"schema": "afdjax/profile/0"}, "field 'schema' must be \"afdjax/profile/1\""),
     "no-schema": ({"schema": ...}, "field 'schema' must be \"afdjax/profile/1\""),
     "covariance": ({"covariance": [[1.0]]}, "'covariance' must be a symmetric, non-negative 6 x 6 matrix"),
+    "bundle-without-slots": ({"bundle": {"in_flight": 2}}, "field 'bundle.batch_size': Field required"),
+    "bundle-half-in-flight": (
+        {"bundle": {"batch_size": 2, "in_flight": 1.5}},
+        "field 'bundle.in_flight': Input should be a valid integer",
+    ),
+    "bundle-of-nothing": ({"bundle": {"batch_size": 0}}, "field 'bundle.batch_size': Input should be greater than 0"),
+    "bundle-start": (
+        {"bundle": {"batch_size": 1, "start": "never"}},
+        "field 'bundle.start': Input should be 'worker-wise' or 'together'",
+    ),
+    "bundle-ratio": ({"bundle": {"batch_size": 1, "ratio": 3}}, "field 'bundle.ratio': Extra inputs are not permitted"),
     "saturation": (
         {
             "ffn.form": "expert-hit",

@@ -71,11 +71,14 @@ def test_no_candidate_of_a_plain_scan_is_better(found):
     assert 0.0 < best <= found.levels[0].plan.tokens_per_s * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("accelerator", ["h200", "gb200"])
-def test_replicas_in_plain_python(accelerator):
+@pytest.mark.parametrize(
+    ("accelerator", "with_attention"),
+    [("h200", ("router", "dense")), ("gb200", ("router", "dense")), ("h200", ()), ("gb200", ("dense", "shared"))],
+)
+def test_replicas_in_plain_python(accelerator, with_attention):
     """The same formulas in floats, for a few hundred random replicas of both kinds and all sizes."""
     rng = np.random.default_rng(1)
-    setting = setting_of("deepseek-v3", accelerator, UseCase(1000, 2048, 512))
+    setting = setting_of("deepseek-v3", accelerator, UseCase(1000, 2048, 512), with_attention=with_attention)
     part, lengths, reached = setting.attention_device, (1000.0, 2048.0, 512.0), setting.efficiency
     device = {
         "bandwidth": float(part.bandwidth), "fp8": float(part.peak["fp8"]), "bf16": float(part.peak["bf16"]),
@@ -92,10 +95,10 @@ def test_replicas_in_plain_python(accelerator):
     found = eqx.filter_jit(jax.vmap(times, in_axes=(None, 0)))(setting, Replica(*map(jnp.asarray, columns)))
     for i, (a, f, group, b, flight, c) in enumerate(zip(*columns, strict=True)):
         shape = (device, reached, lengths, a, f, group, flight, b)
-        np.testing.assert_allclose(found.plain[i], step_of(*shape, 0.0), rtol=1e-9)
-        np.testing.assert_allclose(found.mixed[i], step_of(*shape, c), rtol=1e-9)
+        np.testing.assert_allclose(found.plain[i], step_of(*shape, 0.0, with_attention), rtol=1e-9)
+        np.testing.assert_allclose(found.mixed[i], step_of(*shape, c, with_attention), rtol=1e-9)
         resident = (b + max(c / lengths[1], 1.0)) * flight
-        left = spare_of(device, float(setting.reserve), lengths, a, f, group, resident)
+        left = spare_of(device, float(setting.reserve), lengths, a, f, group, resident, with_attention)
         np.testing.assert_allclose(found.spare[i], left, rtol=1e-9, atol=1.0)
 
 
@@ -277,8 +280,8 @@ def test_a_plan_becomes_a_bundle(found):
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["afdjax", "explore", *map(str, arguments)])
+    def call(*arguments, command="explore"):
+        monkeypatch.setattr("sys.argv", ["afdjax", command, *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
         return stop.value.code, capsys.readouterr()
@@ -298,6 +301,10 @@ def test_the_command_shows_every_level_and_writes_a_profile(run, tmp_path):
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     profile = afd.load_profile(out)
     assert profile.time_unit == "us" and isinstance(profile.ffn, afd.ExpertHit)
+    bundle = afd.load_bundle(out)
+    assert bundle.in_flight >= 1 and float(bundle.layers) == 58.0 and float(bundle.ffn_weight) >= 1.0
+    code, shown = run("--profile", out, "--json", command="plan")
+    assert code == 0 and json.loads(shown.out)["bundle"]["batch_size"] == float(bundle.batch_size)
     code, shown = run(*SMALL, "--tpot", "30ms", "-o", out, "--level", "disaggregated-afd")
     assert code == 0 and "(disaggregated-afd, " in shown.out
     code, shown = run(*SMALL, "--ttft", "1ms", "--json")
@@ -323,6 +330,7 @@ def test_the_command_shows_every_level_and_writes_a_profile(run, tmp_path):
         (("--workload", "0/0/10"), "prompt must be a finite number of at least 1"),
         (("--weights", "fp3"), "--weights must be one of bf16"),
         (("--cache", "fp3"), "--cache must be one of bf16"),
+        (("--with-attention", "head"), "--with-attention must be of router, shared, dense, but it has head"),
         (("--imbalance", "0"), "--imbalance must be a finite number of at least 1"),
         (("--plot", "x.pdf"), "x.pdf: must end in .png"),
     ],

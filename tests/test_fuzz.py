@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import equinox as eqx
 import jax
 import numpy as np
 import polars as pl
@@ -71,7 +72,9 @@ def test_whatever_was_written_is_read(rows, write, packed, tmp_path):
 
 
 @settings(max_examples=100)
-@given(document=JSON, place=st.sampled_from(["whole", "attention", "ffn", "communication", "name", "covariance"]))
+@given(
+    document=JSON, place=st.sampled_from(["whole", "attention", "ffn", "communication", "name", "covariance", "bundle"])
+)
 def test_arbitrary_profiles(document, place):
     from importlib import resources
 
@@ -90,10 +93,10 @@ def test_arbitrary_summaries(document, place):
     outcome(lambda: parse_summary(json.dumps(good | {place: document}), "fuzz"))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("form", FORMS)
-def test_profiles_survive_a_round_trip(form, data):
+def test_profiles_survive_a_round_trip(form, data, tmp_path):
     number = st.floats(1.0, 1e6)
     rising = st.lists(number, min_size=2, max_size=5, unique=True).map(sorted)
 
@@ -109,7 +112,14 @@ def test_profiles_survive_a_round_trip(form, data):
         build(FORMS[form]), build(afd.Affine), link(build(afd.Affine)), time_unit="ms",
         provenance=afd.Provenance("mine", "here", attention=afd.Validity((1.0, 2.0), (3.0, 4.0))),
     )  # fmt: skip
-    again = parse_profile(afd.profile_to_json(profile), "again")
+    bundle = data.draw(st.none() | st.builds(
+        afd.Bundle, number, in_flight=st.integers(1, 9), ffn_workers=number, attention_weight=number, ffn_weight=number,
+        layers=number, start=st.sampled_from([afd.WorkerWise(), afd.Together()]),
+    ))  # fmt: skip
+    path = tmp_path / "profile.json"
+    path.write_text(afd.profile_to_json(profile, bundle))
+    assert eqx.tree_equal(afd.load_bundle(path), bundle)
+    again = afd.load_profile(path)
     assert again.provenance == profile.provenance and again.time_unit == "ms"
     assert type(again.communication) is link and type(again.attention) is FORMS[form]
     for name, value in profile.coefficients().items():

@@ -148,6 +148,10 @@ class Network(eqx.Module):
         alone = ~apart & (holders <= 1.0)
         return jnp.where(alone, 0.0, out), jnp.where(alone, 0.0, back)
 
+    def to_one(self, links: Links, width: Scalar, traffic: Traffic) -> tuple[Scalar, Scalar]:
+        """The same where every token goes to one other device, whichever."""
+        return self._times(links, width, Copies(jnp.ones(()), jnp.ones(())), traffic)
+
     def to_all(self, links: Links, width: Scalar, traffic: Traffic) -> tuple[Scalar, Scalar]:
         """The same where every token goes to every device (dense FFNs with tensor parallelism), passed on inside of a domain."""
         return self._times(links, width, Copies(traffic.holders, links.nodes(traffic.holders)), traffic)

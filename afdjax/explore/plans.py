@@ -74,14 +74,24 @@ USE_CASES = {
 """Those of arXiv:2605.28302."""
 
 
+PARTS = {
+    "router": "routers, and projections to a latent",
+    "shared": "shared experts",
+    "dense": "dense layers of a model with experts",
+}
+"""What beside attention and routed experts is on one side or the other."""
+
+
 class Setting(eqx.Module):
     """Everything that a plan is judged in: model, hardware of both pools, what is reached of it, network, schedule, requests.
 
-    `cache` format of the KV cache. Routers run with attention (a token is sent to the devices that they choose);
-    `shared_with_attention`: so do shared experts (prototype of arXiv:2605.28302), not on the FFN devices (AIConfigurator).
-    Replicas that hold everything are meant for one kind of device. `imbalance`: how uneven the load of the expert devices is.
-    `measured`: by the name of a device, what was measured there of the kernels of each kind of layer. `joined`: attention and FFN
-    devices are of one pool, and may share a scale-up domain.
+    `cache` format of the KV cache. `imbalance`: how uneven the load of the expert devices is. `measured`: by the name of a
+    device, what was measured there of the kernels of each kind of layer. `joined`: attention and FFN devices are of one pool, and
+    may share a scale-up domain. Replicas that hold everything are meant for one kind of device.
+    `with_attention`: which of `PARTS` run on the attention devices, where there are others. By default shared experts do not
+    (AIConfigurator; in the prototype of arXiv:2605.28302 they do). Without its router attention does not know where tokens go:
+    each goes to one of the FFN devices, which pass it on among themselves. Dense layers that are not with attention are held
+    whole by every FFN device, and each of them works on its share of the tokens.
     `accepted`: tokens that a step gives each request, `drafted` of them proposed beside the first (by the model's own draft
     layers, whose weights and caches are not counted, or for nothing where it has none). `reserve` [bytes]: memory of each device
     that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
@@ -100,7 +110,7 @@ class Setting(eqx.Module):
     reserve: Scalar = eqx.field(converter=_checks.as_float, default=3.9 * GIBI)  # pyright: ignore[reportAssignmentType]
     measured: dict[str, tuple[Measured, ...]] = eqx.field(default_factory=dict)
     cache: str = eqx.field(static=True, default="bf16")
-    shared_with_attention: bool = eqx.field(static=True, default=False)
+    with_attention: tuple[str, ...] = eqx.field(static=True, default=("router", "dense"))
     joined: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
@@ -111,6 +121,9 @@ class Setting(eqx.Module):
             raise ValueError(f"`accepted` must be at most 1 + drafted, but it is {float(numbers[0].max()):g}.")
         _checks.require_non_negative("reserve", self.reserve)
         bytes_of(self.cache, "cache")
+        for part in self.with_attention:
+            if part not in PARTS:
+                raise ValueError(f"`with_attention` must be of {', '.join(PARTS)}, but it has {part}.")
         for name, parts in self.measured.items():
             if len(parts) != len(self.model.layers):
                 raise ValueError(
@@ -201,8 +214,8 @@ class Step(eqx.Module):
 def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: ScalarLike) -> Step:
     """A step in which each group decodes `decoding` requests and works on `prompt` prompt tokens in each microbatch.
 
-    Embedding, head and the dense layers of a model with experts stay with attention; all FFNs do where there are no FFN devices.
-    The dense FFNs of a model without experts are divided among all FFN devices (tensor parallelism).
+    Embedding and head stay with attention, and everything does where there are no FFN devices. The dense FFNs of a model without
+    experts are divided among all FFN devices (tensor parallelism).
     """
     model, requests, m = setting.model, setting.requests, replica.in_flight
     tokens = Tokens(
@@ -217,6 +230,9 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
     across, beyond = setting.between, setting.within(setting.ffn_device)
     reduce = setting.within(setting.attention_device).all_reduce(reduced, tp)
     traffic = Traffic(replica.attention_devices, tokens.count / tp, replica.holders, replica.apart)
+    # of one FFN device, and among them, where tokens come without a destination
+    arriving = everyone / replica.holders
+    among = Traffic(replica.holders, arriving, replica.holders, jnp.zeros_like(replica.apart))
     rounds = model.rounds
     zero = jnp.zeros(())
     attention, ffn, out, back, serial = zero, zero, zero, zero, zero
@@ -227,12 +243,21 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
             layer, share = part.ffn, part.count / rounds
             attention += share * mixing
             ffn += share * far.experts(layer, everyone, replica.holders, setting.imbalance)
-            if setting.shared_with_attention:
+            if "shared" in setting.with_attention:
                 attention += share * near.shared(layer, tokens.count / tp)
             else:
-                ffn += share * far.shared(layer, everyone / replica.holders)
-            attention += share * near.router(layer, tokens.count / tp)
+                ffn += share * far.shared(layer, arriving)
             there, again = setting.network.to_experts(across, layer, traffic)
+            if "router" in setting.with_attention:
+                attention += share * near.router(layer, tokens.count / tp)
+            else:
+                ffn += share * far.router(layer, arriving)
+                first, last = setting.network.to_one(across, layer.hidden, traffic)
+                to, back_from = setting.network.to_experts(beyond, layer, among)
+                there, again = (
+                    jnp.where(replica.apart, first + to, there),
+                    jnp.where(replica.apart, back_from + last, again),
+                )
             out, back = out + share * there, back + share * again
         elif isinstance(part.ffn, Dense) and not model.sparse:
             share = part.count / rounds
@@ -245,7 +270,11 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
             out += share * jnp.where(replica.apart, there, 0.0)
             back += share * jnp.where(replica.apart, again, 0.0)
         elif isinstance(part.ffn, Dense):
-            serial += part.count * (mixing + near.dense(part.ffn, tokens.count, tp) + reduce)
+            beside = near.dense(part.ffn, tokens.count, tp) + reduce
+            if "dense" not in setting.with_attention:
+                there, again = setting.network.to_one(across, model.hidden, traffic)
+                beside = jnp.where(replica.apart, there + far.dense(part.ffn, arriving, 1.0) + again, beside)
+            serial += part.count * (mixing + beside)
         else:
             attention += part.count / rounds * mixing
     near = setting.kernels(setting.attention_device, -1)
@@ -286,8 +315,6 @@ def memory(setting: Setting, replica: Replica, resident: Scalar) -> Memory:
     )
     dense = model.dense_parameters() - shared - router
     near = (attention * model.attention_parameters() + 2.0 * model.embedding_parameters()) / tp
-    if model.sparse:
-        near = near + rest * dense / tp + rest * router
     cache = sum(
         (
             part.count
@@ -305,10 +332,11 @@ def memory(setting: Setting, replica: Replica, resident: Scalar) -> Memory:
             routed += experts * part.count * held * part.ffn.expert_parameters()
     if not model.sparse:
         far = rest * dense / jnp.where(replica.apart, replica.holders, tp)
-    elif setting.shared_with_attention:
-        near, far = near + rest * shared, routed
     else:
-        far = routed + rest * shared
+        divided = tp if "dense" in setting.with_attention else jnp.where(replica.apart, 1.0, tp)
+        sizes = {"router": rest * router, "shared": rest * shared, "dense": rest * dense / divided}
+        near += sum((size for part, size in sizes.items() if part in setting.with_attention), zero)
+        far = routed + sum((size for part, size in sizes.items() if part not in setting.with_attention), zero)
     return Memory(jnp.where(replica.apart, near, near + far), resident * cache, jnp.where(replica.apart, far, 0.0))
 
 

@@ -124,6 +124,7 @@ def margins(found: Exploration, most: int = 3) -> dict[str, list[tuple[str, floa
         names = [name for name in own.keys() | other.keys() if not name.startswith("model.")]
         lean = {name: other.get(name, 0.0) - own.get(name, 0.0) for name in sorted(names)}
         needed = {name: gap / slope for name, slope in lean.items() if abs(slope) > gap / math.log(10.0)}
-        nearest = sorted(needed, key=lambda name: abs(needed[name]))[:most]
+        # equals in the order of their names, not of their rounding
+        nearest = sorted(needed, key=lambda name: round(abs(needed[name]), 9))[:most]
         flips[level.name] = [(name, math.exp(needed[name])) for name in nearest]
     return flips

@@ -31,7 +31,7 @@ def paper_setting(model: str, use: str, schedule: str) -> Setting:
     chosen = dataclasses.replace(load_model(model), formats=("fp8",) * 3)
     return Setting(
         chosen, part, part, USE_CASES[use], schedule=SCHEDULES[schedule], network=Network(routes=PerDevice()), cache="fp8",
-        shared_with_attention=True,
+        with_attention=("router", "shared", "dense"),
     )  # fmt: skip
 
 
