@@ -152,6 +152,15 @@ class Network(eqx.Module):
         """The same where every token goes to one other device, whichever."""
         return self._times(links, width, Copies(jnp.ones(()), jnp.ones(())), traffic)
 
+    def passed_on(self, links: Links, among: Links, layer: Experts, traffic: Traffic) -> tuple[Scalar, Scalar]:
+        """The same where only the holders know which experts: to one of them, who sends it on over what is `among` them."""
+        arriving = traffic.senders * traffic.tokens / traffic.holders
+        first, last = self.to_one(links, layer.hidden, traffic)
+        out, back = self.to_experts(
+            among, layer, Traffic(traffic.holders, arriving, traffic.holders, jnp.asarray(False))
+        )
+        return first + out, back + last
+
     def to_all(self, links: Links, width: Scalar, traffic: Traffic) -> tuple[Scalar, Scalar]:
         """The same where every token goes to every device (dense FFNs with tensor parallelism), passed on inside of a domain."""
         return self._times(links, width, Copies(traffic.holders, links.nodes(traffic.holders)), traffic)

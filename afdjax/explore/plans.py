@@ -6,6 +6,7 @@ search maps them over millions.
 """
 
 import dataclasses
+import functools
 from typing import TypeVar
 
 import equinox as eqx
@@ -230,9 +231,7 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
     across, beyond = setting.between, setting.within(setting.ffn_device)
     reduce = setting.within(setting.attention_device).all_reduce(reduced, tp)
     traffic = Traffic(replica.attention_devices, tokens.count / tp, replica.holders, replica.apart)
-    # of one FFN device, and among them, where tokens come without a destination
     arriving = everyone / replica.holders
-    among = Traffic(replica.holders, arriving, replica.holders, jnp.zeros_like(replica.apart))
     rounds = model.rounds
     zero = jnp.zeros(())
     attention, ffn, out, back, serial = zero, zero, zero, zero, zero
@@ -252,12 +251,8 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
                 attention += share * near.router(layer, tokens.count / tp)
             else:
                 ffn += share * far.router(layer, arriving)
-                first, last = setting.network.to_one(across, layer.hidden, traffic)
-                to, back_from = setting.network.to_experts(beyond, layer, among)
-                there, again = (
-                    jnp.where(replica.apart, first + to, there),
-                    jnp.where(replica.apart, back_from + last, again),
-                )
+                passed_on = setting.network.passed_on(across, beyond, layer, traffic)
+                there, again = map(functools.partial(jnp.where, replica.apart), passed_on, (there, again))
             out, back = out + share * there, back + share * again
         elif isinstance(part.ffn, Dense) and not model.sparse:
             share = part.count / rounds

@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -42,14 +41,13 @@ def _log_rate(setting: Setting, replica: Replica, kind: ArrayLike) -> Scalar:
 def _log_slopes(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> tuple[Scalar, Float[Array, " constants"]]:
     """Logarithm of the tokens per second of one replica, and its derivatives by the constants of a setting.
 
-    Forward mode, one constant after the other: for so few as fast as reverse mode, and traced in half the time.
+    Forward mode, along all constants at once: for so few as fast as reverse mode, and traced in half the time.
     """
     constants, rest = eqx.partition(setting, _is_constant)
     leaves, tree = jax.tree.flatten(constants)
     log_rate = lambda leaves: _log_rate(eqx.combine(jax.tree.unflatten(tree, leaves), rest), replica, kind)
-    along = lambda direction: jax.jvp(log_rate, (leaves,), (list(direction),))
-    values, slopes = lax.map(along, jnp.eye(len(leaves)))
-    return values[0], slopes
+    value, along = jax.linearize(log_rate, leaves)
+    return value, jax.vmap(lambda direction: along(list(direction)))(jnp.eye(len(leaves)))
 
 
 def _is_constant(leaf: Any) -> bool:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 import time
 
 import equinox as eqx
@@ -102,3 +105,29 @@ def test_a_whole_search(benchmark, capsys, model, part, devices, lengths, target
         print(f"\n{model} on {devices} x {part}: {found.evaluations:,} replicas in {benchmark.stats.stats.min:.1f} s, with "
               f"compilation {first:.1f} s; best {found.best.name if found.best else None}")  # fmt: skip
     assert found.evaluations > 500_000
+
+
+COMMANDS = {
+    "Qwen3-235B on 64 H200": "--model qwen3-235b --weights fp8 --gpus 64xh200 --workload 0/2048/512 --tpot 100ms",
+    "DeepSeek-V3.2 on 128 B200": "--model deepseek-v3.2 --gpus 128xb200 --workload chat --ttft 50ms --tpot 15ms",
+}
+
+
+@pytest.mark.parametrize(("title", "arguments"), COMMANDS.items(), ids=["64xh200", "128xb200"])
+def test_the_command_from_start_to_end(benchmark, capsys, tmp_path, title, arguments):
+    """Whole processes, beside ones that only import JAX: they say how quick the machine was."""
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    environment.pop("XLA_FLAGS", None)
+
+    def seconds(code, *words):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code, *words], env=environment, check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    explore = lambda: seconds("from afdjax.cli import command; command()", "explore", *arguments.split())
+    first = benchmark.pedantic(explore, rounds=1, iterations=1)
+    again, imports = map(np.array, zip(*((explore(), seconds("import jax")) for _ in range(5)), strict=True))
+    with capsys.disabled():
+        print(f"\nafdjax explore, {title}: {np.median(again):.1f} s ({again.min():.1f} to {again.max():.1f}), the first time "
+              f"{first:.1f} s; {np.median(again / imports):.1f} times an import of jax ({np.median(imports):.1f} s)")  # fmt: skip
+    assert np.median(again / imports) < 6.0
