@@ -1,4 +1,4 @@
-"""What all commands share: settings, refusals in one line, files that are written whole or not at all."""
+"""What all commands share: settings, progress, refusals in one line, figures."""
 
 import contextlib
 import importlib
@@ -6,10 +6,11 @@ import io
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from afdjax._write import write
 
 
 class Refusal(Exception):
@@ -85,19 +86,6 @@ def check_target(path: Path, suffix: str) -> None:
         raise FileError(f"{path}: must be a file, but it is a folder.")
     if not path.absolute().parent.is_dir():
         raise FileError(f"{path}: must be in a folder that exists, but {path.absolute().parent} does not.")
-
-
-def write(path: Path, content: bytes) -> None:
-    """All of the file or nothing."""
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save_figure(path: Path, draw: Callable[[Any], Any], module: str = "figures") -> None:

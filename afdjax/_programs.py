@@ -1,15 +1,13 @@
 """Programs that are traced once for all processes.
 
 JAX keeps compiled programs between processes (`jax_compilation_cache_dir`), but finds them by their traced form: each process
-traces them again, which for a short command is half of its time. Where that cache is on, traced programs are kept beside it.
+traces them again, which is a quarter of the time of a short command. Where that cache is on, traced programs are kept beside it.
 """
 
 import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ from typing import Any
 import equinox as eqx
 import jax
 from jax import export
+
+from afdjax._write import write
 
 
 def kept(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,19 +30,20 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def of(*arguments: Any) -> Any:
         folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-        arrays, rest = eqx.partition(arguments, eqx.is_array)
-        leaves, tree = jax.tree.flatten(arrays)
-        what = f"{function.__module__}.{function.__qualname__} {tree} {jax.tree.leaves(rest)} {list(map(jax.typeof, leaves))}"
+        everything, tree = jax.tree.flatten(arguments)
+        kinds = [jax.typeof(leaf) if eqx.is_array(leaf) else leaf for leaf in everything]
+        what = f"{function.__module__}.{function.__qualname__} {tree} {kinds}"
         # an address says nothing of what is there
         if not folder or " at 0x" in what:
             return function(*arguments)
+        arrays, rest = eqx.partition(everything, eqx.is_array)
+        flat = lambda *arrays: function(*jax.tree.unflatten(tree, eqx.combine(list(arrays), rest)))
         path = Path(folder) / "traced" / hashlib.sha256(f"{_surroundings()} {what}".encode()).hexdigest()
         program = _read(path)
         if program is None:
-            flat = lambda *leaves: function(*eqx.combine(jax.tree.unflatten(tree, leaves), rest))
-            program = export.export(jax.jit(flat))(*leaves)
+            program = export.export(jax.jit(flat))(*arrays)
             _write(path, program.serialize())
-        return program.call(*leaves)
+        return program.call(*arrays)
 
     return of
 
@@ -76,10 +77,7 @@ def _write(path: Path, program: bytes | bytearray) -> None:
     # as with JAX's own cache: a folder that cannot be written costs time, nothing else
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(program).digest() + program)
-        Path(temporary).replace(path)
+        write(path, hashlib.sha256(program).digest() + program)
 
 
 _CHECKSUM = hashlib.sha256().digest_size

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from afdjax._command import Refusal, check_target, prepare, progress_bar, refusing, save_figure, write
+from afdjax._command import Refusal, check_target, prepare, progress_bar, refusing, save_figure
+from afdjax._write import write
 from afdjax.cli_calibrate import calibrate
 from afdjax.cli_explore import explore
 from afdjax.cli_steps import calibrate_steps

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from afdjax._command import Refusal, check_target, option, prepare, progress_bar, refusing, save_figure, write
+from afdjax._command import Refusal, check_target, option, prepare, progress_bar, refusing, save_figure
+from afdjax._write import write
 
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from afdjax._command import Refusal, check_target, option, prepare, refusing, save_figure, write
+from afdjax._command import Refusal, check_target, option, prepare, refusing, save_figure
+from afdjax._write import write
 
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -63,7 +64,8 @@ def explore(
     ] = "router,dense",
     sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Rank what to improve.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the best plan with FFN devices as a profile (JSON).")
+        Path | None,
+        typer.Option("--output", "-o", help="Write the best plan with FFN devices: profile and bundle (JSON)."),
     ] = None,
     level: Annotated[
         str | None,

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from afdjax._command import Refusal, check_target, prepare, progress_bar, refusing, write
+from afdjax._command import Refusal, check_target, prepare, progress_bar, refusing
+from afdjax._write import write
 
 
 STAGES = ("attention", "ffn", "communication")

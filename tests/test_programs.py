@@ -73,6 +73,19 @@ def test_whatever_tracing_sees_tells_programs_apart(folder, other):
     assert np.array_equal(found[1], on_line.__wrapped__(*arguments(**other))["y"])
 
 
+@kept
+def shifted(points, *by):
+    TRACED.append("shifted")
+    return points + sum(3 * i for i, each in enumerate(by) if each == 5)
+
+
+def test_the_place_of_a_number_tells_programs_apart(folder):
+    points = jnp.asarray(1.0)
+    for by, value in (((5, None), 1.0), ((None, 5), 4.0)):
+        assert float(in_a_new_process(shifted, points, *by)) == value
+    assert len(TRACED) == len(list(folder.iterdir())) == 2
+
+
 def test_precision_source_and_settings_tell_programs_apart(folder, monkeypatch):
     in_a_new_process(on_line, *arguments())
     with jax.enable_x64(False):
