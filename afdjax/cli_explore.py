@@ -86,9 +86,9 @@ def explore(
     from afdjax.explore.exploration import Targets
     from afdjax.explore.formats import bytes_of
     from afdjax.explore.network import ROUTES, Network
-    from afdjax.explore.plans import Setting
     from afdjax.explore.schedule import SCHEDULES
     from afdjax.explore.search import search
+    from afdjax.explore.setting import Setting
     from afdjax.report.exploration import exploration_document, exploration_report
 
     with refusing(lambda name: {"devices": "--gpus", "rules": "--rule"}.get(name, option(name))):
@@ -193,7 +193,7 @@ def _seconds(name: str, text: str | None) -> float:
 
 def _requests(workload: str):
     import afdjax
-    from afdjax.explore.plans import USE_CASES, UseCase
+    from afdjax.explore.setting import USE_CASES, UseCase
 
     if workload in USE_CASES:
         return USE_CASES[workload]

@@ -18,9 +18,10 @@ from afdjax.cli import main
 from afdjax.explore import candidates, load_model
 from afdjax.explore.as_bundle import as_bundle
 from afdjax.explore.exploration import LEVELS, REASONS, Targets
-from afdjax.explore.plans import Replica, Setting, UseCase, chunked, memory, step, times
+from afdjax.explore.plans import Replica, chunked, memory, step, times
 from afdjax.explore.search import search
 from afdjax.explore.sensitivity import elasticities, margins, name_of, rate
+from afdjax.explore.setting import Setting, UseCase
 from afdjax.explore.tables import Table
 from tests.plain_plans import spare_of, step_of
 

@@ -15,10 +15,11 @@ from afdjax.cli import main
 from afdjax.explore import candidates, load_model
 from afdjax.explore.binding import BINDINGS, use_of
 from afdjax.explore.exploration import Corrections, Targets, placed
-from afdjax.explore.plans import Replica, Setting, UseCase, chunked, decode_only, step, times, transfer_time
+from afdjax.explore.plans import Replica, chunked, decode_only, step, times, transfer_time
 from afdjax.explore.routing import Even
 from afdjax.explore.search import search
 from afdjax.explore.sensitivity import elasticities, margins, name_of, rate
+from afdjax.explore.setting import Setting, UseCase
 
 
 def setting_of(near="h20", far="h100", model="qwen3-30b", **changes) -> Setting:

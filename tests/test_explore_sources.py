@@ -19,9 +19,10 @@ from afdjax.explore.ffn import Experts
 from afdjax.explore.measured import Grid, Measured
 from afdjax.explore.measured_files import Series, fastest, modelled, series_of, with_tables
 from afdjax.explore.network import ROUTES, Network, Traffic, destinations, links
-from afdjax.explore.plans import Replica, Setting, UseCase, step
+from afdjax.explore.plans import Replica, step
 from afdjax.explore.routing import Even, draw, drawn, zipf
 from afdjax.explore.schedule import SCHEDULES
+from afdjax.explore.setting import Setting, UseCase
 
 
 # Measured tables

@@ -12,7 +12,8 @@ from afdjax._types import Scalar
 from afdjax.bundle import Bundle
 from afdjax.explore.ffn import Experts
 from afdjax.explore.model import Model
-from afdjax.explore.plans import Replica, Setting, in_double, step
+from afdjax.explore.plans import Replica, step
+from afdjax.explore.setting import Setting, in_double
 from afdjax.latency import Affine, AffineWithSlots, ExpertHit, Latency, PerWorker, Profile, Provenance
 
 

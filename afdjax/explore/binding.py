@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from afdjax._programs import kept
 from afdjax._types import Flag, Scalar
 from afdjax.explore.exploration import Exploration, Part, Plan
-from afdjax.explore.plans import Replica, Setting, memory, resident, step
+from afdjax.explore.plans import Replica, memory, resident, step
+from afdjax.explore.setting import Setting
 
 
 BINDINGS = {

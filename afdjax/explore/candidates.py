@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from afdjax.explore.ffn import Experts
-from afdjax.explore.plans import Replica, Setting
+from afdjax.explore.plans import Replica
+from afdjax.explore.setting import Setting
 
 
 Loads = Float[np.ndarray, "5 _rows"]

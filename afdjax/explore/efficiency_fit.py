@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from afdjax.explore.costs import Efficiency
 from afdjax.explore.measured_files import Series, fastest, nothing_of, series_of, times_of
-from afdjax.explore.plans import Setting, in_double
+from afdjax.explore.setting import Setting, in_double
 
 
 CONSTANTS = ("memory", "dense", "experts", "attention", "kernel")

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from afdjax.explore.plans import Outcome, Replica, Setting
+from afdjax.explore.plans import Outcome, Replica
+from afdjax.explore.setting import Setting
 
 
 LEVELS = ("aggregated", "aggregated-afd", "disaggregated", "disaggregated-afd")

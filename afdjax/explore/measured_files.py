@@ -26,7 +26,7 @@ from afdjax.explore.attention import GroupedQuery, Latent
 from afdjax.explore.costs import Tokens
 from afdjax.explore.ffn import Experts
 from afdjax.explore.measured import Grid, Measured
-from afdjax.explore.plans import Setting, in_double
+from afdjax.explore.setting import Setting, in_double
 
 
 SHORTEST = 128.0

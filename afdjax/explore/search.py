@@ -28,7 +28,8 @@ from afdjax.explore.exploration import (
     placed,
     weights_of,
 )
-from afdjax.explore.plans import Setting, in_double, transfer_time
+from afdjax.explore.plans import transfer_time
+from afdjax.explore.setting import Setting, in_double
 from afdjax.explore.tables import EQUAL, Choice, Table, times_within
 
 

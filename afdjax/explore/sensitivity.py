@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int
 from afdjax._programs import kept
 from afdjax._types import Scalar
 from afdjax.explore.exploration import Corrections, Exploration, Part, Plan, placed
-from afdjax.explore.plans import Replica, Setting, in_double, times
+from afdjax.explore.plans import Replica, times
+from afdjax.explore.setting import Setting, in_double
 from afdjax.explore.tables import OUTCOMES, outcome_of
 
 

@@ -16,7 +16,8 @@ from afdjax._programs import kept
 from afdjax._types import Scalar
 from afdjax.explore.candidates import Loads, replica_of
 from afdjax.explore.exploration import Part, Targets
-from afdjax.explore.plans import Outcome, Replica, Setting, Times, chunked, decode_only, prefill_only, times
+from afdjax.explore.plans import Outcome, Replica, Times, chunked, decode_only, prefill_only, times
+from afdjax.explore.setting import Setting
 
 
 OUTCOMES: dict[str, Callable[[Setting, Replica, Times], Outcome]] = {

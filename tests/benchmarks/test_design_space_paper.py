@@ -12,9 +12,9 @@ from afdjax.accelerator_files import load_accelerator
 from afdjax.explore import load_model
 from afdjax.explore.exploration import Targets
 from afdjax.explore.network import Network, PerDevice
-from afdjax.explore.plans import USE_CASES, Setting
 from afdjax.explore.schedule import SCHEDULES
 from afdjax.explore.search import search
+from afdjax.explore.setting import USE_CASES, Setting
 from afdjax.report.exploration import split_of
 
 

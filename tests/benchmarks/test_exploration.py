@@ -17,8 +17,9 @@ from afdjax.accelerator_files import load_accelerator
 from afdjax.explore import load_model
 from afdjax.explore.exploration import Targets
 from afdjax.explore.measured_files import modelled, series_of
-from afdjax.explore.plans import Replica, Setting, UseCase, times
+from afdjax.explore.plans import Replica, times
 from afdjax.explore.search import search
+from afdjax.explore.setting import Setting, UseCase
 from tests.plain_plans import spare_of, step_of
 
 

@@ -16,9 +16,10 @@ from afdjax.accelerator_files import load_accelerator
 from afdjax.explore import load_model
 from afdjax.explore.measured import Measured
 from afdjax.explore.measured_files import Series, grid_of, modelled, with_tables
-from afdjax.explore.plans import Replica, Setting, UseCase, step
+from afdjax.explore.plans import Replica, step
 from afdjax.explore.routing import drawn
 from afdjax.explore.schedule import Fused
+from afdjax.explore.setting import Setting, UseCase
 
 
 # (model, context, requests of a GPU): step [ms] by attention nodes for one FFN node, four GPUs each
