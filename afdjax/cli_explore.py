@@ -36,7 +36,9 @@ def explore(
         str | None, typer.Option(help="Format of all weights but embedding and head. Default: as the model is stored.")
     ] = None,
     cache: Annotated[str, typer.Option(help="Format of the KV cache.")] = "fp8",
-    imbalance: Annotated[float, typer.Option(help="Load of the busiest expert device over the mean.")] = 1.0,
+    imbalance: Annotated[
+        float, typer.Option(help="Load of the busiest expert device over the mean, its tokens' transfers included.")
+    ] = 1.0,
     skew: Annotated[
         float | None,
         typer.Option(help="Instead: experts as popular as rank^-SKEW, tokens drawn. 0: uniform, 1: Zipf."),

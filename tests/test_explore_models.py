@@ -15,7 +15,8 @@ from afdjax.explore.attention import GroupedQuery
 from afdjax.explore.ffn import Dense, Experts
 from afdjax.explore.model import Layers, Model
 from afdjax.explore.model_files import from_config, published
-from afdjax.explore.network import destinations, minimum_sparsity
+from afdjax.explore.network import minimum_sparsity
+from afdjax.explore.routing import destinations
 from afdjax.explore.schedule import pipelined
 
 

@@ -18,9 +18,9 @@ from afdjax.explore.efficiency_fit import fit_efficiency, with_fitted_constants
 from afdjax.explore.ffn import Experts
 from afdjax.explore.measured import Grid, Measured
 from afdjax.explore.measured_files import Series, fastest, modelled, series_of, with_tables
-from afdjax.explore.network import ROUTES, Network, Traffic, destinations, links
+from afdjax.explore.network import ROUTES, Network, Traffic, links
 from afdjax.explore.plans import Replica, step
-from afdjax.explore.routing import Even, draw, drawn, zipf
+from afdjax.explore.routing import Even, destinations, draw, drawn, zipf
 from afdjax.explore.schedule import SCHEDULES
 from afdjax.explore.setting import Setting, UseCase
 
@@ -234,6 +234,39 @@ def test_popular_experts_are_busier_and_fewer():
     times = [float(kernels.experts(layer, 8192.0, 32.0, each)) for each in (Even(), even, skewed)]
     assert times[0] < times[1] < times[2]
     np.testing.assert_allclose(kernels.experts(layer, 8192.0, 32.0, Even(1.0)), times[0])
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.7])
+def test_the_busiest_device_receives_more(exponent):
+    """The table of `drawn` is that of draws made one by one: two samples of 64 maxima, each within a few percent."""
+    layer, popularity = load_model("deepseek-v3").layers[-1].ffn, zipf(256, exponent)
+    table = drawn(jax.random.key(0), layer, popularity, draws=64)
+    for devices, tokens in ((8, 256), (32, 1024)):
+        one = draw(jax.random.key(1), popularity, chosen=8, senders=1, tokens=tokens, devices=devices, draws=64)
+        received = float(one.received.mean()) / (tokens * float(destinations(layer, devices)) / devices)
+        np.testing.assert_allclose(table.received(float(devices), float(tokens)), received, rtol=0.04)
+    assert float(table.received(1.0, 1024.0)) == 1.0
+
+
+@pytest.mark.parametrize("routes", sorted(ROUTES))
+@pytest.mark.parametrize("apart", [False, True])
+def test_transfers_wait_for_the_busiest_receiver(routes, apart):
+    part, layer = load_accelerator("h800"), load_model("deepseek-v3").layers[-1].ffn
+    between = links(part, part, Efficiency())
+
+    def moving(senders, imbalance):
+        traffic = Traffic(*map(jnp.asarray, (senders, 128.0, 16.0, apart)))
+        times = Network(routes=ROUTES[routes]).to_experts(between, layer, traffic, imbalance)
+        return np.array(times) - float(between.latency(jnp.asarray(True)))
+
+    if apart:
+        # few senders are the bottleneck themselves, until one holder has more than one of them sends
+        np.testing.assert_allclose(moving(8.0, Even(1.5)), moving(8.0, Even()))
+        np.testing.assert_allclose(moving(8.0, Even(4.0)), 2.0 * moving(8.0, Even()))
+    np.testing.assert_allclose(moving(16.0, Even(1.5)), 1.5 * moving(16.0, Even()))
+    np.testing.assert_allclose(moving(16.0, Even()), moving(16.0, None))
+    skewed = drawn(jax.random.key(0), layer, zipf(256, 0.7), draws=8)
+    assert np.all(moving(16.0, skewed) > moving(16.0, Even()))
 
 
 def test_experts_that_do_not_divide_are_counted_once():

@@ -3,29 +3,15 @@
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln
 
 from afdjax import _checks
 from afdjax._types import Flag, Scalar, ScalarLike
 from afdjax.accelerator import Accelerator, Link
 from afdjax.explore.costs import Efficiency
 from afdjax.explore.ffn import Experts
-
-
-def destinations(layer: Experts, holders: ScalarLike) -> Scalar:
-    """Expected number of distinct holders (devices, nodes) that the `top_k` experts of a token lie on, routed uniformly.
-
-    N (1 - C(E - E/N, k) / C(E, k)) for N holders of E/N experts each, with real numbers: AIConfigurator's P_send, and
-    arXiv:2602.09721.
-    """
-    experts, chosen = layer.experts, layer.top_k
-    elsewhere = experts - experts / jnp.maximum(holders, 1.0)
-    possible = elsewhere > chosen - 1.0
-    left = jnp.where(possible, elsewhere, chosen)
-    one, all_but, other, rest = gammaln(jnp.stack([left, left - chosen, experts, experts - chosen]) + 1.0)
-    missed = jnp.where(possible, jnp.exp(one - all_but - other + rest), 0.0)
-    return jnp.maximum(holders, 1.0) * (1.0 - missed)
+from afdjax.explore.routing import Even, Imbalance, destinations
 
 
 class Routes(eqx.Module):
@@ -38,9 +24,13 @@ class Routes(eqx.Module):
         `stays` and `near`: shares of all destinations that are the sender itself, and that its scale-up domain holds.
         """
 
+    @abc.abstractmethod
+    def uneven(self, imbalance: Imbalance, holders: Scalar, nodes: Scalar, tokens: Scalar) -> "Copies":
+        """Copies that the busiest receiver gets over either tier, over the mean, of `tokens` tokens of all senders."""
+
 
 class Copies(eqx.Module):
-    """Copies of one token: over the scale-up network, and over the scale-out network."""
+    """Copies of one token, or what concerns them: over the scale-up network, and over the scale-out network."""
 
     inside: Scalar
     across: Scalar
@@ -52,6 +42,10 @@ class PerNode(Routes):
     def copies(self, layer: Experts, holders: Scalar, nodes: Scalar, stays: Scalar, near: Scalar) -> Copies:
         return Copies(destinations(layer, holders) * (1.0 - stays), destinations(layer, nodes) * (1.0 - near))
 
+    def uneven(self, imbalance: Imbalance, holders: Scalar, nodes: Scalar, tokens: Scalar) -> Copies:
+        # what reaches a node is dealt to all of its devices
+        return Copies(imbalance.received(holders, tokens), imbalance.received(nodes, tokens))
+
 
 class PerDevice(Routes):
     """One copy for each device, on its own way (arXiv:2605.28302, TensorRT-LLM)."""
@@ -60,12 +54,20 @@ class PerDevice(Routes):
         to = destinations(layer, holders)
         return Copies(to * (near - stays), to * (1.0 - near))
 
+    def uneven(self, imbalance: Imbalance, holders: Scalar, nodes: Scalar, tokens: Scalar) -> Copies:
+        busiest = imbalance.received(holders, tokens)
+        return Copies(busiest, busiest)
+
 
 class PerExpert(Routes):
     """One copy for each expert, on its own way (DeepEP's low-latency kernels)."""
 
     def copies(self, layer: Experts, holders: Scalar, nodes: Scalar, stays: Scalar, near: Scalar) -> Copies:
         return Copies(layer.top_k * (near - stays), layer.top_k * (1.0 - near))
+
+    def uneven(self, imbalance: Imbalance, holders: Scalar, nodes: Scalar, tokens: Scalar) -> Copies:
+        busiest = imbalance.work(holders, tokens)
+        return Copies(busiest, busiest)
 
 
 ROUTES = {"per-node": PerNode(), "per-device": PerDevice(), "per-expert": PerExpert()}
@@ -136,15 +138,18 @@ class Network(eqx.Module):
     back_bytes: Scalar = eqx.field(converter=_checks.as_float, default=2.0)  # pyright: ignore[reportAssignmentType]
     routes: Routes = PerNode()
 
-    def to_experts(self, links: Links, layer: Experts, traffic: Traffic) -> tuple[Scalar, Scalar]:
-        """Times [s] out and back of tokens to and from their experts."""
+    def to_experts(
+        self, links: Links, layer: Experts, traffic: Traffic, imbalance: Imbalance | None = None
+    ) -> tuple[Scalar, Scalar]:
+        """Times [s] out and back of tokens to and from their experts; the busiest holder counts, by default as any other."""
         apart, holders = traffic.apart, traffic.holders
         crosses = links.crosses(traffic.devices)
         nodes = links.nodes(holders)
         stays = jnp.where(apart, 0.0, 1.0 / holders)
         near = jnp.where(crosses, jnp.where(apart, 0.0, 1.0 / nodes), 1.0)
         copies = self.routes.copies(layer, holders, nodes, stays, near)
-        out, back = self._times(links, layer.width, copies, traffic)
+        uneven = self.routes.uneven(imbalance or Even(), holders, nodes, traffic.senders * traffic.tokens)
+        out, back = self._times(links, layer.width, copies, traffic, uneven)
         alone = ~apart & (holders <= 1.0)
         return jnp.where(alone, 0.0, out), jnp.where(alone, 0.0, back)
 
@@ -152,27 +157,32 @@ class Network(eqx.Module):
         """The same where every token goes to one other device, whichever."""
         return self._times(links, width, Copies(jnp.ones(()), jnp.ones(())), traffic)
 
-    def passed_on(self, links: Links, among: Links, layer: Experts, traffic: Traffic) -> tuple[Scalar, Scalar]:
+    def passed_on(
+        self, links: Links, among: Links, layer: Experts, traffic: Traffic, imbalance: Imbalance | None = None
+    ) -> tuple[Scalar, Scalar]:
         """The same where only the holders know which experts: to one of them, who sends it on over what is `among` them."""
         arriving = traffic.senders * traffic.tokens / traffic.holders
         first, last = self.to_one(links, layer.hidden, traffic)
-        out, back = self.to_experts(
-            among, layer, Traffic(traffic.holders, arriving, traffic.holders, jnp.asarray(False))
-        )
+        passing = Traffic(traffic.holders, arriving, traffic.holders, jnp.asarray(False))
+        out, back = self.to_experts(among, layer, passing, imbalance)
         return first + out, back + last
 
     def to_all(self, links: Links, width: Scalar, traffic: Traffic) -> tuple[Scalar, Scalar]:
         """The same where every token goes to every device (dense FFNs with tensor parallelism), passed on inside of a domain."""
         return self._times(links, width, Copies(traffic.holders, links.nodes(traffic.holders)), traffic)
 
-    def _times(self, links: Links, width: Scalar, copies: Copies, traffic: Traffic) -> tuple[Scalar, Scalar]:
-        """The busier of senders and receivers counts; both directions are alike (full duplex)."""
-        busier = jnp.maximum(1.0, traffic.senders / traffic.holders) * traffic.tokens * width
+    def _times(
+        self, links: Links, width: Scalar, copies: Copies, traffic: Traffic, uneven: Copies | None = None
+    ) -> tuple[Scalar, Scalar]:
+        """The busiest of senders and receivers counts; both directions are alike (full duplex)."""
+        crowd, size = traffic.senders / traffic.holders, traffic.tokens * width
+        even = jnp.ones(())
+        most = jax.tree.map(lambda each: jnp.maximum(1.0, crowd * each) * size, uneven or Copies(even, even))
         crosses = links.crosses(traffic.devices)
 
         def time(element: Scalar) -> Scalar:
-            inside = busier * copies.inside * element / links.up.bandwidth
-            across = busier * copies.across * element / links.out.bandwidth
+            inside = most.inside * copies.inside * element / links.up.bandwidth
+            across = most.across * copies.across * element / links.out.bandwidth
             return links.latency(crosses) + jnp.where(crosses, jnp.maximum(inside, across), inside)
 
         return time(self.out_bytes), time(self.back_bytes)

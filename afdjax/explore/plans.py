@@ -102,12 +102,12 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
                 attention += share * near.shared(layer, tokens.count / tp)
             else:
                 ffn += share * far.shared(layer, arriving)
-            there, again = setting.network.to_experts(across, layer, traffic)
+            there, again = setting.network.to_experts(across, layer, traffic, setting.imbalance)
             if "router" in setting.with_attention:
                 attention += share * near.router(layer, tokens.count / tp)
             else:
                 ffn += share * far.router(layer, arriving)
-                passed_on = setting.network.passed_on(across, beyond, layer, traffic)
+                passed_on = setting.network.passed_on(across, beyond, layer, traffic, setting.imbalance)
                 there, again = map(functools.partial(jnp.where, replica.apart), passed_on, (there, again))
             out, back = out + share * there, back + share * again
         elif isinstance(part.ffn, Dense) and not model.sparse:

@@ -14,12 +14,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.scipy.special import gammaln
 from jaxtyping import Array, Float, Int, Key
 
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
 from afdjax.explore.ffn import Experts
 from afdjax.explore.measured import Grid
+
+
+def destinations(layer: Experts, holders: ScalarLike) -> Scalar:
+    """Expected number of distinct holders (devices, nodes) that the `top_k` experts of a token lie on, routed uniformly.
+
+    N (1 - C(E - E/N, k) / C(E, k)) for N holders of E/N experts each, with real numbers: AIConfigurator's P_send, and
+    arXiv:2602.09721.
+    """
+    experts, chosen = layer.experts, layer.top_k
+    elsewhere = experts - experts / jnp.maximum(holders, 1.0)
+    possible = elsewhere > chosen - 1.0
+    left = jnp.where(possible, elsewhere, chosen)
+    one, all_but, other, rest = gammaln(jnp.stack([left, left - chosen, experts, experts - chosen]) + 1.0)
+    missed = jnp.where(possible, jnp.exp(one - all_but - other + rest), 0.0)
+    return jnp.maximum(holders, 1.0) * (1.0 - missed)
 
 
 class Imbalance(eqx.Module):
@@ -32,6 +48,10 @@ class Imbalance(eqx.Module):
     @abc.abstractmethod
     def read(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
         """Distinct experts that the busiest device reads over what such a device reads on average."""
+
+    @abc.abstractmethod
+    def received(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
+        """Copies of tokens that the busiest device receives over those that one receives on average if routed uniformly."""
 
 
 class Even(Imbalance):
@@ -48,18 +68,25 @@ class Even(Imbalance):
     def read(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
         return jnp.ones_like(self.factor)
 
+    def received(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
+        return self.factor
+
 
 class Drawn(Imbalance):
     """Means over draws of assignments, over (devices, tokens); made by `drawn`."""
 
     busiest: Grid
     reads: Grid
+    copies: Grid
 
     def work(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
         return self.busiest(devices, tokens)
 
     def read(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
         return self.reads(devices, tokens)
+
+    def received(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
+        return self.copies(devices, tokens)
 
 
 def zipf(experts: int, exponent: float) -> Float[Array, " experts"]:
@@ -149,30 +176,37 @@ def drawn(key: Key[Array, ""], layer: Experts, popularity: Float[Array, " expert
         )
     _checks.require_positive("popularity", popularity)
     devices, tokens = tuple(n for n in _DEVICES if n <= experts), np.array(_TOKENS, float)
-    busiest, read = map(np.asarray, _means(key, popularity, chosen=chosen, devices=devices, draws=draws))
+    means = _means(key, popularity, chosen=chosen, devices=devices, draws=draws)
+    busiest, read, received = map(np.asarray, means)
     # of a device that has as many experts as any
     share = -(-experts // np.array(devices)[:, None]) / experts
     even_load = tokens * chosen * share
     even_read = np.asarray(jax.vmap(layer.experts_hit)(tokens)) * share
+    even_received = tokens * np.array([float(destinations(layer, n)) / n for n in devices])[:, None]
     axes = (np.array(devices, float), tokens)
-    return Drawn(Grid(axes, busiest / even_load), Grid(axes, read / even_read))
+    return Drawn(Grid(axes, busiest / even_load), Grid(axes, read / even_read), Grid(axes, received / even_received))
 
 
 @functools.partial(jax.jit, static_argnames=("chosen", "devices", "draws"))
 def _means(
     key: Key[Array, ""], popularity: Float[Array, " experts"], *, chosen: int, devices: tuple[int, ...], draws: int
-) -> tuple[Float[Array, "devices tokens"], Float[Array, "devices tokens"]]:
-    """Load of the busiest device, and experts that it reads; the draws of fewer tokens are the first of more."""
+) -> tuple[Float[Array, "devices tokens"], ...]:
+    """Load of the busiest device, experts that it reads, and most copies that one receives; the draws of fewer tokens are the
+    first of more."""
     experts, counts = popularity.shape[0], jnp.array(_TOKENS)
     first = jnp.searchsorted(counts, jnp.arange(1, _TOKENS[-1] + 1))
 
-    def one(index: Array) -> tuple[Array, Array]:
+    def received(picked: Int[Array, "tokens chosen"], home: Int[Array, " experts"], devices: int) -> Array:
+        to = jnp.zeros((_TOKENS[-1], devices)).at[jnp.arange(_TOKENS[-1])[:, None], home[picked]].set(1.0)
+        return jax.ops.segment_sum(to, first, len(_TOKENS)).cumsum(0).max(1)
+
+    def one(index: Array) -> tuple[Array, Array, Array]:
         deal, choose = jax.random.split(jax.random.fold_in(key, index))
         picked = assignments(choose, popularity, _TOKENS[-1], chosen)
         met = jnp.zeros((len(_TOKENS), experts)).at[first[:, None], picked].add(1.0).cumsum(0).T
         order = jax.random.permutation(deal, experts)
-        loads, reads = zip(*(_busiest(met, order * n // experts, n) for n in devices), strict=True)
-        return jnp.stack(loads), jnp.stack(reads)
+        homes = {n: order * n // experts for n in devices}
+        loads, reads = zip(*(_busiest(met, home, n) for n, home in homes.items()), strict=True)
+        return jnp.stack(loads), jnp.stack(reads), jnp.stack([received(picked, home, n) for n, home in homes.items()])
 
-    load, read = lax.map(one, jnp.arange(draws))
-    return load.mean(0), read.mean(0)
+    return tuple(each.mean(0) for each in lax.map(one, jnp.arange(draws)))

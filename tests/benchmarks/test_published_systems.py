@@ -5,7 +5,9 @@ InferSim's report of DeepSeek's profile data. Times of the figures are digitised
 """
 
 import dataclasses
+import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ from afdjax.explore import load_model
 from afdjax.explore.measured import Measured
 from afdjax.explore.measured_files import Series, grid_of, modelled, with_tables
 from afdjax.explore.plans import Replica, step
-from afdjax.explore.routing import drawn
+from afdjax.explore.routing import Even, drawn, zipf
 from afdjax.explore.schedule import Fused
 from afdjax.explore.setting import Setting, UseCase
 
@@ -28,6 +30,7 @@ STEPS = {
     ("qwen3-235b", 16384, 48): {3: 31.5, 7: 31.5, 11: 32.0, 15: 33.2, 17: 34.5},
     ("minimax-m2", 8192, 72): {3: 30.7, 7: 30.8, 11: 30.8, 15: 30.8, 17: 30.9},
 }
+MODELS = sorted({model for model, *_ in STEPS})
 # the ratio with the most tokens per second and GPU that was measured
 BEST = {("qwen3-235b", 8192, 96): 7, ("qwen3-235b", 16384, 48): 11, ("minimax-m2", 8192, 72): 17}
 
@@ -69,9 +72,14 @@ def gb200(model, context, cache, folder):
     return dataclasses.replace(setting, measured={"gb200": (dataclasses.replace(measured, experts=experts),)})
 
 
+@eqx.filter_jit
+def seconds(setting, replica):
+    return step(setting, replica, replica.batch_size, 0.0).time
+
+
 def milliseconds(setting, near, far, batch, in_flight):
     replica = Replica(float(near), float(far), 1.0, batch / in_flight, float(in_flight))
-    return 1e3 * float(step(setting, replica, replica.batch_size, 0.0).time)
+    return 1e3 * float(seconds(setting, replica))
 
 
 @pytest.fixture(autouse=True)
@@ -80,56 +88,97 @@ def double():
         yield
 
 
-def test_fastafd_step_times_and_best_ratios(benchmark, shared_data, capsys):
-    def run():
-        found = {}
-        for (model, context, batch), steps in STEPS.items():
-            setting = gb200(model, context, "bf16", shared_data / "aiconfigurator" / "gb200")
-            found[model, context, batch] = {n: milliseconds(setting, 4 * n, 4, batch, 2) for n in steps}
-        return found
+@functools.cache
+def imbalance_of(model, skew):
+    layer = load_model(model).layers[0].ffn
+    return drawn(jax.random.key(0), layer, zipf(int(layer.experts), skew), draws=16) if skew else Even()
 
-    found = benchmark.pedantic(run, rounds=1, iterations=1)
-    errors = []
+
+def skewed(setting, skew):
+    """The same with experts as popular as rank^-skew."""
+    return dataclasses.replace(setting, imbalance=imbalance_of(setting.model.name, skew))
+
+
+@pytest.fixture(scope="module")
+def steps_of(shared_data):
+    """Modelled steps [ms] of FastAFD's points of one model with a skew of its experts' popularity."""
+    folder = shared_data / "aiconfigurator" / "gb200"
+    settings = {case: gb200(case[0], case[1], "bf16", folder) for case in STEPS}
+
+    def found(skew, models):
+        cases = [case for case in STEPS if case[0] in models]
+        return {
+            case: {n: milliseconds(skewed(settings[case], skew), 4 * n, 4, case[2], 2) for n in STEPS[case]}
+            for case in cases
+        }
+
+    return found
+
+
+def errors_of(found, measured):
+    return np.array([found[case][n] / measured[case][n] - 1.0 for case in found for n in found[case]])
+
+
+@pytest.fixture(scope="module")
+def skew(steps_of):
+    """Of Qwen's experts: that which comes closest to FastAFD's ten steps. All other systems are predicted with it."""
+    with jax.enable_x64(True):
+        off = {
+            s: np.mean(errors_of(steps_of(s, ["qwen3-235b"]), STEPS) ** 2) for s in np.arange(0.0, 0.85, 0.1).round(1)
+        }
+    return float(min(off, key=off.get))
+
+
+def test_fastafd_step_times_and_best_ratios(benchmark, steps_of, skew, capsys):
+    found = benchmark.pedantic(lambda: {s: steps_of(s, MODELS) for s in (0.0, skew)}, rounds=1, iterations=1)
     with capsys.disabled():
         print("\nFastAFD on GB200, BF16 cache, transfers inside the FFN's kernels: step [ms] modelled / measured")
-        for case, steps in STEPS.items():
-            rate = {n: n / (n + 1) / found[case][n] for n in steps}
-            errors += [found[case][n] / steps[n] - 1.0 for n in steps]
-            best = max(rate, key=rate.get)
-            shown = "  ".join(f"{n}:1 {found[case][n]:.1f}/{steps[n]}" for n in steps)
-            print(f"{case[0]:11s} {case[1]:6d} tokens: {shown}; best {best}:1, measured {BEST[case]}:1")
-            ratios = sorted(steps)
-            assert abs(ratios.index(best) - ratios.index(BEST[case])) <= 1, case
-        print(f"mean absolute error {np.mean(np.abs(errors)):.1%}, worst {np.max(np.abs(errors)):.1%}")
-    assert np.mean(np.abs(errors)) <= 0.08 and np.max(np.abs(errors)) <= 0.15
+        for assumed, times in found.items():
+            print(f"experts as popular as rank^-{assumed:g}" if assumed else "experts all as popular")
+            for case, steps in STEPS.items():
+                rate = {n: n / (n + 1) / times[case][n] for n in steps}
+                best = max(rate, key=rate.get)
+                shown = "  ".join(f"{n}:1 {times[case][n]:.1f}/{steps[n]}" for n in steps)
+                print(f"{case[0]:11s} {case[1]:6d} tokens: {shown}; best {best}:1, measured {BEST[case]}:1")
+                ratios = sorted(steps)
+                assert abs(ratios.index(best) - ratios.index(BEST[case])) <= 1, case
+            off = np.abs(errors_of(times, STEPS))
+            print(f"mean absolute error {np.mean(off):.1%}, worst {np.max(off):.1%}")
+            assert np.mean(off) <= 0.08 and np.max(off) <= 0.15
 
 
-def test_the_sweep_of_ratios(benchmark, shared_data, capsys):
+def test_the_sweep_of_ratios(benchmark, shared_data, skew, capsys):
     """With an 8-bit cache: in BF16 the cache alone would take 20 ms of a 22 ms step at the full bandwidth of the data sheet."""
 
-    def run():
+    def run(assumed):
         folder = shared_data / "aiconfigurator" / "gb200"
-        settings = {case: gb200("qwen3-235b", case[0], "fp8", folder) for case in SWEEP}
+        settings = {case: skewed(gb200("qwen3-235b", case[0], "fp8", folder), assumed) for case in SWEEP}
         return {case: {n: milliseconds(settings[case], 4 * n, 4, case[1], 2) for n in SWEEP[case]} for case in SWEEP}
 
-    found = benchmark.pedantic(run, rounds=1, iterations=1)
+    found = benchmark.pedantic(lambda: {s: run(s) for s in (0.0, skew)}, rounds=1, iterations=1)
     with capsys.disabled():
         print("\nratio sweep of Qwen3-235B, 8-bit cache: step error and what the modelled best ratio loses")
-        for case, steps in SWEEP.items():
-            errors = np.array([found[case][n] / steps[n] - 1.0 for n in steps])
-            rate, true = ({n: n / (n + 1) / times[n] for n in steps} for times in (found[case], steps))
-            best, measured = max(rate, key=rate.get), max(true, key=true.get)
-            lost = 1.0 - true[best] / true[measured]
-            print(f"{case[0]} tokens: mean {np.mean(np.abs(errors)):.1%}, worst {np.max(np.abs(errors)):.1%}; "
-                  f"best {best}:1, measured {measured}:1, loses {lost:.1%}")  # fmt: skip
-            assert np.mean(np.abs(errors)) <= 0.08 and lost <= 0.03
+        for assumed, times in found.items():
+            for case, steps in SWEEP.items():
+                off = np.abs(errors_of({case: times[case]}, SWEEP))
+                rate, true = ({n: n / (n + 1) / each[n] for n in steps} for each in (times[case], steps))
+                best, measured = max(rate, key=rate.get), max(true, key=true.get)
+                lost = 1.0 - true[best] / true[measured]
+                # neighbours on a smooth curve have second differences of next to nothing
+                log = np.log([true[n] for n in range(4, 17) if n in true and n != 11])
+                scatter = np.sqrt(np.mean(np.diff(log, 2) ** 2) / 6.0)
+                print(f"skew {assumed:g}, {case[0]} tokens: mean {np.mean(off):.1%}, worst {np.max(off):.1%}; best {best}:1, "
+                      f"measured {measured}:1, loses {lost:.1%}, where the log scatters by {scatter:.1%}")  # fmt: skip
+                assert np.mean(off) <= 0.08 and lost <= 0.03
+                assert not assumed or np.max(off) <= 0.15
 
 
-def test_wide_expert_parallelism(benchmark, shared_data, capsys):
-    def run():
-        settings = {
-            context: gb200("qwen3-235b", context, "bf16", shared_data / "aiconfigurator" / "gb200") for context in WIDE
-        }
+def test_wide_expert_parallelism(benchmark, shared_data, skew, capsys):
+    """EP64 is 22 % slower than EP16 at 8K though its kernels take less: that is the busiest device's work and its transfers."""
+
+    def run(assumed):
+        folder = shared_data / "aiconfigurator" / "gb200"
+        settings = {context: skewed(gb200("qwen3-235b", context, "bf16", folder), assumed) for context in WIDE}
         return {
             context: {
                 n: 1e3 * batch / milliseconds(settings[context], n, 0, batch, 1) for n, (batch, _) in sizes.items()
@@ -137,16 +186,20 @@ def test_wide_expert_parallelism(benchmark, shared_data, capsys):
             for context, sizes in WIDE.items()
         }
 
-    found = benchmark.pedantic(run, rounds=1, iterations=1)
+    found = benchmark.pedantic(lambda: {s: run(s) for s in (0.0, skew)}, rounds=1, iterations=1)
     with capsys.disabled():
         print("\nQwen3-235B on GB200 without disaggregation, tokens/s and GPU modelled / measured by EP size")
-        for context, sizes in WIDE.items():
-            best, measured = max(found[context], key=found[context].get), max(sizes, key=lambda n: sizes[n][1])
-            lost = 1.0 - sizes[best][1] / sizes[measured][1]
-            shown = "  ".join(f"{n}: {found[context][n]:.0f}/{sizes[n][1]:.0f}" for n in sizes)
-            print(f"{context} tokens: {shown}; best {best}, measured {measured}, loses {lost:.1%}")
-            # one step of sizes that double
-            assert best / measured in (0.5, 1.0, 2.0) and lost <= 0.05
+        for assumed, rates in found.items():
+            for context, sizes in WIDE.items():
+                rate = rates[context]
+                best, measured = max(rate, key=rate.get), max(sizes, key=lambda n: sizes[n][1])
+                lost, behind = 1.0 - sizes[best][1] / sizes[measured][1], 1.0 - rate[measured] / rate[best]
+                shown = "  ".join(f"{n}: {rate[n]:.0f}/{sizes[n][1]:.0f}" for n in sizes)
+                print(f"skew {assumed:g}, {context} tokens: {shown}; best {best}, measured {measured}, which is {behind:.1%} "
+                      f"behind as modelled; loses {lost:.1%}")  # fmt: skip
+                # one step of sizes that double
+                assert best / measured in (0.5, 1.0, 2.0) and lost <= 0.05
+                assert not assumed or behind <= 0.02
 
 
 def test_deepseek_v3_on_h800(benchmark, shared_data, capsys):
