@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,17 @@ def prepare(parallel: bool = False) -> None:
     To be called before this process uses JAX; what comes too late is left as it is.
     """
     import jax
-    import jaxlib
 
     jax.config.update("jax_enable_x64", True)
     if parallel:
         # a simulation divides its replicas among devices; XLA makes less of many cores as one device
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
-    elif jaxlib.__version__.startswith("0.10."):
+    flags = os.environ.get("XLA_FLAGS", "")
+    if not parallel and "fusion_emitters" not in flags and version("jaxlib").startswith("0.10."):
         # Other commands compile for longer than they compute, and XLA's older emitters are done in two thirds of the time.
         # Only for versions that are known to have this flag: XLA ends a process for one that it does not know.
-        os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "afdjax"))

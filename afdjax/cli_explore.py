@@ -37,7 +37,7 @@ def explore(
     ] = None,
     cache: Annotated[str, typer.Option(help="Format of the KV cache.")] = "fp8",
     imbalance: Annotated[
-        float, typer.Option(help="Load of the busiest expert device over the mean, its tokens' transfers included.")
+        float, typer.Option(help="Work and incoming transfers of the busiest expert device over the mean.")
     ] = 1.0,
     skew: Annotated[
         float | None,

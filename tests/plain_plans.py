@@ -13,18 +13,18 @@ EXPERT, SHARED, ROUTER = 3 * H * INTER, 3 * H * INTER, H * EXPERTS
 GIB = 2**30
 
 
-def distinct(holders: float) -> float:
-    """Expected distinct holders of a token's experts."""
-    if holders <= 1:
-        return 1.0
-    there = EXPERTS - EXPERTS / holders
+def meets(held: float) -> float:
+    """Probability that a token meets one of so many experts."""
+    there = EXPERTS - held
     if there <= TOP - 1:
-        return holders
+        return 1.0
     log_choose = lambda n: math.lgamma(n + 1) - math.lgamma(n - TOP + 1)
-    return holders * (1 - math.exp(log_choose(there) - log_choose(EXPERTS)))
+    return 1 - math.exp(log_choose(there) - log_choose(EXPERTS))
 
 
-def step_of(device, reached, lengths, near, far, tp, m, decoding, prompt, with_attention=("router", "dense")):
+def step_of(
+    device, reached, lengths, near, far, tp, m, decoding, prompt, with_attention=("router", "dense"), imbalance=1.0
+):
     """Time [s] of a step of m microbatches with `decoding` requests and `prompt` prompt tokens in each group."""
     prefix, new, output = lengths
     tokens, context, seen = decoding + prompt, prefix + new + output / 2, prefix + new / 2
@@ -48,29 +48,34 @@ def step_of(device, reached, lengths, near, far, tp, m, decoding, prompt, with_a
     routed += product(SHARED, tokens / tp) if "shared" in with_attention else 0.0
     hit = EXPERTS * (1 - (1 - TOP / EXPERTS) ** everyone)
     held = math.ceil(EXPERTS / holders) / EXPERTS
-    grouped = hit * EXPERT * held / bandwidth + 2 * everyone * TOP * EXPERT * held / (fp8 * reached["experts"])
+    uneven = imbalance if holders > 1 else 1.0
+    grouped = hit * EXPERT * held / bandwidth + 2 * everyone * TOP * EXPERT * held * uneven / (fp8 * reached["experts"])
     ffn = grouped + 3 * reached["kernel"]
     ffn += 0.0 if "shared" in with_attention else product(SHARED, everyone / holders)
     ffn += 0.0 if "router" in with_attention else product(ROUTER, everyone / holders)
     nodes = max(holders / device["size"], 1)
 
-    def travel(senders, sent, copies, node_copies, devices, element):
-        """`copies` and `node_copies` of each of `sent` tokens of every sender, the busier of senders and receivers."""
-        along = sent * max(copies, senders * copies / holders) * H * element / up
-        if devices <= device["size"]:
+    def travel(senders, sent, copies, node_copies, got, node_got, apart, element):
+        """Of each of `sent` tokens of every sender `copies` and `node_copies` leave, and so many of all reach one device."""
+        crosses = senders + (holders if apart else 0) > device["size"]
+        leave = 0.0 if crosses and apart else copies
+        along = sent * max(leave, senders * got) * H * element / up
+        if not crosses:
             return device["up_latency"] + reached["kernel"] + along
-        between = sent * max(node_copies, senders * node_copies / (nodes * min(holders, device["size"])))
-        return far_away + max(between * H * element / out, along)
+        return far_away + max(sent * max(node_copies, senders * node_got) * H * element / out, along)
 
     def to_experts(senders, sent, apart, element):
         if not apart and holders == 1:
             return 0.0
-        copies = distinct(holders) * (1 if apart else (holders - 1) / holders)
-        node_copies = distinct(nodes) * (1 if apart else (nodes - 1) / nodes)
-        return travel(senders, sent, copies, node_copies, senders + (holders if apart else 0), element)
+        stay, near = (0, 0) if apart else (1 / holders, 1 / nodes)
+        uneven, uneven_nodes = (imbalance if n > 1 else 1.0 for n in (holders, nodes))
+        copies, got = holders * meets(EXPERTS / holders) * (1 - stay), meets(held * EXPERTS) * (1 - stay) * uneven
+        node_copies = nodes * meets(EXPERTS / nodes) * (1 - near)
+        node_got = meets(EXPERTS / nodes) * (1 - near) / min(holders, device["size"]) * uneven_nodes
+        return travel(senders, sent, copies, node_copies, got, node_got, apart, element)
 
     elements = 1.0 + 4 / 128, 2.0
-    to_one = [travel(near, tokens / tp, 1.0, 1.0, near + far, each) for each in elements]
+    to_one = [travel(near, tokens / tp, 1.0, 1.0, 1 / holders, 1 / holders, True, each) for each in elements]
     if far and "router" not in with_attention:
         sent_out, sent_back = (
             one + to_experts(holders, everyone / holders, False, each)

@@ -19,6 +19,7 @@ from afdjax.explore import candidates, load_model
 from afdjax.explore.as_bundle import as_bundle
 from afdjax.explore.exploration import LEVELS, REASONS, Targets
 from afdjax.explore.plans import Replica, chunked, memory, step, times
+from afdjax.explore.routing import Even
 from afdjax.explore.search import search
 from afdjax.explore.sensitivity import elasticities, margins, name_of, rate
 from afdjax.explore.setting import Setting, UseCase
@@ -73,13 +74,22 @@ def test_no_candidate_of_a_plain_scan_is_better(found):
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "with_attention"),
-    [("h200", ("router", "dense")), ("gb200", ("router", "dense")), ("h200", ()), ("gb200", ("dense", "shared"))],
-)
-def test_replicas_in_plain_python(accelerator, with_attention):
+    ("accelerator", "with_attention", "imbalance"),
+    [
+        ("h200", ("router", "dense"), 1.0), ("gb200", ("router", "dense"), 1.4),
+        ("h200", (), 1.3), ("gb200", ("dense", "shared"), 1.0),
+    ],
+)  # fmt: skip
+def test_replicas_in_plain_python(accelerator, with_attention, imbalance):
     """The same formulas in floats, for a few hundred random replicas of both kinds and all sizes."""
     rng = np.random.default_rng(1)
-    setting = setting_of("deepseek-v3", accelerator, UseCase(1000, 2048, 512), with_attention=with_attention)
+    setting = setting_of(
+        "deepseek-v3",
+        accelerator,
+        UseCase(1000, 2048, 512),
+        with_attention=with_attention,
+        imbalance=Even(imbalance),
+    )
     part, lengths, reached = setting.attention_device, (1000.0, 2048.0, 512.0), setting.efficiency
     device = {
         "bandwidth": float(part.bandwidth), "fp8": float(part.peak["fp8"]), "bf16": float(part.peak["bf16"]),
@@ -96,8 +106,8 @@ def test_replicas_in_plain_python(accelerator, with_attention):
     found = eqx.filter_jit(jax.vmap(times, in_axes=(None, 0)))(setting, Replica(*map(jnp.asarray, columns)))
     for i, (a, f, group, b, flight, c) in enumerate(zip(*columns, strict=True)):
         shape = (device, reached, lengths, a, f, group, flight, b)
-        np.testing.assert_allclose(found.plain[i], step_of(*shape, 0.0, with_attention), rtol=1e-9)
-        np.testing.assert_allclose(found.mixed[i], step_of(*shape, c, with_attention), rtol=1e-9)
+        np.testing.assert_allclose(found.plain[i], step_of(*shape, 0.0, with_attention, imbalance), rtol=1e-9)
+        np.testing.assert_allclose(found.mixed[i], step_of(*shape, c, with_attention, imbalance), rtol=1e-9)
         resident = (b + max(c / lengths[1], 1.0)) * flight
         left = spare_of(device, float(setting.reserve), lengths, a, f, group, resident, with_attention)
         np.testing.assert_allclose(found.spare[i], left, rtol=1e-9, atol=1.0)

@@ -1,6 +1,7 @@
 """What stage times are made of besides data sheets: measured tables, draws of experts, links, and what overlaps."""
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -20,7 +21,7 @@ from afdjax.explore.measured import Grid, Measured
 from afdjax.explore.measured_files import Series, fastest, modelled, series_of, with_tables
 from afdjax.explore.network import ROUTES, Network, Traffic, links
 from afdjax.explore.plans import Replica, step
-from afdjax.explore.routing import Even, destinations, draw, drawn, zipf
+from afdjax.explore.routing import Even, Imbalance, arriving, destinations, draw, drawn, held_experts, zipf
 from afdjax.explore.schedule import SCHEDULES
 from afdjax.explore.setting import Setting, UseCase
 
@@ -237,36 +238,93 @@ def test_popular_experts_are_busier_and_fewer():
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.7])
-def test_the_busiest_device_receives_more(exponent):
-    """The table of `drawn` is that of draws made one by one: two samples of 64 maxima, each within a few percent."""
-    layer, popularity = load_model("deepseek-v3").layers[-1].ffn, zipf(256, exponent)
-    table = drawn(jax.random.key(0), layer, popularity, draws=64)
-    for devices, tokens in ((8, 256), (32, 1024)):
-        one = draw(jax.random.key(1), popularity, chosen=8, senders=1, tokens=tokens, devices=devices, draws=64)
-        received = float(one.received.mean()) / (tokens * float(destinations(layer, devices)) / devices)
-        np.testing.assert_allclose(table.received(float(devices), float(tokens)), received, rtol=0.04)
+@pytest.mark.parametrize(("model", "sizes"), [("deepseek-v3", (8, 32, 256)), ("glm-4.5", (64, 160))])
+def test_the_busiest_device_receives_more(model, sizes, exponent):
+    """The table of `drawn` against draws made one by one, also where the experts do not divide among the devices."""
+    layer = load_model(model).layers[-1].ffn
+    popularity, held = zipf(int(layer.experts), exponent), functools.partial(held_experts, layer)
+    table = drawn(jax.random.key(0), layer, popularity, draws=32)
+    for devices in sizes:
+        one = draw(jax.random.key(0), popularity, chosen=8, senders=1, tokens=1024, devices=devices, draws=32)
+        # of the fullest device; each maximum is a mean of 32, and sizes between two of the table are interpolated
+        received = float(one.received.mean()) / (1024 * float(arriving(layer, held(float(devices)))))
+        np.testing.assert_allclose(table.received(float(devices), 1024.0), received, rtol=0.05)
     assert float(table.received(1.0, 1024.0)) == 1.0
 
 
-@pytest.mark.parametrize("routes", sorted(ROUTES))
+class OfCounts(Imbalance):
+    """Of every number of devices another."""
+
+    def work(self, devices, tokens):
+        return 1.0 + devices / 10.0
+
+    def read(self, devices, tokens):
+        return jnp.ones(())
+
+    def received(self, devices, tokens):
+        return 2.0 + devices / 10.0
+
+
 @pytest.mark.parametrize("apart", [False, True])
-def test_transfers_wait_for_the_busiest_receiver(routes, apart):
+@pytest.mark.parametrize("out_bandwidth", [1e9, 1e12])
+def test_transfers_wait_for_the_busiest(apart, out_bandwidth):
+    """16 holders in 2 domains of 8; as many senders, so that the busiest receiver counts; either tier is the bottleneck."""
     part, layer = load_accelerator("h800"), load_model("deepseek-v3").layers[-1].ffn
     between = links(part, part, Efficiency())
+    between = dataclasses.replace(between, out=dataclasses.replace(between.out, bandwidth=jnp.asarray(out_bandwidth)))
+    traffic = Traffic(jnp.asarray(16.0), jnp.asarray(128.0), jnp.asarray(16.0), jnp.asarray(apart))
+    meets = lambda held: 1.0 - math.comb(256 - held, 8) / math.comb(256, 8)
+    stay, near = (0.0, 0.0) if apart else (1 / 16, 1 / 2)
+    tokens, device, node = 16 * 128, meets(16), meets(128)
+    expected = {
+        "per-node": (device * 3.6 * (1 - stay), node / 8 * 2.2 * (1 - near)),
+        "per-device": (device * 3.6 * (near - stay), device * 3.6 * (1 - near)),
+        "per-expert": (8 / 16 * 2.6 * (near - stay), 8 / 16 * 2.6 * (1 - near)),
+    }
+    for routes, (inside, across) in expected.items():
+        times = Network(routes=ROUTES[routes]).to_experts(between, layer, traffic, OfCounts())
+        moving = max(inside / float(between.up.bandwidth), across / out_bandwidth) * tokens * 7168
+        start = float(between.latency(jnp.asarray(True)))
+        np.testing.assert_allclose(times, (start + moving * (1 + 4 / 128), start + moving * 2), rtol=1e-6)
+
+
+def test_few_senders_wait_for_themselves():
+    part, layer = load_accelerator("h800"), load_model("deepseek-v3").layers[-1].ffn
+    between = links(part, part, Efficiency())
+    network = Network(routes=ROUTES["per-expert"])
 
     def moving(senders, imbalance):
-        traffic = Traffic(*map(jnp.asarray, (senders, 128.0, 16.0, apart)))
-        times = Network(routes=ROUTES[routes]).to_experts(between, layer, traffic, imbalance)
-        return np.array(times) - float(between.latency(jnp.asarray(True)))
+        traffic = Traffic(*map(jnp.asarray, (senders, 128.0, 16.0, True)))
+        return np.array(network.to_experts(between, layer, traffic, imbalance)) - float(
+            between.latency(jnp.asarray(True))
+        )
 
-    if apart:
-        # few senders are the bottleneck themselves, until one holder has more than one of them sends
-        np.testing.assert_allclose(moving(8.0, Even(1.5)), moving(8.0, Even()))
-        np.testing.assert_allclose(moving(8.0, Even(4.0)), 2.0 * moving(8.0, Even()))
-    np.testing.assert_allclose(moving(16.0, Even(1.5)), 1.5 * moving(16.0, Even()))
-    np.testing.assert_allclose(moving(16.0, Even()), moving(16.0, None))
-    skewed = drawn(jax.random.key(0), layer, zipf(256, 0.7), draws=8)
-    assert np.all(moving(16.0, skewed) > moving(16.0, Even()))
+    np.testing.assert_allclose(moving(8.0, Even(1.5)), moving(8.0, Even()))
+    np.testing.assert_allclose(moving(8.0, Even(4.0)), 2.0 * moving(8.0, Even()))
+    np.testing.assert_allclose(moving(16.0, None), moving(16.0, Even()))
+    # only what the FFN devices pass on is uneven, where attention does not know the experts
+    among = links(part, part, Efficiency())
+    traffic = Traffic(*map(jnp.asarray, (8.0, 128.0, 16.0, True)))
+    passed = [np.array(network.passed_on(between, among, layer, traffic, each)) for each in (Even(), Even(1.5))]
+    one = np.array(network.to_one(between, layer.hidden, traffic))
+    start = float(among.latency(jnp.asarray(True)))
+    np.testing.assert_allclose(passed[1] - one - start, 1.5 * (passed[0] - one - start), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("attention", "ffn"), [(16.0, 0.0), (16.0, 16.0), (48.0, 16.0)])
+def test_derivative_by_the_imbalance_where_it_is_even(attention, ffn):
+    """At the factor 1 senders and receivers are as busy as each other, and only receivers can become busier."""
+    part = load_accelerator("h800")
+    replica = Replica(attention, ffn, 1.0, 64.0, 2.0)
+
+    def time(factor):
+        setting = Setting(load_model("deepseek-v3"), part, part, UseCase(0, 2048, 512), imbalance=Even(factor))
+        now = step(setting, replica, replica.batch_size, 0.0)
+        return now.out + now.back + now.ffn
+
+    slope = (float(time(1.001)) - float(time(1.0))) / 0.001
+    np.testing.assert_allclose(jax.grad(time)(1.0), slope, rtol=1e-4)
+    assert slope > 0.0
 
 
 def test_experts_that_do_not_divide_are_counted_once():

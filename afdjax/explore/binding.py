@@ -18,7 +18,7 @@ BINDINGS = {
     "attention": "the attention stage is the longest",
     "expert-weights": "the FFN stage is the longest, and most of it would stay with fewer tokens",
     "expert-work": "the FFN stage is the longest, and most of it goes with the tokens",
-    "network": "a transfer is the longest stage: more FFN devices do not help",
+    "network": "a transfer is the longest stage",
     "memory": "not one more request fits on the attention devices",
     "tpot": "the step is at its target",
     "ttft": "the first token is at its target",

@@ -8,7 +8,6 @@ longer of the two counts.
 
 import equinox as eqx
 import jax.numpy as jnp
-from jax import lax
 
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
@@ -17,7 +16,7 @@ from afdjax.explore.attention import Attention
 from afdjax.explore.ffn import Dense, Experts
 from afdjax.explore.formats import bytes_of
 from afdjax.explore.measured import Measured
-from afdjax.explore.routing import Even, Imbalance
+from afdjax.explore.routing import Even, Imbalance, held_experts
 
 
 class Efficiency(eqx.Module):
@@ -142,8 +141,3 @@ class Kernels(eqx.Module):
         rate = self.accelerator.operations(kind) * self.efficiency.experts
         time = self._read(hit * weights * bytes_of(kind)) + work / rate + FFN_KERNELS * self.efficiency.kernel
         return time * self.measured.experts_factor(devices, tokens)
-
-
-def held_experts(layer: Experts, devices: ScalarLike) -> Scalar:
-    """Experts on the device that holds the most of them: a whole number, so without a derivative."""
-    return lax.stop_gradient(jnp.maximum(jnp.ceil(layer.experts / devices - 1e-4), 1.0))

@@ -3,7 +3,6 @@
 import abc
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from afdjax import _checks
@@ -11,63 +10,83 @@ from afdjax._types import Flag, Scalar, ScalarLike
 from afdjax.accelerator import Accelerator, Link
 from afdjax.explore.costs import Efficiency
 from afdjax.explore.ffn import Experts
-from afdjax.explore.routing import Even, Imbalance, destinations
+from afdjax.explore.routing import Even, Imbalance, arriving, destinations, held_experts
+
+
+class Tiers(eqx.Module):
+    """A number of either tier: copies of a token over the scale-up network, and over the scale-out network."""
+
+    inside: Scalar
+    across: Scalar
+
+
+class Places(eqx.Module):
+    """Where the experts are: on `holders` devices in `nodes` scale-up domains. `tokens` of all senders look for them.
+
+    `stays` and `near`: shares of all destinations that are the sender itself, and that its scale-up domain holds.
+    """
+
+    holders: Scalar
+    nodes: Scalar
+    tokens: Scalar
+    stays: Scalar
+    near: Scalar
 
 
 class Routes(eqx.Module):
     """Which copies of a token travel. Abstract."""
 
     @abc.abstractmethod
-    def copies(self, layer: Experts, holders: Scalar, nodes: Scalar, stays: Scalar, near: Scalar) -> "Copies":
-        """Copies of one token over either tier to `holders` devices in `nodes` scale-up domains.
-
-        `stays` and `near`: shares of all destinations that are the sender itself, and that its scale-up domain holds.
-        """
+    def sent(self, layer: Experts, places: Places) -> Tiers:
+        """Copies of one token that leave its sender, or that are passed on."""
 
     @abc.abstractmethod
-    def uneven(self, imbalance: Imbalance, holders: Scalar, nodes: Scalar, tokens: Scalar) -> "Copies":
-        """Copies that the busiest receiver gets over either tier, over the mean, of `tokens` tokens of all senders."""
-
-
-class Copies(eqx.Module):
-    """Copies of one token, or what concerns them: over the scale-up network, and over the scale-out network."""
-
-    inside: Scalar
-    across: Scalar
+    def received(self, layer: Experts, places: Places, imbalance: Imbalance) -> Tiers:
+        """Copies that reach the busiest receiver, over all tokens of all senders."""
 
 
 class PerNode(Routes):
     """One copy for each scale-up domain crosses, and is passed on inside of it (DeepEP's normal kernels)."""
 
-    def copies(self, layer: Experts, holders: Scalar, nodes: Scalar, stays: Scalar, near: Scalar) -> Copies:
-        return Copies(destinations(layer, holders) * (1.0 - stays), destinations(layer, nodes) * (1.0 - near))
+    def sent(self, layer: Experts, places: Places) -> Tiers:
+        inside = destinations(layer, places.holders) * (1.0 - places.stays)
+        return Tiers(inside, destinations(layer, places.nodes) * (1.0 - places.near))
 
-    def uneven(self, imbalance: Imbalance, holders: Scalar, nodes: Scalar, tokens: Scalar) -> Copies:
+    def received(self, layer: Experts, places: Places, imbalance: Imbalance) -> Tiers:
+        inside = arriving(layer, held_experts(layer, places.holders)) * (1.0 - places.stays)
         # what reaches a node is dealt to all of its devices
-        return Copies(imbalance.received(holders, tokens), imbalance.received(nodes, tokens))
+        across = destinations(layer, places.nodes) / places.holders * (1.0 - places.near)
+        return Tiers(
+            inside * imbalance.received(places.holders, places.tokens),
+            across * imbalance.received(places.nodes, places.tokens),
+        )
 
 
 class PerDevice(Routes):
     """One copy for each device, on its own way (arXiv:2605.28302, TensorRT-LLM)."""
 
-    def copies(self, layer: Experts, holders: Scalar, nodes: Scalar, stays: Scalar, near: Scalar) -> Copies:
-        to = destinations(layer, holders)
-        return Copies(to * (near - stays), to * (1.0 - near))
+    def sent(self, layer: Experts, places: Places) -> Tiers:
+        return _divided(destinations(layer, places.holders), places)
 
-    def uneven(self, imbalance: Imbalance, holders: Scalar, nodes: Scalar, tokens: Scalar) -> Copies:
-        busiest = imbalance.received(holders, tokens)
-        return Copies(busiest, busiest)
+    def received(self, layer: Experts, places: Places, imbalance: Imbalance) -> Tiers:
+        copies = arriving(layer, held_experts(layer, places.holders))
+        return _divided(copies * imbalance.received(places.holders, places.tokens), places)
 
 
 class PerExpert(Routes):
     """One copy for each expert, on its own way (DeepEP's low-latency kernels)."""
 
-    def copies(self, layer: Experts, holders: Scalar, nodes: Scalar, stays: Scalar, near: Scalar) -> Copies:
-        return Copies(layer.top_k * (near - stays), layer.top_k * (1.0 - near))
+    def sent(self, layer: Experts, places: Places) -> Tiers:
+        return _divided(layer.top_k, places)
 
-    def uneven(self, imbalance: Imbalance, holders: Scalar, nodes: Scalar, tokens: Scalar) -> Copies:
-        busiest = imbalance.work(holders, tokens)
-        return Copies(busiest, busiest)
+    def received(self, layer: Experts, places: Places, imbalance: Imbalance) -> Tiers:
+        copies = layer.top_k * held_experts(layer, places.holders) / layer.experts
+        return _divided(copies * imbalance.work(places.holders, places.tokens), places)
+
+
+def _divided(copies: Scalar, places: Places) -> Tiers:
+    """Copies that take the tier of their destination; those to the sender itself do not travel."""
+    return Tiers(copies * (places.near - places.stays), copies * (1.0 - places.near))
 
 
 ROUTES = {"per-node": PerNode(), "per-device": PerDevice(), "per-expert": PerExpert()}
@@ -141,21 +160,25 @@ class Network(eqx.Module):
     def to_experts(
         self, links: Links, layer: Experts, traffic: Traffic, imbalance: Imbalance | None = None
     ) -> tuple[Scalar, Scalar]:
-        """Times [s] out and back of tokens to and from their experts; the busiest holder counts, by default as any other."""
+        """Times [s] out and back of tokens to and from their experts."""
         apart, holders = traffic.apart, traffic.holders
-        crosses = links.crosses(traffic.devices)
         nodes = links.nodes(holders)
-        stays = jnp.where(apart, 0.0, 1.0 / holders)
-        near = jnp.where(crosses, jnp.where(apart, 0.0, 1.0 / nodes), 1.0)
-        copies = self.routes.copies(layer, holders, nodes, stays, near)
-        uneven = self.routes.uneven(imbalance or Even(), holders, nodes, traffic.senders * traffic.tokens)
-        out, back = self._times(links, layer.width, copies, traffic, uneven)
+        places = Places(
+            holders,
+            nodes,
+            traffic.senders * traffic.tokens,
+            stays=jnp.where(apart, 0.0, 1.0 / holders),
+            near=jnp.where(links.crosses(traffic.devices), jnp.where(apart, 0.0, 1.0 / nodes), 1.0),
+        )
+        received = self.routes.received(layer, places, imbalance or Even())
+        out, back = self._times(links, layer.width, self.routes.sent(layer, places), received, traffic)
         alone = ~apart & (holders <= 1.0)
         return jnp.where(alone, 0.0, out), jnp.where(alone, 0.0, back)
 
     def to_one(self, links: Links, width: Scalar, traffic: Traffic) -> tuple[Scalar, Scalar]:
         """The same where every token goes to one other device, whichever."""
-        return self._times(links, width, Copies(jnp.ones(()), jnp.ones(())), traffic)
+        one, share = jnp.ones(()), 1.0 / traffic.holders
+        return self._times(links, width, Tiers(one, one), Tiers(share, share), traffic)
 
     def passed_on(
         self, links: Links, among: Links, layer: Experts, traffic: Traffic, imbalance: Imbalance | None = None
@@ -169,23 +192,33 @@ class Network(eqx.Module):
 
     def to_all(self, links: Links, width: Scalar, traffic: Traffic) -> tuple[Scalar, Scalar]:
         """The same where every token goes to every device (dense FFNs with tensor parallelism), passed on inside of a domain."""
-        return self._times(links, width, Copies(traffic.holders, links.nodes(traffic.holders)), traffic)
+        nodes = links.nodes(traffic.holders)
+        received = Tiers(jnp.ones(()), nodes / traffic.holders)
+        return self._times(links, width, Tiers(traffic.holders, nodes), received, traffic)
 
     def _times(
-        self, links: Links, width: Scalar, copies: Copies, traffic: Traffic, uneven: Copies | None = None
+        self, links: Links, width: Scalar, sent: Tiers, received: Tiers, traffic: Traffic
     ) -> tuple[Scalar, Scalar]:
-        """The busiest of senders and receivers counts; both directions are alike (full duplex)."""
-        crowd, size = traffic.senders / traffic.holders, traffic.tokens * width
-        even = jnp.ones(())
-        most = jax.tree.map(lambda each: jnp.maximum(1.0, crowd * each) * size, uneven or Copies(even, even))
+        """The busiest of senders and receivers counts; both directions are alike (full duplex).
+
+        `sent` copies of each token, of which the busiest receiver has `received` of all.
+        """
         crosses = links.crosses(traffic.devices)
+        # other devices that are out of reach of the scale-up network pass on inside what they received
+        sends_inside = jnp.where(crosses & traffic.apart, 0.0, sent.inside)
+        inside = traffic.tokens * _busier(sends_inside, traffic.senders * received.inside) * width
+        across = traffic.tokens * _busier(sent.across, traffic.senders * received.across) * width
 
         def time(element: Scalar) -> Scalar:
-            inside = most.inside * copies.inside * element / links.up.bandwidth
-            across = most.across * copies.across * element / links.out.bandwidth
-            return links.latency(crosses) + jnp.where(crosses, jnp.maximum(inside, across), inside)
+            up, out = inside * element / links.up.bandwidth, across * element / links.out.bandwidth
+            return links.latency(crosses) + jnp.where(crosses, jnp.maximum(up, out), up)
 
         return time(self.out_bytes), time(self.back_bytes)
+
+
+def _busier(sent: Scalar, received: Scalar) -> Scalar:
+    """The larger; of equals receivers, who can only become busier than the mean."""
+    return jnp.where(received >= sent * (1.0 - 1e-9), received, sent)
 
 
 def minimum_sparsity(

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 
 from afdjax import _checks
 from afdjax._types import Flag, Scalar, ScalarLike
-from afdjax.explore.costs import Tokens, held_experts
+from afdjax.explore.costs import Tokens
 from afdjax.explore.ffn import Dense, Experts
 from afdjax.explore.formats import bytes_of
 from afdjax.explore.network import Traffic
+from afdjax.explore.routing import held_experts
 from afdjax.explore.schedule import pipelined
 from afdjax.explore.setting import Setting
 

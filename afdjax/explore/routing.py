@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.scipy.special import gammaln
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from afdjax import _checks
 from afdjax._types import Scalar, ScalarLike
@@ -23,39 +23,51 @@ from afdjax.explore.ffn import Experts
 from afdjax.explore.measured import Grid
 
 
-def destinations(layer: Experts, holders: ScalarLike) -> Scalar:
-    """Expected number of distinct holders (devices, nodes) that the `top_k` experts of a token lie on, routed uniformly.
+def held_experts(layer: Experts, devices: ScalarLike) -> Scalar:
+    """Experts on the device that holds the most of them: a whole number, so without a derivative."""
+    return lax.stop_gradient(jnp.maximum(jnp.ceil(layer.experts / devices - 1e-4), 1.0))
 
-    N (1 - C(E - E/N, k) / C(E, k)) for N holders of E/N experts each, with real numbers: AIConfigurator's P_send, and
-    arXiv:2602.09721.
+
+def arriving(layer: Experts, held: ScalarLike) -> Scalar:
+    """Share of all tokens, routed uniformly, that meet at least one of `held` experts.
+
+    1 - C(E - held, k) / C(E, k), with real numbers: AIConfigurator's P_send, and arXiv:2602.09721.
     """
     experts, chosen = layer.experts, layer.top_k
-    elsewhere = experts - experts / jnp.maximum(holders, 1.0)
+    elsewhere = experts - held
     possible = elsewhere > chosen - 1.0
     left = jnp.where(possible, elsewhere, chosen)
     one, all_but, other, rest = gammaln(jnp.stack([left, left - chosen, experts, experts - chosen]) + 1.0)
-    missed = jnp.where(possible, jnp.exp(one - all_but - other + rest), 0.0)
-    return jnp.maximum(holders, 1.0) * (1.0 - missed)
+    return 1.0 - jnp.where(possible, jnp.exp(one - all_but - other + rest), 0.0)
+
+
+def destinations(layer: Experts, holders: ScalarLike) -> Scalar:
+    """Expected number of distinct holders (devices, nodes) that the `top_k` experts of a token lie on, routed uniformly."""
+    holders = jnp.maximum(holders, 1.0)
+    return holders * arriving(layer, layer.experts / holders)
 
 
 class Imbalance(eqx.Module):
-    """The busiest of the devices that share experts, over an even spread. Abstract."""
+    """The busiest of the devices that share experts, over what evenly popular experts bring to one that holds the most of them.
+
+    Abstract. Devices may be nodes, and `tokens` are those of the whole group.
+    """
 
     @abc.abstractmethod
     def work(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
-        """Tokens on the busiest device over what evenly popular experts bring to a device that holds the most of them."""
+        """Of tokens times experts."""
 
     @abc.abstractmethod
     def read(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
-        """Distinct experts that the busiest device reads over what such a device reads on average."""
+        """Of distinct experts that are read."""
 
     @abc.abstractmethod
     def received(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
-        """Copies of tokens that the busiest device receives over those that one receives on average if routed uniformly."""
+        """Of tokens, each counted once, however many of its experts are there."""
 
 
 class Even(Imbalance):
-    """All experts equally popular; the busiest device has `factor` times the mean."""
+    """All experts equally popular; the busiest of several devices, or nodes, has `factor` times what another has."""
 
     factor: Scalar = eqx.field(converter=_checks.as_float, default=1.0)  # pyright: ignore[reportAssignmentType]
 
@@ -63,13 +75,13 @@ class Even(Imbalance):
         _checks.require_at_least("imbalance", self.factor, 1.0)
 
     def work(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
-        return self.factor
+        return jnp.where(jnp.asarray(devices) > 1.0, self.factor, 1.0)
 
     def read(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
         return jnp.ones_like(self.factor)
 
     def received(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
-        return self.factor
+        return self.work(devices, tokens)
 
 
 class Drawn(Imbalance):
@@ -77,7 +89,7 @@ class Drawn(Imbalance):
 
     busiest: Grid
     reads: Grid
-    copies: Grid
+    receives: Grid
 
     def work(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
         return self.busiest(devices, tokens)
@@ -86,7 +98,7 @@ class Drawn(Imbalance):
         return self.reads(devices, tokens)
 
     def received(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
-        return self.copies(devices, tokens)
+        return self.receives(devices, tokens)
 
 
 def zipf(experts: int, exponent: float) -> Float[Array, " experts"]:
@@ -141,15 +153,26 @@ def draw(
 
     def one(index: Array) -> Draws:
         deal, choose = jax.random.split(jax.random.fold_in(key, index))
-        home = jax.random.permutation(deal, experts) * devices // experts
+        home = _homes(jax.random.permutation(deal, experts), devices)
         picked = assignments(choose, popularity, senders * tokens, chosen)
         busiest, read = _busiest(jnp.zeros((experts, 1)).at[picked.ravel()].add(1.0), home, devices)
-        to = jnp.zeros((senders * tokens, devices), bool)
-        to = to.at[jnp.arange(senders * tokens)[:, None], home[picked]].set(True)
-        traffic = to.reshape(senders, tokens, devices).sum(1)
+        traffic = _reached(picked, home, devices).reshape(senders, tokens, devices).sum(1)
         return Draws(busiest[0], read[0], traffic.sum(1).max().astype(float), traffic.sum(0).max().astype(float))
 
     return lax.map(one, jnp.arange(draws))
+
+
+def _homes(order: Int[Array, " experts"], devices: int) -> Int[Array, " experts"]:
+    """Devices of experts that are dealt in this order, as evenly as whole experts go."""
+    return order * devices // order.size
+
+
+def _reached(
+    picked: Int[Array, "tokens chosen"], home: Int[Array, " experts"], devices: int
+) -> Bool[Array, "tokens devices"]:
+    """Which devices each token is sent to."""
+    tokens = jnp.arange(picked.shape[0])[:, None]
+    return jnp.zeros((picked.shape[0], devices), bool).at[tokens, home[picked]].set(True)
 
 
 def _busiest(
@@ -165,9 +188,9 @@ _DEVICES = tuple(2**n for n in range(9))
 
 
 def drawn(key: Key[Array, ""], layer: Experts, popularity: Float[Array, " experts"], draws: int = 8) -> Drawn:
-    """The imbalance of a layer whose experts have these popularities: means over draws of 1 to 16,384 tokens on 1 to 256 devices.
-
-    Beyond, that of the most tokens and devices. Raises `ValueError` if `popularity` has not one entry above 0 for each expert.
+    """The imbalance of a layer whose experts have these popularities: means over draws of 1 to 16,384 tokens on 1 device to one
+    for each expert. Beyond, that of the most tokens and devices. Raises `ValueError` if `popularity` has not one entry above 0
+    for each expert.
     """
     experts, chosen = int(layer.experts), int(layer.top_k)
     if popularity.shape != (experts,):
@@ -175,14 +198,14 @@ def drawn(key: Key[Array, ""], layer: Experts, popularity: Float[Array, " expert
             f"`popularity` must have {experts} entries, one for each expert, but it has {popularity.shape}."
         )
     _checks.require_positive("popularity", popularity)
-    devices, tokens = tuple(n for n in _DEVICES if n <= experts), np.array(_TOKENS, float)
+    devices, tokens = (*(n for n in _DEVICES if n < experts), experts), np.array(_TOKENS, float)
     means = _means(key, popularity, chosen=chosen, devices=devices, draws=draws)
     busiest, read, received = map(np.asarray, means)
     # of a device that has as many experts as any
-    share = -(-experts // np.array(devices)[:, None]) / experts
-    even_load = tokens * chosen * share
-    even_read = np.asarray(jax.vmap(layer.experts_hit)(tokens)) * share
-    even_received = tokens * np.array([float(destinations(layer, n)) / n for n in devices])[:, None]
+    held = -(-experts // np.array(devices)[:, None])
+    even_load = tokens * chosen * held / experts
+    even_read = np.asarray(jax.vmap(layer.experts_hit)(tokens)) * held / experts
+    even_received = tokens * np.asarray(jax.vmap(lambda held: arriving(layer, held))(held.ravel() + 0.0))[:, None]
     axes = (np.array(devices, float), tokens)
     return Drawn(Grid(axes, busiest / even_load), Grid(axes, read / even_read), Grid(axes, received / even_received))
 
@@ -196,17 +219,18 @@ def _means(
     experts, counts = popularity.shape[0], jnp.array(_TOKENS)
     first = jnp.searchsorted(counts, jnp.arange(1, _TOKENS[-1] + 1))
 
-    def received(picked: Int[Array, "tokens chosen"], home: Int[Array, " experts"], devices: int) -> Array:
-        to = jnp.zeros((_TOKENS[-1], devices)).at[jnp.arange(_TOKENS[-1])[:, None], home[picked]].set(1.0)
-        return jax.ops.segment_sum(to, first, len(_TOKENS)).cumsum(0).max(1)
-
     def one(index: Array) -> tuple[Array, Array, Array]:
         deal, choose = jax.random.split(jax.random.fold_in(key, index))
         picked = assignments(choose, popularity, _TOKENS[-1], chosen)
         met = jnp.zeros((len(_TOKENS), experts)).at[first[:, None], picked].add(1.0).cumsum(0).T
         order = jax.random.permutation(deal, experts)
-        homes = {n: order * n // experts for n in devices}
-        loads, reads = zip(*(_busiest(met, home, n) for n, home in homes.items()), strict=True)
-        return jnp.stack(loads), jnp.stack(reads), jnp.stack([received(picked, home, n) for n, home in homes.items()])
+        loads, reads, received = [], [], []
+        for n in devices:
+            home = _homes(order, n)
+            load, read = _busiest(met, home, n)
+            to = _reached(picked, home, n).astype(float)
+            loads, reads = [*loads, load], [*reads, read]
+            received.append(jax.ops.segment_sum(to, first, len(_TOKENS)).cumsum(0).max(1))
+        return jnp.stack(loads), jnp.stack(reads), jnp.stack(received)
 
     return tuple(each.mean(0) for each in lax.map(one, jnp.arange(draws)))

@@ -79,9 +79,9 @@ PARTS = {
 class Setting(eqx.Module):
     """Everything that a plan is judged in: model, hardware of both pools, what is reached of it, network, schedule, requests.
 
-    `cache` format of the KV cache. `imbalance`: how uneven the load of the expert devices is. `measured`: by the name of a
-    device, what was measured there of the kernels of each kind of layer. `joined`: attention and FFN devices are of one pool, and
-    may share a scale-up domain. Replicas that hold everything are meant for one kind of device.
+    `cache` format of the KV cache. `imbalance`: how uneven the experts' work is, and what travels to them. `measured`: by the
+    name of a device, what was measured there of the kernels of each kind of layer. `joined`: attention and FFN devices are of
+    one pool, and may share a scale-up domain. Replicas that hold everything are meant for one kind of device.
     `with_attention`: which of `PARTS` run on the attention devices, where there are others. By default shared experts do not
     (AIConfigurator; in the prototype of arXiv:2605.28302 they do). Without its router attention does not know where tokens go:
     each goes to one of the FFN devices, which pass it on among themselves. Dense layers that are not with attention are held

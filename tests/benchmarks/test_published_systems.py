@@ -103,7 +103,8 @@ def skewed(setting, skew):
 def steps_of(shared_data):
     """Modelled steps [ms] of FastAFD's points of one model with a skew of its experts' popularity."""
     folder = shared_data / "aiconfigurator" / "gb200"
-    settings = {case: gb200(case[0], case[1], "bf16", folder) for case in STEPS}
+    with jax.enable_x64(True):
+        settings = {case: gb200(case[0], case[1], "bf16", folder) for case in STEPS}
 
     def found(skew, models):
         cases = [case for case in STEPS if case[0] in models]
@@ -121,12 +122,15 @@ def errors_of(found, measured):
 
 @pytest.fixture(scope="module")
 def skew(steps_of):
-    """Of Qwen's experts: that which comes closest to FastAFD's ten steps. All other systems are predicted with it."""
+    """Of Qwen's experts: that which comes closest to FastAFD's ten steps. The same model's other runs are predicted with it."""
     with jax.enable_x64(True):
         off = {
-            s: np.mean(errors_of(steps_of(s, ["qwen3-235b"]), STEPS) ** 2) for s in np.arange(0.0, 0.85, 0.1).round(1)
+            s: np.mean(errors_of(steps_of(s, ["qwen3-235b"]), STEPS) ** 2) for s in np.arange(0.0, 1.0, 0.1).round(1)
         }
-    return float(min(off, key=off.get))
+    best = float(min(off, key=off.get))
+    # inside of what was tried
+    assert 0.0 < best < max(off)
+    return best
 
 
 def test_fastafd_step_times_and_best_ratios(benchmark, steps_of, skew, capsys):
@@ -143,8 +147,13 @@ def test_fastafd_step_times_and_best_ratios(benchmark, steps_of, skew, capsys):
                 ratios = sorted(steps)
                 assert abs(ratios.index(best) - ratios.index(BEST[case])) <= 1, case
             off = np.abs(errors_of(times, STEPS))
-            print(f"mean absolute error {np.mean(off):.1%}, worst {np.max(off):.1%}")
-            assert np.mean(off) <= 0.08 and np.max(off) <= 0.15
+            each = {
+                model: np.mean(np.abs(errors_of({c: times[c] for c in times if c[0] == model}, STEPS)))
+                for model in MODELS
+            }
+            shown = ", ".join(f"{model} {error:.1%}" for model, error in each.items())
+            print(f"mean absolute error {np.mean(off):.1%} ({shown}), worst {np.max(off):.1%}")
+            assert np.mean(off) <= 0.05 and np.max(off) <= 0.10
 
 
 def test_the_sweep_of_ratios(benchmark, shared_data, skew, capsys):
@@ -164,17 +173,14 @@ def test_the_sweep_of_ratios(benchmark, shared_data, skew, capsys):
                 rate, true = ({n: n / (n + 1) / each[n] for n in steps} for each in (times[case], steps))
                 best, measured = max(rate, key=rate.get), max(true, key=true.get)
                 lost = 1.0 - true[best] / true[measured]
-                # neighbours on a smooth curve have second differences of next to nothing
-                log = np.log([true[n] for n in range(4, 17) if n in true and n != 11])
-                scatter = np.sqrt(np.mean(np.diff(log, 2) ** 2) / 6.0)
                 print(f"skew {assumed:g}, {case[0]} tokens: mean {np.mean(off):.1%}, worst {np.max(off):.1%}; best {best}:1, "
-                      f"measured {measured}:1, loses {lost:.1%}, where the log scatters by {scatter:.1%}")  # fmt: skip
+                      f"measured {measured}:1, loses {lost:.1%}")  # fmt: skip
                 assert np.mean(off) <= 0.08 and lost <= 0.03
                 assert not assumed or np.max(off) <= 0.15
 
 
 def test_wide_expert_parallelism(benchmark, shared_data, skew, capsys):
-    """EP64 is 22 % slower than EP16 at 8K though its kernels take less: that is the busiest device's work and its transfers."""
+    """Without the skew the kernels alone say that EP64 is about as good as EP16; measured it has 22 % fewer tokens/s at 8K."""
 
     def run(assumed):
         folder = shared_data / "aiconfigurator" / "gb200"
@@ -200,6 +206,8 @@ def test_wide_expert_parallelism(benchmark, shared_data, skew, capsys):
                 # one step of sizes that double
                 assert best / measured in (0.5, 1.0, 2.0) and lost <= 0.05
                 assert not assumed or behind <= 0.02
+                off = rate[64] / rate[16] - sizes[64][1] / sizes[16][1]
+                assert not assumed or abs(off) <= 0.08
 
 
 def test_deepseek_v3_on_h800(benchmark, shared_data, capsys):
