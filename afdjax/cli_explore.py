@@ -82,9 +82,11 @@ def explore(
     """
     prepare()
     import dataclasses
+    from concurrent.futures import ThreadPoolExecutor
 
     from afdjax.accelerator_files import load_accelerator
     from afdjax.explore import load_model
+    from afdjax.explore.ahead import compile_explanations
     from afdjax.explore.exploration import Targets
     from afdjax.explore.formats import bytes_of
     from afdjax.explore.network import ROUTES, Network
@@ -121,7 +123,10 @@ def explore(
 
             setting = with_fitted_constants(setting, tables) if fit else with_tables(setting, tables)
         targets = Targets(_seconds("--ttft", ttft), _seconds("--tpot", tpot))
-        found = search(setting, counts, targets, objective=objective, rules=rule or ())
+        with ThreadPoolExecutor(1) as beside:
+            ready = beside.submit(compile_explanations, setting, len(counts))
+            found = search(setting, counts, targets, objective=objective, rules=rule or ())
+            ready.result()
         if plot is not None:
             save_figure(plot, lambda module: module.exploration_figure(found), "exploration")
         text = exploration_document(found, sensitivity) if json else exploration_report(found, sensitivity)

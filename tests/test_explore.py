@@ -16,7 +16,9 @@ import afdjax as afd
 from afdjax.accelerator_files import load_accelerator
 from afdjax.cli import main
 from afdjax.explore import candidates, load_model
+from afdjax.explore.ahead import compile_explanations
 from afdjax.explore.as_bundle import as_bundle
+from afdjax.explore.binding import use_of
 from afdjax.explore.exploration import LEVELS, REASONS, Targets
 from afdjax.explore.plans import Replica, chunked, memory, step, times
 from afdjax.explore.routing import Even
@@ -287,6 +289,25 @@ def test_a_plan_becomes_a_bundle(found):
 
 
 # The command
+
+
+def test_explanations_are_compiled_ahead(found, caplog):
+    """What was compiled before there was a plan is what explains it, nothing else is compiled then."""
+    other = dataclasses.replace(found, setting=dataclasses.replace(found.setting, with_attention=("router",)))
+
+    def compiled(do):
+        caplog.clear()
+        with jax.log_compiles():
+            do()
+        return {
+            name
+            for name in ("_facts", "_log_slopes")
+            if any(f"XLA compilation of jit({name})" in m for m in caplog.messages)
+        }
+
+    assert compiled(lambda: compile_explanations(other.setting)) == {"_facts", "_log_slopes"}
+    plan = found.best.plan
+    assert compiled(lambda: [margins(other), *(use_of(other, plan, part) for part in plan.parts)]) == set()
 
 
 @pytest.fixture

@@ -188,9 +188,10 @@ _DEVICES = tuple(2**n for n in range(9))
 
 
 def drawn(key: Key[Array, ""], layer: Experts, popularity: Float[Array, " experts"], draws: int = 8) -> Drawn:
-    """The imbalance of a layer whose experts have these popularities: means over draws of 1 to 16,384 tokens on 1 device to one
-    for each expert. Beyond, that of the most tokens and devices. Raises `ValueError` if `popularity` has not one entry above 0
-    for each expert.
+    """The imbalance of a layer whose experts have these popularities.
+
+    Means over draws of 1 to 16,384 tokens on 1 device to one for each expert; beyond, that of the most tokens and devices.
+    Raises `ValueError` if `popularity` has not one entry above 0 for each expert.
     """
     experts, chosen = int(layer.experts), int(layer.top_k)
     if popularity.shape != (experts,):
@@ -214,8 +215,7 @@ def drawn(key: Key[Array, ""], layer: Experts, popularity: Float[Array, " expert
 def _means(
     key: Key[Array, ""], popularity: Float[Array, " experts"], *, chosen: int, devices: tuple[int, ...], draws: int
 ) -> tuple[Float[Array, "devices tokens"], ...]:
-    """Load of the busiest device, experts that it reads, and most copies that one receives; the draws of fewer tokens are the
-    first of more."""
+    """Load of the busiest device, experts it reads, most copies that one receives; draws of fewer tokens begin those of more."""
     experts, counts = popularity.shape[0], jnp.array(_TOKENS)
     first = jnp.searchsorted(counts, jnp.arange(1, _TOKENS[-1] + 1))
 
