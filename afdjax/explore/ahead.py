@@ -15,7 +15,7 @@ from afdjax.explore.setting import Setting, in_double
 def compile_explanations(setting: Setting, pools: int = 1) -> None:
     """Have the programs of `use_of` and `elasticities` for plans on one or two pools, before there is a plan.
 
-    For a thread beside `search`: compiling them takes about as long, and leaves Python to others.
+    For a thread beside `search`: XLA compiles without holding Python up.
     """
     with jax.enable_x64(True):
         replica, zero = Replica(*map(jnp.asarray, (1.0, 0.0, 1.0, 1.0, 1.0, 1.0))), jnp.zeros(())

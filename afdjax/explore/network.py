@@ -184,9 +184,9 @@ class Network(eqx.Module):
         self, links: Links, among: Links, layer: Experts, traffic: Traffic, imbalance: Imbalance | None = None
     ) -> tuple[Scalar, Scalar]:
         """The same where only the holders know which experts: to one of them, who sends it on over what is `among` them."""
-        arriving = traffic.senders * traffic.tokens / traffic.holders
+        each = traffic.senders * traffic.tokens / traffic.holders
         first, last = self.to_one(links, layer.hidden, traffic)
-        passing = Traffic(traffic.holders, arriving, traffic.holders, jnp.asarray(False))
+        passing = Traffic(traffic.holders, each, traffic.holders, jnp.asarray(False))
         out, back = self.to_experts(among, layer, passing, imbalance)
         return first + out, back + last
 

@@ -206,6 +206,7 @@ def test_wide_expert_parallelism(benchmark, shared_data, skew, capsys):
                 # one step of sizes that double
                 assert best / measured in (0.5, 1.0, 2.0) and lost <= 0.05
                 assert not assumed or behind <= 0.02
+                assert not assumed or context > 8192 or best == measured
                 off = rate[64] / rate[16] - sizes[64][1] / sizes[16][1]
                 assert not assumed or abs(off) <= 0.08
 
