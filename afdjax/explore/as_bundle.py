@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afdjax._programs import compiled_quickly, kept
 from afdjax._types import Scalar
 from afdjax.bundle import Bundle
 from afdjax.explore.ffn import Experts
@@ -18,6 +19,7 @@ from afdjax.latency import Affine, AffineWithSlots, ExpertHit, Latency, PerWorke
 
 
 MICROSECONDS = 1e6
+_Three = tuple[Scalar, Scalar, Scalar]
 
 
 def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tuple[Profile, Bundle, int]:
@@ -34,65 +36,66 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
         raise ValueError("`replica` must have FFN devices, but it has none: there is no ratio to plan.")
     with jax.enable_x64(True):
         setting, replica = in_double((setting, replica))
-        rounds = float(setting.model.rounds)
-        context = setting.requests.decode_context
-        batch = replica.batch_size
-        # prompt tokens that come with each decoding request, where a replica works on prompts as well
-        beside = jnp.where(replica.chunk > 0.0, setting.prompt_beside, 0.0)
-        each = 1.0 + setting.drafted + beside
-
-        def attention(tokens: Scalar, slots: Scalar) -> Scalar:
-            # a load of so many tokens is that many slots at another context
-            moved = eqx.tree_at(
-                lambda s: s.requests.lingering, setting, setting.requests.lingering + tokens / slots - context
-            )
-            now = step(moved, replica, slots, beside * slots)
-            return now.attention + now.serial / rounds
-
-        def link(slots: Scalar) -> Scalar:
-            now = step(setting, replica, slots, beside * slots)
-            return now.out + now.back
-
-        def ffn(tokens: Scalar) -> Scalar:
-            slots = tokens / replica.groups
-            return step(setting, replica, slots, beside * slots).ffn
-
-        load = batch * context
-        time, (per_token, per_slot) = jax.value_and_grad(attention, argnums=(0, 1))(load, batch)
-        transfer, per_transfer = jax.value_and_grad(link)(batch)
-        idle, far = jnp.asarray(1e-9), jnp.asarray(1e7)
-        base, slope = ffn(idle), jax.grad(ffn)(far)
-        scale = MICROSECONDS
+        attention, ffn, transfer, per_slot = _lines(setting.anonymous, replica)
         profile = Profile(
-            AffineWithSlots(
-                per_token * scale,
-                per_slot * scale,
-                jnp.maximum(time - per_token * load - per_slot * batch, 0.0) * scale,
-            ),
-            _ffn_form(
-                setting.model,
-                base * scale,
-                jnp.maximum(ffn(far) - base - slope * far, 0.0) * scale,
-                slope * scale,
-                each,
-            ),
-            PerWorker(Affine(per_transfer * scale, jnp.maximum(transfer - per_transfer * batch, 0.0) * scale)),
+            AffineWithSlots(*attention),
+            _ffn_form(setting.model, ffn, per_slot),
+            PerWorker(Affine(*transfer)),
             time_unit="us",
             provenance=Provenance(name=name, source=f"afdjax explore: {setting.model.name}"),
         )
         bundle = Bundle(
-            batch,
+            replica.batch_size,
             in_flight=round(float(replica.in_flight)),
             ffn_workers=1,
             attention_weight=replica.tensor_parallel,
             ffn_weight=replica.ffn_devices,
-            layers=rounds,
+            layers=float(setting.model.rounds),
         )
     return profile, bundle, int(np.rint(float(replica.groups)))
 
 
-def _ffn_form(model: Model, base: Scalar, weights: Scalar, per_token: Scalar, each: Scalar) -> Latency:
+@compiled_quickly
+@kept
+def _lines(setting: Setting, replica: Replica) -> tuple[_Three, _Three, tuple[Scalar, Scalar], Scalar]:
+    """Coefficients [us] of attention by KV tokens, by slots, and the rest; of the FFN idle, its weights, and by tokens; of a
+    transfer by slots, and the rest; and the tokens of a slot."""
+    context, rounds, batch = setting.requests.decode_context, setting.model.rounds, replica.batch_size
+    # prompt tokens that come with each decoding request, where a replica works on prompts as well
+    beside = jnp.where(replica.chunk > 0.0, setting.prompt_beside, 0.0)
+
+    def attention(tokens: Scalar, slots: Scalar) -> Scalar:
+        # a load of so many tokens is that many slots at another context
+        moved = eqx.tree_at(
+            lambda s: s.requests.lingering, setting, setting.requests.lingering + tokens / slots - context
+        )
+        now = step(moved, replica, slots, beside * slots)
+        return MICROSECONDS * (now.attention + now.serial / rounds)
+
+    def link(slots: Scalar) -> Scalar:
+        now = step(setting, replica, slots, beside * slots)
+        return MICROSECONDS * (now.out + now.back)
+
+    def ffn(tokens: Scalar) -> Scalar:
+        slots = tokens / replica.groups
+        return MICROSECONDS * step(setting, replica, slots, beside * slots).ffn
+
+    load = batch * context
+    time, (by_token, by_slot) = jax.value_and_grad(attention, argnums=(0, 1))(load, batch)
+    transfer, by_sent = jax.value_and_grad(link)(batch)
+    many = jnp.asarray(1e7)
+    idle, (busy, by_work) = ffn(jnp.asarray(1e-9)), jax.value_and_grad(ffn)(many)
+    return (
+        (by_token, by_slot, jnp.maximum(time - by_token * load - by_slot * batch, 0.0)),
+        (idle, jnp.maximum(busy - idle - by_work * many, 0.0), by_work),
+        (by_sent, jnp.maximum(transfer - by_sent * batch, 0.0)),
+        1.0 + setting.drafted + beside,
+    )
+
+
+def _ffn_form(model: Model, line: _Three, each: Scalar) -> Latency:
     """Weights are hit one expert after the other, by `each` tokens of a slot, or all at once."""
+    base, weights, per_token = line
     experts = [part.ffn for part in model.layers if isinstance(part.ffn, Experts)]
     if not experts:
         return Affine(per_token, base + weights)

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
-from afdjax._programs import kept
-from afdjax._types import Flag, Scalar
+from afdjax._programs import compiled_quickly, kept
+from afdjax._types import Scalar
 from afdjax.explore.exploration import Exploration, Part, Plan
 from afdjax.explore.plans import Replica, memory, resident, step
 from afdjax.explore.setting import Setting
@@ -49,7 +49,8 @@ def use_of(found: Exploration, plan: Plan, part: Part) -> Use:
     """What a part of a plan of an exploration uses."""
     with jax.enable_x64(True):
         setting, replica = found.setting_of(part).anonymous, part.replica
-        facts = _Facts(**_facts(setting, replica, jnp.asarray(float(part.kind == "prefill"))))
+        prefill = jnp.asarray(float(part.kind == "prefill"))
+        facts = _Facts(**jax.device_get(_facts(setting, replica, prefill)))
     binds = [facts.stage]
     if part.kind != "prefill" and facts.room < 0.0:
         binds.append("memory")
@@ -60,19 +61,20 @@ def use_of(found: Exploration, plan: Plan, part: Part) -> Use:
     return Use(tuple(binds), *map(float, (facts.weights, facts.cache, facts.ffn_weights, facts.links)))
 
 
-class _Facts(eqx.Module):
+@dataclasses.dataclass(frozen=True)
+class _Facts:
     """`stages` [s] of a mean step: attention, transfers as they overlap, FFN; `slopes`: of them by the logarithm of all tokens;
     bytes that are held as in `Use`; `room` [bytes] with one more request in every microbatch; `hidden`: transfers are shorter
     than the work they hide behind."""
 
-    stages: Float[Array, "3"]
-    slopes: Float[Array, "3"]
-    weights: Scalar
-    cache: Scalar
-    ffn_weights: Scalar
-    room: Scalar
-    links: Scalar
-    hidden: Flag
+    stages: Float[np.ndarray, "3"]
+    slopes: Float[np.ndarray, "3"]
+    weights: Float[np.ndarray, ""]
+    cache: Float[np.ndarray, ""]
+    ffn_weights: Float[np.ndarray, ""]
+    room: Float[np.ndarray, ""]
+    links: Float[np.ndarray, ""]
+    hidden: Bool[np.ndarray, ""]
 
     @property
     def stage(self) -> str:
@@ -84,7 +86,7 @@ class _Facts(eqx.Module):
         return "expert-weights" if self.slopes[2] < 0.5 * self.stages[2] else "expert-work"
 
 
-@eqx.filter_jit
+@compiled_quickly
 @kept
 def _facts(setting: Setting, replica: Replica, prefill: Scalar) -> dict[str, Array]:
     """The fields of `_Facts`."""

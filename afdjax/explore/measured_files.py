@@ -11,13 +11,13 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from jaxtyping import Array, Float
 
+from afdjax._programs import compiled_quickly
 from afdjax._types import Scalar
 from afdjax.calibrate import load_timings
 from afdjax.calibrate.readers.aiconfigurator import SPARSE
@@ -108,7 +108,7 @@ def modelled(setting: Setting, series: Series) -> np.ndarray:
     """Times [s] of the cost model at the places of a series on the attention device, shape (points,)."""
     with jax.enable_x64(True):
         setting = in_double(dataclasses.replace(setting, measured={}))
-        return np.asarray(eqx.filter_jit(lambda here: times_of(here, series))(setting))
+        return np.asarray(compiled_quickly(lambda here: times_of(here, series))(setting))
 
 
 def times_of(setting: Setting, series: Series) -> Float[Array, " points"]:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from afdjax._programs import kept
+from afdjax._programs import compiled_quickly, kept
 from afdjax._types import Scalar
 from afdjax.explore.exploration import Corrections, Exploration, Part, Plan, placed
 from afdjax.explore.plans import Replica, times
@@ -37,7 +37,7 @@ def _log_rate(setting: Setting, replica: Replica, kind: ArrayLike) -> Scalar:
     return jnp.log(outcome_of(setting, replica, kind, times(setting, replica)).tokens_per_s)
 
 
-@eqx.filter_jit
+@compiled_quickly
 @kept
 def _log_slopes(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> tuple[Scalar, Float[Array, " constants"]]:
     """Logarithm of the tokens per second of one replica, and its derivatives by the constants of a setting.
