@@ -86,7 +86,7 @@ def explore(
 
     from afdjax.accelerator_files import load_accelerator
     from afdjax.explore import load_model
-    from afdjax.explore.ahead import compile_explanations
+    from afdjax.explore.explained import compile_explanations
     from afdjax.explore.exploration import Targets
     from afdjax.explore.formats import bytes_of
     from afdjax.explore.network import ROUTES, Network

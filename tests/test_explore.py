@@ -16,11 +16,11 @@ import afdjax as afd
 from afdjax.accelerator_files import load_accelerator
 from afdjax.cli import main
 from afdjax.explore import candidates, load_model
-from afdjax.explore.ahead import compile_explanations
 from afdjax.explore.as_bundle import as_bundle
 from afdjax.explore.binding import use_of
+from afdjax.explore.explained import compile_explanations
 from afdjax.explore.exploration import LEVELS, REASONS, Targets
-from afdjax.explore.plans import Replica, chunked, memory, step, times
+from afdjax.explore.plans import Replica, chunked, memory, spare, step, times
 from afdjax.explore.routing import Even
 from afdjax.explore.search import search
 from afdjax.explore.sensitivity import elasticities, margins, name_of, rate
@@ -66,11 +66,11 @@ def test_no_candidate_of_a_plain_scan_is_better(found):
     """Whole replicas that hold everything, one after the other, in plain Python around the formula."""
     best = 0.0
     of_one = eqx.filter_jit(lambda replica: chunked(found.setting, replica, times(found.setting, replica)))
-    spare = eqx.filter_jit(lambda replica: times(found.setting, replica).spare)
+    left = eqx.filter_jit(lambda replica: spare(found.setting, replica)[0])
     for devices, tp, batch, chunk in itertools.product((8, 16, 32), (1, 4, 8), (8, 32, 64, 96, 128), (512, 1024)):
         replica = Replica(devices, 0, tp, batch, 1, chunk)
         outcome = of_one(replica)
-        keeps = outcome.tpot <= 0.03 and outcome.ttft <= 0.2 and outcome.feeding >= 1.0 and spare(replica) >= 0.0
+        keeps = outcome.tpot <= 0.03 and outcome.ttft <= 0.2 and outcome.feeding >= 1.0 and left(replica) >= 0.0
         best = max(best, 32 // devices * float(outcome.tokens_per_s) if keeps else 0.0)
     assert 0.0 < best <= found.levels[0].plan.tokens_per_s * (1 + 1e-9)
 
@@ -105,14 +105,15 @@ def test_replicas_in_plain_python(accelerator, with_attention, imbalance):
     batch, m = rng.integers(1, 600, 300).astype(float), rng.integers(1, 5, 300).astype(float)
     chunk = rng.integers(1, 4096, 300).astype(float)
     columns = (near, far, tp, batch, m, chunk)
-    found = eqx.filter_jit(jax.vmap(times, in_axes=(None, 0)))(setting, Replica(*map(jnp.asarray, columns)))
+    both = lambda replica: (times(setting, replica), spare(setting, replica)[0])
+    found, left = eqx.filter_jit(jax.vmap(both))(Replica(*map(jnp.asarray, columns)))
     for i, (a, f, group, b, flight, c) in enumerate(zip(*columns, strict=True)):
         shape = (device, reached, lengths, a, f, group, flight, b)
         np.testing.assert_allclose(found.plain[i], step_of(*shape, 0.0, with_attention, imbalance), rtol=1e-9)
         np.testing.assert_allclose(found.mixed[i], step_of(*shape, c, with_attention, imbalance), rtol=1e-9)
         resident = (b + max(c / lengths[1], 1.0)) * flight
-        left = spare_of(device, float(setting.reserve), lengths, a, f, group, resident, with_attention)
-        np.testing.assert_allclose(found.spare[i], left, rtol=1e-9, atol=1.0)
+        expected = spare_of(device, float(setting.reserve), lengths, a, f, group, resident, with_attention)
+        np.testing.assert_allclose(left[i], expected, rtol=1e-9, atol=1.0)
 
 
 def test_a_dense_model_sends_its_ffns_away():
@@ -299,15 +300,11 @@ def test_explanations_are_compiled_ahead(found, caplog):
         caplog.clear()
         with jax.log_compiles():
             do()
-        return {
-            name
-            for name in ("_facts", "_log_slopes")
-            if any(f"XLA compilation of jit({name})" in m for m in caplog.messages)
-        }
+        return sum("XLA compilation of jit(_explained)" in message for message in caplog.messages)
 
-    assert compiled(lambda: compile_explanations(other.setting)) == {"_facts", "_log_slopes"}
+    assert compiled(lambda: compile_explanations(other.setting)) == 1
     plan = found.best.plan
-    assert compiled(lambda: [margins(other), *(use_of(other, plan, part) for part in plan.parts)]) == set()
+    assert compiled(lambda: [margins(other), *(use_of(other, plan, part) for part in plan.parts)]) == 0
 
 
 @pytest.fixture

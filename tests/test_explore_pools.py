@@ -15,7 +15,7 @@ from afdjax.cli import main
 from afdjax.explore import candidates, load_model
 from afdjax.explore.binding import BINDINGS, use_of
 from afdjax.explore.exploration import Corrections, Targets, placed
-from afdjax.explore.plans import Replica, chunked, decode_only, step, times, transfer_time
+from afdjax.explore.plans import Replica, chunked, decode_only, spare, step, times, transfer_time
 from afdjax.explore.routing import Even
 from afdjax.explore.search import search
 from afdjax.explore.sensitivity import elasticities, margins, name_of, rate
@@ -95,12 +95,11 @@ def test_attention_and_ffn_search_finds_what_an_exhaustive_one_finds():
         @jax.vmap
         def outcome(*numbers):
             replica = Replica(*numbers)
-            now = times(setting, replica)
-            of = decode_only(setting, replica, now)
-            return of.tokens_per_s, of.tpot, now.spare
+            of = decode_only(setting, replica, times(setting, replica))
+            return of.tokens_per_s, of.tpot, spare(setting, replica)[0]
 
-        rates, tpot, spare = map(np.asarray, outcome(*columns))
-    good = (spare >= 0) & (tpot <= targets.tpot)
+        rates, tpot, left = map(np.asarray, outcome(*columns))
+    good = (left >= 0) & (tpot <= targets.tpot)
     decode = found.levels[3].plan.parts[1]
     best = {n: rates[good & (np.array(rows)[:, 0] + np.array(rows)[:, 1] == n)].max() for n in (2, 3, 4)}
     size = decode.devices // decode.count

@@ -194,32 +194,25 @@ def memory(setting: Setting, replica: Replica, resident: Scalar) -> Memory:
 
 
 class Times(eqx.Module):
-    """What all kinds of replicas are judged by: a step [s] without and with its chunk of prompt tokens, and memory to spare.
-
-    `spare` [bytes]: the least that is left on a device of either pool (negative: it does not fit), `spare_weights` the same
-    without any request.
-    """
+    """What replicas of all kinds are judged by: a step [s] without and with its chunk of prompt tokens."""
 
     plain: Scalar
     mixed: Scalar
-    spare: Scalar
-    spare_weights: Scalar
 
 
 def times(setting: Setting, replica: Replica) -> Times:
-    """A replica in numbers; one program for every kind."""
+    """Both steps of a replica; one program for every kind."""
+    # mapped, not called twice: a program of half the size
+    prompts = jnp.stack([jnp.zeros_like(replica.chunk), replica.chunk])
+    return Times(*jax.vmap(lambda prompt: step(setting, replica, replica.batch_size, prompt).time)(prompts))
+
+
+def spare(setting: Setting, replica: Replica) -> tuple[Scalar, Scalar]:
+    """The least that is left [bytes] on a device of either pool (negative: it does not fit), and the same without any request."""
     used = memory(setting, replica, resident(setting, replica))
     near = setting.attention_device.memory - setting.reserve - used.weights
     far = setting.ffn_device.memory - setting.reserve - used.ffn_weights
-    # mapped, not called twice: a program of half the size
-    prompts = jnp.stack([jnp.zeros_like(replica.chunk), replica.chunk])
-    plain, mixed = jax.vmap(lambda prompt: step(setting, replica, replica.batch_size, prompt).time)(prompts)
-    return Times(
-        plain=plain,
-        mixed=mixed,
-        spare=jnp.minimum(near - used.cache, far),
-        spare_weights=jnp.minimum(near, far),
-    )
+    return jnp.minimum(near - used.cache, far), jnp.minimum(near, far)
 
 
 class Outcome(eqx.Module):

@@ -3,57 +3,29 @@
 import math
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
 
-from afdjax._programs import compiled_quickly, kept
 from afdjax._types import Scalar
+from afdjax.explore.explained import constants, explained
 from afdjax.explore.exploration import Corrections, Exploration, Part, Plan, placed
-from afdjax.explore.plans import Replica, times
+from afdjax.explore.plans import times
 from afdjax.explore.setting import Setting, in_double
-from afdjax.explore.tables import OUTCOMES, outcome_of
+from afdjax.explore.tables import OUTCOMES
 
 
 def rate(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> Scalar:
     """Output tokens per second of this plan in a setting with one or two pools: of all replicas, or of the slower kind."""
-    rates = [
-        part.count * jnp.exp(_log_rate(placed(setting, pools, part.place), part.replica, _KINDS[part.kind]))
-        for part in plan.parts
-    ]
+    rates = [part.count * _rate(placed(setting, pools, part.place), part) for part in plan.parts]
     if plan.parts[0].kind == "prefill":
         return jnp.minimum(corrections.prefill * rates[0], corrections.decode * rates[1])
     return sum(rates, jnp.zeros(()))
 
 
-_KINDS = {kind: index for index, kind in enumerate(OUTCOMES)}
-
-
-def _log_rate(setting: Setting, replica: Replica, kind: ArrayLike) -> Scalar:
-    """Logarithm of the tokens per second of one replica."""
-    return jnp.log(outcome_of(setting, replica, kind, times(setting, replica)).tokens_per_s)
-
-
-@compiled_quickly
-@kept
-def _log_slopes(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> tuple[Scalar, Float[Array, " constants"]]:
-    """Logarithm of the tokens per second of one replica, and its derivatives by the constants of a setting.
-
-    Forward mode, along all constants at once: for so few as fast as reverse mode, and traced in half the time.
-    """
-    constants, rest = eqx.partition(setting, _is_constant)
-    leaves, tree = jax.tree.flatten(constants)
-    log_rate = lambda leaves: _log_rate(eqx.combine(jax.tree.unflatten(tree, leaves), rest), replica, kind)
-    value, along = jax.linearize(log_rate, leaves)
-    return value, jax.vmap(lambda direction: along(list(direction)))(jnp.eye(len(leaves)))
-
-
-def _is_constant(leaf: Any) -> bool:
-    """Numbers that stand alone; tables do not."""
-    return eqx.is_inexact_array(leaf) and leaf.ndim == 0
+def _rate(setting: Setting, part: Part) -> Scalar:
+    """Tokens per second of one replica."""
+    return OUTCOMES[part.kind](setting, part.replica, times(setting, part.replica)).tokens_per_s
 
 
 def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
@@ -63,8 +35,7 @@ def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: 
     The plan is held fixed; constants that are 0 or infinite, measured tables and corrections are left out.
     """
     with jax.enable_x64(True):
-        setting = in_double(setting)
-        found = [_elasticities_of(setting, part, pools) for part in plan.parts]
+        found = [_elasticities_of(in_double(setting), part, pools) for part in plan.parts]
     rates = np.array([each for each, _ in found])
     if plan.parts[0].kind == "prefill":
         shares = np.eye(2)[int(np.argmin(rates * (corrections.prefill, corrections.decode)))]
@@ -79,22 +50,22 @@ def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: 
 
 def _elasticities_of(setting: Setting, part: Part, pools: int) -> tuple[float, dict[str, float]]:
     """Tokens per second of a part, and its elasticities by the names of the constants in `setting`."""
-    here = placed(setting, pools, part.place).anonymous
-    log_rate, slopes = _log_slopes(here, part.replica, jnp.asarray(_KINDS[part.kind]))
-    named, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(here, _is_constant))
+    here = placed(setting, pools, part.place)
+    facts = explained(here, part.replica, part.kind)
+    named, _ = jax.tree_util.tree_flatten_with_path(constants(here))
     roles = ("attention_device", "ffn_device")
     # of one pool both roles are the same device, and only what changes both is a knob
     owner: dict[str, str] = dict.fromkeys(roles, "device")
     if pools > 1:
         owner = {roles[0]: roles[part.place[0]], roles[1]: roles[part.place[-1]]}
     found: dict[str, float] = {}
-    for (path, leaf), slope in zip(named, np.asarray(slopes), strict=True):
+    for (path, leaf), slope in zip(named, facts.slopes, strict=True):
         value = float(leaf)
         if math.isfinite(value) and value != 0.0:
             role, _, rest = name_of(path).partition(".")
             name = f"{owner.get(role, role)}.{rest}".rstrip(".")
             found[name] = found.get(name, 0.0) + float(slope * value)
-    return part.count * math.exp(float(log_rate)), found
+    return part.count * math.exp(float(facts.log_rate)), found
 
 
 def name_of(path: Any) -> str:

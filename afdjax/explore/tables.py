@@ -16,7 +16,7 @@ from afdjax._programs import kept
 from afdjax._types import Scalar
 from afdjax.explore.candidates import Loads, replica_of
 from afdjax.explore.exploration import Part, Targets
-from afdjax.explore.plans import Outcome, Replica, Times, chunked, decode_only, prefill_only, times
+from afdjax.explore.plans import Outcome, Replica, Times, chunked, decode_only, prefill_only, spare, times
 from afdjax.explore.setting import Setting
 
 
@@ -26,10 +26,11 @@ OUTCOMES: dict[str, Callable[[Setting, Replica, Times], Outcome]] = {
     "prefill": prefill_only,
 }
 """What a replica of each kind is judged by."""
+KINDS = tuple(OUTCOMES)
 
 
 def outcome_of(setting: Setting, replica: Replica, kind: ArrayLike, found: Times) -> Outcome:
-    """What a replica gives; `kind` is an index into `OUTCOMES`, so that one program does for all."""
+    """What a replica gives; `kind` is an index into `KINDS`, so that one program does for all."""
     # a true branch: what other kinds divide by may be zero, and its derivative none
     return lax.switch(kind, [functools.partial(of, setting, replica, found) for of in OUTCOMES.values()])
 
@@ -42,9 +43,8 @@ def _evaluated(
 ) -> Float[Array, "6 depths"]:
     def at(in_flight: Scalar) -> Float[Array, "6"]:
         replica = replica_of(load, in_flight)
-        found = times(setting, replica)
-        leaves = jax.tree.leaves(outcome_of(setting, replica, kind, found))
-        return jnp.stack([*leaves, found.spare, found.spare_weights])
+        outcome = outcome_of(setting, replica, kind, times(setting, replica))
+        return jnp.stack([*jax.tree.leaves(outcome), *spare(setting, replica)])
 
     # stages do not depend on how many microbatches there are: only how they overlap is worked out for each
     return jax.vmap(at, out_axes=1)(depths)
@@ -113,7 +113,7 @@ class Table:
         cls, setting: Setting, kind: str, place: tuple[int, ...], pools: int, loads: Loads, depths: tuple[int, ...]
     ) -> "Table":
         """Every load with every number of microbatches."""
-        rows, index = loads.shape[1], jnp.asarray(list(OUTCOMES).index(kind))
+        rows, index = loads.shape[1], jnp.asarray(KINDS.index(kind))
         some = jnp.asarray(np.resize(depths, max(len(depths), _DEPTHS)), float)
         blocks = [np.zeros((6, 0, len(some)))]
         for start in range(0, rows, _BLOCK):
