@@ -41,6 +41,15 @@ import pytest
 import afdjax as afd
 
 
+# optimising takes XLA longer than most tests compute (commands and notebooks, in processes of their own, are as users have them)
+@pytest.fixture(autouse=True, scope="module")
+def optimised(request) -> None:
+    """Modules with `OPTIMISED = True` compute long enough."""
+    jax.config.update(
+        "jax_disable_most_optimizations", not BENCHMARKS and not getattr(request.module, "OPTIMISED", False)
+    )
+
+
 hypothesis.settings.register_profile("afdjax", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("afdjax")
 

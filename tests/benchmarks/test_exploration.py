@@ -17,7 +17,7 @@ from afdjax.accelerator_files import load_accelerator
 from afdjax.explore import load_model
 from afdjax.explore.exploration import Targets
 from afdjax.explore.measured_files import modelled, series_of
-from afdjax.explore.plans import Replica, times
+from afdjax.explore.plans import Replica, spare, times
 from afdjax.explore.search import search
 from afdjax.explore.setting import Setting, UseCase
 from tests.plain_plans import spare_of, step_of
@@ -67,7 +67,8 @@ def test_plans_per_second(benchmark, capsys):
     whole = lambda low, high: rng.integers(low, high, n).astype(float)
     columns = (tp * whole(1, 40), whole(0, 120), tp, whole(1, 600), whole(1, 5), whole(1, 4096))
     replicas = Replica(*map(jnp.asarray, columns))
-    of_all = eqx.filter_jit(jax.vmap(times, in_axes=(None, 0)))
+    of_one = lambda setting, replica: (times(setting, replica), spare(setting, replica))
+    of_all = eqx.filter_jit(jax.vmap(of_one, in_axes=(None, 0)))
     start = time.perf_counter()
     jax.block_until_ready(of_all(setting, replicas))
     first = time.perf_counter() - start

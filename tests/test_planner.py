@@ -1,0 +1,97 @@
+"""The plan: the functions of the ratio put together, whole workers, intervals, what it warns of."""
+
+import json
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import afdjax as afd
+
+
+# two programs of one formula are compared to 1e-9: without XLA's optimisation they round apart by 2.4e-9
+OPTIMISED = True
+
+
+@pytest.fixture(scope="module")
+def planned():
+    workload = afd.load_workload("azure-2023-conversation")
+    return afd.plan(workload, afd.load_profile("deepseek-v3-ascend-910c"))
+
+
+def test_plan_agrees_with_the_functions(planned):
+    # the loads are cast to double precision and the law of the load is that of the functions
+    @eqx.filter_jit
+    def by_functions(workload, profile, bundle, workers):
+        ratio = afd.optimal_ratio(workload, profile, bundle)
+        return ratio, afd.throughput(workload, profile, bundle, workers)
+
+    best = planned.attention_workers
+    ratio, rate = by_functions(planned.workload, planned.profile, planned.bundle, jnp.asarray(float(best)))
+    np.testing.assert_allclose(planned.ratio, ratio, rtol=1e-6)
+    np.testing.assert_allclose(planned.at_best.throughput_per_instance, rate, rtol=1e-9)
+    values = np.asarray(planned.curve.performance.throughput_per_instance)
+    assert planned.curve.attention_workers[np.argmax(values)] == best
+    assert set(planned.near_optimal) == set(planned.curve.attention_workers[values >= 0.99 * values.max()])
+    # one unit of time: the elasticities by all time coefficients cancel in r*, and are -1 in throughput
+    times = [name for name in planned.ratio_elasticities if "." in name]
+    np.testing.assert_allclose(sum(planned.ratio_elasticities[name] for name in times), 0.0, atol=1e-3)
+    np.testing.assert_allclose(sum(planned.throughput_elasticities[name] for name in times), -1.0, atol=1e-4)
+
+
+def test_plan_interval_is_the_delta_method(planned):
+    covariance = np.asarray(planned.workload.covariance)
+    slopes = [planned.ratio_elasticities[n] / getattr(planned, n) for n in ("theta", "nu")]
+    width = 1.96 * np.sqrt(np.array(slopes) @ covariance @ np.array(slopes))
+    np.testing.assert_allclose(np.log(np.array(planned.ratio_interval) / planned.ratio), [-width, width], rtol=1e-9)
+
+
+def test_plan_document_follows_the_contract(planned):
+    document = json.loads(planned.to_json())
+    assert list(document) == ["workload", "profile", "bundle", "closed_form", "optimum", "within_1_percent",
+                              "whole_bundles", "elasticities", "throughput_elasticities", "warnings"]  # fmt: skip
+    assert {"name", "requests", "prompt_mean", "decode_mean", "theta", "nu", "theta_ci95", "theta_simple"} <= set(
+        document["workload"]
+    )
+    assert {"ratio", "ratio_ci95", "attention_workers", "ffn_workers", "regime", "cycle_time",
+            "throughput_per_instance", "tpot", "idle_attention", "idle_ffn"} <= set(document["optimum"])  # fmt: skip
+    assert {"ratio", "regime", "ratio_attention", "ratio_communication", "ratio_peak"} <= set(document["closed_form"])
+
+
+def test_plan_with_coefficient_covariance_horizon_and_extrapolation(geometric, profile):
+    origin = afd.Provenance(name="measured", attention=afd.Validity(tokens=(0.0, 1000.0)))
+    covariance = np.diag([1e-9, 1.0, 1e-5, 4.0, 1e-6, 1.0])
+    measured = afd.Profile(profile.attention, profile.ffn, profile.communication, jnp.asarray(covariance), "us", origin)
+    found = afd.plan(geometric, measured, afd.Bundle(256), afd.Gaussian(), horizon_requests=10_000)
+    assert found.theta_interval is None and found.ratio_interval is not None
+    assert found.ratio_interval[0] < found.ratio < found.ratio_interval[1]
+    assert round(float(found.closed_form.ratio), 2) == 9.30
+    assert any("attention is extrapolated" in note for note in found.warnings)
+    with pytest.raises(ValueError, match="horizon_requests"):
+        afd.plan(afd.Requests([5], [3]), measured, horizon_requests=100)
+
+
+def test_plan_takes_more_ffn_workers_and_says_when_the_range_ends(geometric, profile):
+    brief = afd.plan(afd.Requests([5, 9], [3, 4]), profile, afd.Bundle(256), afd.MeanField(), max_ratio=3.0)
+    assert any("Decodes are short" in note for note in brief.warnings)
+    wide = afd.plan(geometric, profile, afd.Bundle(256, ffn_workers=2), afd.MeanField(), max_ratio=3.0)
+    assert wide.attention_workers == 6 and wide.ratio == pytest.approx(3.0)
+    assert any("raise --max-ratio" in note for note in wide.warnings)
+    assert any("mean-field" in note.lower() for note in wide.warnings)
+    bent = afd.Profile(profile.attention, afd.FloorLinear(100.0, 0.1), profile.communication)
+    found = afd.plan(geometric, bent, afd.Bundle(256), afd.Gaussian())
+    assert found.closed_form is None and found.to_dict()["closed_form"] is None
+
+
+@pytest.mark.parametrize("max_ratio", [64.0, 6.4])
+def test_whole_bundles_are_the_best_of_every_number_of_workers(geometric, profile, max_ratio):
+    plans = {y: afd.plan(geometric, profile, afd.Bundle(256, ffn_workers=y), afd.Gaussian(), max_ratio=max_ratio)
+             for y in (1, 3)}  # fmt: skip
+    for whole in (*plans[1].whole_bundles, *plans[3].whole_bundles):
+        if whole.ffn_workers in plans:
+            known = plans[whole.ffn_workers]
+            assert whole.attention_workers == known.attention_workers
+            assert whole.throughput_per_instance == pytest.approx(
+                float(known.at_best.throughput_per_instance), rel=1e-12
+            )
