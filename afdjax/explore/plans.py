@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from afdjax import _checks
-from afdjax._programs import compiled_quickly
 from afdjax._types import Flag, Scalar, ScalarLike
 from afdjax.explore.costs import Tokens
 from afdjax.explore.ffn import Dense, Experts
@@ -254,7 +253,6 @@ def prefill_only(setting: Setting, replica: Replica, found: Times) -> Outcome:
     return Outcome(prompts * requests.output, jnp.zeros_like(ttft), ttft, jnp.ones_like(ttft))
 
 
-@compiled_quickly
 def transfer_time(setting: Setting) -> Scalar:
     """Time [s] for the cache of a new prompt to reach a decode group from one device, over the slower scale-out network."""
     # the prefix is there already; a state, or a full window, travels whole

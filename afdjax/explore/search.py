@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from afdjax._programs import compiled_quickly
 from afdjax.explore import candidates
 from afdjax.explore.exploration import (
     OBJECTIVES,
@@ -35,6 +36,8 @@ from afdjax.explore.tables import EQUAL, Choice, Table, times_within
 
 MOST_DEVICES = 1024
 """Larger budgets are several of these."""
+
+_transfer_time = compiled_quickly(transfer_time)
 
 
 def search(
@@ -105,7 +108,7 @@ class _Pools:
         self.counts = np.array(counts, float)
         self.weights = weights_of(setting, len(counts), objective)
         self.prompt = float(setting.requests.prompt)
-        self.transfer = float(transfer_time(placed(setting, len(counts), (0, len(counts) - 1))))
+        self.transfer = float(_transfer_time(placed(setting, len(counts), (0, len(counts) - 1))))
         self.evaluated: dict[tuple[str, Place], Table] = {}
 
     def places(self, apart: bool) -> list[Place]:
