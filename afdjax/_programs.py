@@ -1,4 +1,4 @@
-"""Programs that are traced once for all processes, and programs that are compiled in less time than they save.
+"""Programs that are traced once for all processes, and programs that are compiled without optimising.
 
 JAX keeps compiled programs between processes (`jax_compilation_cache_dir`), but finds them by their traced form: each process
 traces them again, which is a quarter of the time of a short command. Where that cache is on, traced programs are kept beside it.
@@ -49,7 +49,7 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def compiled_quickly(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`eqx.filter_jit` without optimisation by XLA's backend, in half of its time: for programs that run for a plan or two."""
+    """`eqx.filter_jit` without optimisation by XLA's backend, which takes longer than programs run that are for a plan or two."""
     return eqx.filter_jit(function, compiler_options={"xla_backend_optimization_level": 0})  # pyright: ignore[reportCallIssue]
 
 

@@ -41,10 +41,12 @@ import pytest
 import afdjax as afd
 
 
-# optimising takes XLA longer than most tests compute (commands and notebooks, in processes of their own, are as users have them)
 @pytest.fixture(autouse=True, scope="module")
 def optimised(request) -> None:
-    """Modules with `OPTIMISED = True` compute long enough."""
+    """XLA optimises for modules with `OPTIMISED = True` only: it takes longer than most tests compute.
+
+    Commands and notebooks, in processes of their own, are compiled as users have them.
+    """
     jax.config.update(
         "jax_disable_most_optimizations", not BENCHMARKS and not getattr(request.module, "OPTIMISED", False)
     )
