@@ -1,84 +1,125 @@
-"""Programs that are traced once for all processes, and programs that are compiled without optimising.
+"""Programs that are compiled once for all processes, and programs that are compiled without optimising.
 
-JAX keeps compiled programs between processes (`jax_compilation_cache_dir`), but finds them by their traced form: each process
-traces them again, which is a quarter of the time of a short command. Where that cache is on, traced programs are kept beside it.
+JAX keeps compiled programs between processes (`jax_compilation_cache_dir`), but finds them by their lowered form: each process
+traces and lowers them again, which is a quarter of the time of a short command. Where that cache is on, the programs of short
+commands are kept beside it, and found by what tracing would see.
 """
 
 import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import os
+import pickle
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
-from jax import export
+import numpy as np
+from jax.core import Tracer
+from jax.experimental import serialize_executable
+from jaxlib import xla_client
 
 from afdjax._write import write
 
 
-def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, read from a file instead of traced, where JAX keeps compiled programs. For below `eqx.filter_jit`.
+def kept(function: Callable[..., Any], quickly: bool = False) -> Callable[..., Any]:
+    """`eqx.filter_jit` (or `compiled_quickly`) that reads its program from a file, where JAX keeps compiled programs.
 
     `function` must be one of this package's modules that takes trees without functions as leaves, and returns arrays in tuples,
-    lists and dicts. A program is found by all that tracing sees: the source of this package, versions of what it builds on,
-    settings of JAX, shapes and types of arrays, everything else by its text. What is kept has no derivatives, and is not mapped.
+    lists and dicts. A program is found by all that tracing and compiling see: the source of this package, versions of what it
+    builds on, the device, settings of JAX, shapes and types of arrays, everything else by its text. Within a transformation, and
+    for arrays on other devices than the first, this is `eqx.filter_jit`.
+
+    As with JAX's own cache, who can write to the folder can run code here.
     """
+    compiled = (compiled_quickly if quickly else eqx.filter_jit)(function)
+    programs: dict[Any, Callable[..., Any]] = {}
 
     @functools.wraps(function)
     def of(*arguments: Any) -> Any:
-        folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-        everything, tree = jax.tree.flatten(arguments)
-        kinds = [jax.typeof(leaf) if eqx.is_array(leaf) else leaf for leaf in everything]
-        what = f"{function.__module__}.{function.__qualname__} {tree} {kinds}"
-        # an address says nothing of what is there
-        if not folder or " at 0x" in what:
-            return function(*arguments)
-        arrays, rest = eqx.partition(everything, eqx.is_array)
-        flat = lambda *arrays: function(*jax.tree.unflatten(tree, eqx.combine(list(arrays), rest)))
-        path = Path(folder) / "traced" / hashlib.sha256(f"{_surroundings()} {what}".encode()).hexdigest()
-        program = _read(path)
-        if program is None:
-            program = export.export(jax.jit(flat))(*arrays)
-            _write(path, program.serialize())
-        return program.call(*arrays)
+        leaves, tree = jax.tree.flatten(arguments)
+        arrays, rest = eqx.partition(leaves, lambda leaf: isinstance(leaf, jax.Array | np.ndarray | np.generic))
+        if not jax.config.jax_compilation_cache_dir or not all(map(_at_hand, arrays)):  # pyright: ignore[reportAttributeAccessIssue]
+            return compiled(*arguments)
+        kinds = [jax.typeof(leaf) if other is None else other for leaf, other in zip(arrays, rest, strict=True)]
+        key = tree, *kinds, *_settings()
+        if key not in programs:
+            what = f"{function.__module__}.{function.__qualname__} {quickly} {tree} {kinds}"
+
+            def flat(*arrays: Any) -> Any:
+                return function(*jax.tree.unflatten(tree, eqx.combine(list(arrays), rest)))
+
+            # a name that JAX's cache does not know: what it had read from a file could not be written to another
+            flat.__name__ = f"{function.__name__}_{uuid.uuid4().hex}"
+            program = jax.jit(flat, compiler_options=QUICKLY if quickly else None)
+            # an address says nothing of what is there
+            programs[key] = program if " at 0x" in what else _from_file(program, arrays, what)
+        return programs[key](*arrays)
 
     return of
 
 
+QUICKLY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
+
+
 def compiled_quickly(function: Callable[..., Any]) -> Callable[..., Any]:
     """`eqx.filter_jit` without optimisation by XLA's backend, which takes longer than programs run that are for a plan or two."""
-    return eqx.filter_jit(function, compiler_options={"xla_backend_optimization_level": 0})  # pyright: ignore[reportCallIssue]
+    return eqx.filter_jit(function, compiler_options=QUICKLY)  # pyright: ignore[reportCallIssue]
+
+
+def _at_hand(leaf: Any) -> bool:
+    """Whether this is a number of the host or of the first device, and none that is traced."""
+    if isinstance(leaf, Tracer):
+        return False
+    return not isinstance(leaf, jax.Array) or leaf.devices() == set(jax.devices()[:1])
+
+
+def _from_file(program: Any, arrays: list[Any], what: str) -> Callable[..., Any]:
+    """The program for arrays like these, compiled if there is no file of it that is whole."""
+    folder = Path(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
+    path = folder / "programs" / hashlib.sha256(f"{_source()} {_settings()} {what}".encode()).hexdigest()
+    stored = _read(path)
+    if stored is not None:
+        # XLA refuses what it takes for another machine's (jax-ml/jax issue 38445)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            return serialize_executable.deserialize_and_load(*pickle.loads(stored), execution_devices=jax.devices()[:1])
+    compiled = program.lower(*arrays).compile()
+    _write(path, pickle.dumps(serialize_executable.serialize(compiled)))
+    return compiled
 
 
 @functools.cache
 def _source() -> str:
-    """Of this package, and of what its programs are built on."""
+    """Of this package, what its programs are built on, the device, and how XLA compiles for it."""
     found = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         found.update(path.read_bytes())
     versions = [importlib.metadata.version(name) for name in ("jax", "jaxlib", "equinox", "numpy", "scipy")]
-    return f"{found.hexdigest()} {versions}"
+    devices = jax.devices()[:1]
+    device = f"{devices} {xla_client.get_topology_for_devices(devices).fingerprint()}"
+    return f"{found.hexdigest()} {versions} {device} {os.environ.get('XLA_FLAGS', '')}"
 
 
-def _surroundings() -> str:
+def _settings() -> tuple[Any, ...]:
     # the context manager for double precision does not show among the values
-    return f"{_source()} {jax.default_backend()} {jax.config.jax_enable_x64} {sorted(jax.config.values.items())}"  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.config.jax_enable_x64, *jax.config.values.values()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _read(path: Path) -> export.Exported | None:
-    """The program, if there is one and it is whole."""
+def _read(path: Path) -> bytes | None:
+    """What is there, if it is whole."""
     try:
         content = path.read_bytes()
     except OSError:
         return None
     checksum, program = content[:_CHECKSUM], content[_CHECKSUM:]
-    return export.deserialize(bytearray(program)) if checksum == hashlib.sha256(program).digest() else None
+    return program if checksum == hashlib.sha256(program).digest() else None
 
 
-def _write(path: Path, program: bytes | bytearray) -> None:
+def _write(path: Path, program: bytes) -> None:
     # as with JAX's own cache: a folder that cannot be written costs time, nothing else
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -270,7 +270,6 @@ def _describe(workload: SlotLoad, batch_size: Scalar, barrier: Barrier):
     return barrier.worker_load(workload, batch_size), workload.theta, workload.nu, means
 
 
-@eqx.filter_jit
 @kept
 def _at_workers(
     load: WorkerLoad, profile: Profile, bundle: Bundle, parameters: dict[str, Scalar], workers: Scalar

@@ -1,10 +1,11 @@
-"""Traced programs that are kept between processes: the same numbers, traced once, never a stale one."""
+"""Programs that are kept between processes: the same numbers, compiled once, never a stale one."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import serialize_executable
 
 from afdjax import _programs
 from afdjax._programs import kept
@@ -35,21 +36,21 @@ def folder(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     TRACED.clear()
-    yield tmp_path / "traced"
+    yield tmp_path / "programs"
     jax.config.update("jax_compilation_cache_dir", before)
 
 
 def in_a_new_process(function, *arguments):
     """What a process says that has not traced the function yet."""
-    return eqx.filter_jit(lambda *inputs: function(*inputs))(*arguments)
+    return kept(function.__wrapped__)(*arguments)
 
 
 def arguments(slope=2.0, name="line", times=3, points=(1.0, 2.0)):
     return Line(jnp.asarray(slope), name), jnp.asarray(points), times
 
 
-def test_a_kept_program_is_traced_once_and_says_the_same(folder):
-    plain = in_a_new_process(on_line.__wrapped__, *arguments())
+def test_a_kept_program_is_compiled_once_and_says_the_same(folder):
+    plain = eqx.filter_jit(on_line.__wrapped__)(*arguments())
     first, second = (in_a_new_process(on_line, *arguments()) for _ in range(2))
     other_numbers = in_a_new_process(on_line, *arguments(slope=5.0, points=(3.0, -1.0)))
     assert TRACED == ["line"] * 2  # one of them without a file
@@ -105,7 +106,7 @@ def test_precision_source_and_settings_tell_programs_apart(folder, monkeypatch):
 @pytest.mark.parametrize(
     "damage", [lambda whole: b"", lambda whole: whole[:-1], lambda whole: whole[:40] + b"x" + whole[41:]]
 )
-def test_a_damaged_program_is_traced_again_and_mended(folder, damage):
+def test_a_damaged_program_is_compiled_again_and_mended(folder, damage):
     found = in_a_new_process(on_line, *arguments())["y"]
     (path,) = folder.iterdir()
     whole = path.read_bytes()
@@ -130,5 +131,38 @@ def test_functions_are_not_kept_by_their_address(folder):
 
 def test_nothing_is_kept_where_jax_keeps_nothing(folder):
     jax.config.update("jax_compilation_cache_dir", None)
+    jax.clear_caches()
     in_a_new_process(on_line, *arguments())
     assert TRACED == ["line"] and not folder.exists()
+
+
+def test_a_program_that_is_compiled_quickly_is_another(folder):
+    for quickly in (False, True, True):
+        found = kept(on_line.__wrapped__, quickly)(*arguments())
+        assert np.array_equal(found["y"], [6.0, 12.0])
+    assert len(TRACED) == len(list(folder.iterdir())) == 2
+
+
+def test_transformations_and_other_devices_are_not_kept(folder):
+    line, points, times = arguments()
+    slope, by_points = jax.grad(lambda slope, points: on_line(Line(slope), points, times)["y"].sum(), (0, 1))(
+        2.0, points
+    )
+    assert float(slope) == 9.0 and np.array_equal(by_points, [6.0, 6.0])
+    mapped = jax.vmap(lambda point: on_line(line, point, times)["y"])(points)
+    assert np.array_equal(mapped, [6.0, 12.0])
+    elsewhere = jax.devices()[-1]
+    found = on_line(*jax.device_put((line, points), elsewhere), times)["y"]
+    assert found.devices() == {elsewhere} and np.array_equal(found, [6.0, 12.0])
+    assert not folder.exists()
+
+
+def test_a_program_that_xla_refuses_is_compiled_again(folder, monkeypatch):
+    in_a_new_process(on_line, *arguments())
+
+    def refuse(*_, **__):
+        raise jax.errors.JaxRuntimeError("machine type does not match")
+
+    monkeypatch.setattr(serialize_executable, "deserialize_and_load", refuse)
+    assert np.array_equal(in_a_new_process(on_line, *arguments())["y"], [6.0, 12.0])
+    assert len(TRACED) == 2

@@ -3,12 +3,14 @@
 Random lengths, barriers and stragglers are theirs to add.
 """
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from afdjax._programs import compiled_quickly, kept
+from afdjax._programs import kept
 from afdjax._types import Scalar
 from afdjax.bundle import Bundle
 from afdjax.explore.ffn import Experts
@@ -55,8 +57,7 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
     return profile, bundle, int(np.rint(float(replica.groups)))
 
 
-@compiled_quickly
-@kept
+@functools.partial(kept, quickly=True)
 def _lines(setting: Setting, replica: Replica) -> tuple[_Three, _Three, tuple[Scalar, Scalar], Scalar]:
     """Coefficients [us] of attention by KV tokens, by slots, and the rest; of the FFN idle, its weights, and by tokens; of a
     transfer by slots, and the rest; and the tokens of a slot."""

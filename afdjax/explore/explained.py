@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from afdjax._programs import compiled_quickly, kept
+from afdjax._programs import kept
 from afdjax._types import Scalar
 from afdjax.explore.exploration import placed
 from afdjax.explore.plans import Replica, Times, memory, resident, step
@@ -69,8 +70,7 @@ def _is_constant(leaf: Any) -> bool:
     return eqx.is_inexact_array(leaf) and leaf.ndim == 0
 
 
-@compiled_quickly
-@kept
+@functools.partial(kept, quickly=True)
 def _explained(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> dict[str, Array]:
     """The fields of `Explained`.
 

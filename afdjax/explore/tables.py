@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +34,6 @@ def outcome_of(setting: Setting, replica: Replica, kind: ArrayLike, found: Times
     return lax.switch(kind, [functools.partial(of, setting, replica, found) for of in OUTCOMES.values()])
 
 
-@eqx.filter_jit
 @kept
 @functools.partial(jax.vmap, in_axes=(None, 1, None, None), out_axes=1)
 def _evaluated(
