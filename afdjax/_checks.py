@@ -24,6 +24,11 @@ def as_float(value: Any) -> Any:
     return value
 
 
+def as_whole(value: Any) -> Any:
+    """`value` as a Python integer, if it is one in another type."""
+    return int(value) if value == int(value) else value
+
+
 def concrete(value: Any) -> np.ndarray | None:
     """The numbers in `value`, or None while it is being traced."""
     if isinstance(value, Tracer) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):

@@ -81,7 +81,7 @@ def _at_hand(leaf: Any) -> bool:
 def _from_file(program: Any, arrays: list[Any], what: str) -> Callable[..., Any]:
     """The program for arrays like these, compiled if there is no file of it that is whole."""
     folder = Path(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
-    path = folder / "programs" / hashlib.sha256(f"{_source()} {_settings()} {what}".encode()).hexdigest()
+    path = folder / "programs" / hashlib.sha256(f"{_surroundings()} {_settings()} {what}".encode()).hexdigest()
     stored = _read(path)
     if stored is not None:
         # XLA refuses what it takes for another machine's (jax-ml/jax issue 38445)
@@ -93,7 +93,7 @@ def _from_file(program: Any, arrays: list[Any], what: str) -> Callable[..., Any]
 
 
 @functools.cache
-def _source() -> str:
+def _surroundings() -> str:
     """Of this package, what its programs are built on, the device, and how XLA compiles for it."""
     found = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):

@@ -23,7 +23,7 @@ from afdjax.explore.exploration import LEVELS, REASONS, Targets
 from afdjax.explore.plans import Replica, chunked, memory, spare, step, times
 from afdjax.explore.routing import Even
 from afdjax.explore.search import search
-from afdjax.explore.sensitivity import elasticities, margins, name_of, rate
+from afdjax.explore.sensitivity import elasticities, margins, model_elasticities, name_of, rate
 from afdjax.explore.setting import Setting, UseCase
 from afdjax.explore.tables import Table
 from tests.plain_plans import spare_of, step_of
@@ -192,7 +192,8 @@ def test_elasticities_against_central_differences(found):
     level, rng = found.levels[1], np.random.default_rng(3)
     off = lambda leaf: leaf * math.exp(0.02 * rng.standard_normal()) if eqx.is_inexact_array(leaf) else leaf
     setting = eqx.tree_at(lambda s: s.accepted, jax.tree.map(off, found.setting), jnp.asarray(1.0))
-    slopes = elasticities(setting, level.plan, found.corrections)
+    of = setting, level.plan, found.corrections
+    slopes = elasticities(*of) | model_elasticities(*of)
     assert len(slopes) > 60 and all(math.isfinite(slope) for slope in slopes.values())
     paths, tree = jax.tree_util.tree_flatten_with_path(eqx.filter(setting, eqx.is_inexact_array))
     rest = eqx.filter(setting, eqx.is_inexact_array, inverse=True)

@@ -13,7 +13,7 @@ from afdjax.accelerator_files import load_accelerator
 from afdjax.explore import load_model
 from afdjax.explore.costs import Efficiency, Kernels
 from afdjax.explore.ffn import Experts
-from afdjax.explore.network import ROUTES, Network, Traffic, links
+from afdjax.explore.network import ROUTES, Network, Traffic, links_between
 from afdjax.explore.plans import Replica, step
 from afdjax.explore.routing import Even, Imbalance, arriving, destinations, draw, drawn, held_experts, zipf
 from afdjax.explore.schedule import SCHEDULES
@@ -93,7 +93,7 @@ class OfCounts(Imbalance):
 def test_transfers_wait_for_the_busiest(apart, out_bandwidth):
     """16 holders in 2 domains of 8; as many senders, so that the busiest receiver counts; either tier is the bottleneck."""
     part, layer = load_accelerator("h800"), load_model("deepseek-v3").layers[-1].ffn
-    between = links(part, part, Efficiency())
+    between = links_between(part, part, Efficiency())
     between = dataclasses.replace(between, out=dataclasses.replace(between.out, bandwidth=jnp.asarray(out_bandwidth)))
     traffic = Traffic(jnp.asarray(16.0), jnp.asarray(128.0), jnp.asarray(16.0), jnp.asarray(apart))
     meets = lambda held: 1.0 - math.comb(256 - held, 8) / math.comb(256, 8)
@@ -113,7 +113,7 @@ def test_transfers_wait_for_the_busiest(apart, out_bandwidth):
 
 def test_few_senders_wait_for_themselves():
     part, layer = load_accelerator("h800"), load_model("deepseek-v3").layers[-1].ffn
-    between = links(part, part, Efficiency())
+    between = links_between(part, part, Efficiency())
     network = Network(routes=ROUTES["per-expert"])
 
     def moving(senders, imbalance):
@@ -126,7 +126,7 @@ def test_few_senders_wait_for_themselves():
     np.testing.assert_allclose(moving(8.0, Even(4.0)), 2.0 * moving(8.0, Even()))
     np.testing.assert_allclose(moving(16.0, None), moving(16.0, Even()))
     # only what the FFN devices pass on is uneven, where attention does not know the experts
-    among = links(part, part, Efficiency())
+    among = links_between(part, part, Efficiency())
     traffic = Traffic(*map(jnp.asarray, (8.0, 128.0, 16.0, True)))
     passed = [np.array(network.passed_on(between, among, layer, traffic, each)) for each in (Even(), Even(1.5))]
     one = np.array(network.to_one(between, layer.hidden, traffic))
@@ -178,7 +178,7 @@ LAYER = Experts(1024.0, 64.0, 4.0, 256.0, width=1024.0)
 
 def exchange(senders, tokens, holders, apart, routes="per-node", device="h100"):
     part = load_accelerator(device)
-    between = links(part, part, Efficiency())
+    between = links_between(part, part, Efficiency())
     traffic = Traffic(*(jnp.asarray(float(n)) for n in (senders, tokens, holders)), jnp.asarray(apart))
     return Network(routes=ROUTES[routes]).to_experts(between, LAYER, traffic), between
 
@@ -211,7 +211,7 @@ def test_links_count_what_crosses_them():
 
 def test_links_between_two_kinds_are_the_slower():
     fast, slow = load_accelerator("h200"), load_accelerator("l40s")
-    both, own = links(fast, slow, Efficiency()), links(slow, slow, Efficiency())
+    both, own = links_between(fast, slow, Efficiency()), links_between(slow, slow, Efficiency())
     for tier in ("up", "out"):
         np.testing.assert_allclose(getattr(both, tier).bandwidth, getattr(own, tier).bandwidth)
 
@@ -220,7 +220,7 @@ def test_published_latencies_of_deepep(shared_data):
     """H800, low latency, 128 tokens for each rank: every point within 15 %."""
     layer = load_model("deepseek-v3").layers[-1].ffn
     part = load_accelerator("h800")
-    between = links(part, part, Efficiency())
+    between = links_between(part, part, Efficiency())
     rows = pl.read_csv(shared_data / "deepep_published" / "low_latency_h800.csv").to_dicts()
     assert len(rows) == 6
     for row in rows:

@@ -92,7 +92,7 @@ def test_precision_source_and_settings_tell_programs_apart(folder, monkeypatch):
     with jax.enable_x64(False):
         assert in_a_new_process(on_line, *arguments())["y"].dtype == jnp.float32
     with monkeypatch.context() as patch:
-        patch.setattr(_programs, "_source", lambda: "the next version of this package")
+        patch.setattr(_programs, "_surroundings", lambda: "the next version of this package")
         in_a_new_process(on_line, *arguments())
     before = jax.config.jax_default_matmul_precision
     jax.config.update("jax_default_matmul_precision", "highest")

@@ -62,11 +62,12 @@ def compile_explanations(setting: Setting, pools: int = 1) -> None:
 
 
 def constants(setting: Setting) -> Setting:
-    """The numbers of a setting that stand alone, as leaves of the same tree; tables do not."""
-    return eqx.filter(setting, _is_constant)
+    """The numbers of a setting that stand alone, as leaves of the same tree; tables do not, and the model is what is served."""
+    return eqx.tree_at(lambda s: s.model, eqx.filter(setting, is_constant), None)
 
 
-def _is_constant(leaf: Any) -> bool:
+def is_constant(leaf: Any) -> bool:
+    """Whether this is a number, and not a table."""
     return eqx.is_inexact_array(leaf) and leaf.ndim == 0
 
 
@@ -76,13 +77,12 @@ def _explained(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> dict
 
     Forward mode, along all constants at once: for so few as fast as reverse mode, and traced in half the time.
     """
-    varied, rest = eqx.partition(setting, _is_constant)
-    leaves, tree = jax.tree.flatten(varied)
+    leaves, tree = jax.tree.flatten(constants(setting))
     apart = replica.apart
 
     def of(leaves: list[Scalar], more: Scalar) -> Float[Array, "4"]:
         """Logarithm of the rate, and the stages with so many times the tokens."""
-        here = eqx.combine(jax.tree.unflatten(tree, leaves), rest)
+        here = eqx.combine(jax.tree.unflatten(tree, leaves), setting)
         # a replica that does everything works on as many prompt tokens as its decoding uses up, on average
         mean = jnp.minimum(replica.chunk, replica.batch_size * here.prompt_beside)
         prompt = jnp.where(kind == KINDS.index("prefill"), replica.chunk, mean)
@@ -95,7 +95,8 @@ def _explained(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> dict
         return jnp.stack([jnp.log(rate), attention, jnp.where(apart, jnp.maximum(out, back), out + back), ffn])
 
     values, along = jax.linearize(of, leaves, jnp.ones(()))
-    slopes = jax.vmap(lambda direction: along(list(direction[:-1]), direction[-1]))(jnp.eye(len(leaves) + 1))
+    directions = map(jnp.asarray, np.eye(len(leaves) + 1))
+    slopes = jax.vmap(lambda *direction: along(list(direction[:-1]), direction[-1]))(*directions)
     inside = resident(setting, replica)
     held, more = memory(setting, replica, inside), memory(setting, replica, inside + replica.in_flight)
     crossing = setting.between.latency(setting.between.crosses(replica.devices))

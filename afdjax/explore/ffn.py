@@ -38,7 +38,7 @@ class Dense(Ffn):
 
 
 class Experts(Ffn):
-    """A mixture of `experts`, of which each token meets `top_k`, and of `shared` experts that all tokens meet.
+    """A mixture of `experts`, of which each token meets `top_k` (a whole number), and of `shared` experts that all tokens meet.
 
     `width` is what routed experts see of a token [elements]: the hidden size, or a latent (Nemotron) with projections down and
     up before and behind. `shared_intermediate` is that of all shared experts together. `biased` experts have biases.
@@ -46,13 +46,16 @@ class Experts(Ffn):
 
     hidden: Scalar = eqx.field(converter=_checks.as_float)
     experts: Scalar = eqx.field(converter=_checks.as_float)
-    top_k: Scalar = eqx.field(converter=_checks.as_float)
+    top_k: int = eqx.field(converter=_checks.as_whole, static=True)
     intermediate: Scalar = eqx.field(converter=_checks.as_float)
     shared_intermediate: Scalar = eqx.field(converter=_checks.as_float, default=0.0)  # pyright: ignore[reportAssignmentType]
     width: Scalar = eqx.field(converter=_checks.as_float, default=0.0)  # pyright: ignore[reportAssignmentType]
     matrices: Scalar = eqx.field(converter=_checks.as_float, default=3.0)  # pyright: ignore[reportAssignmentType]
     latent: bool = eqx.field(default=False, static=True)
     biased: bool = eqx.field(default=False, static=True)
+
+    def __check_init__(self):
+        _checks.require_whole("top_k", self.top_k)
 
     def expert_parameters(self) -> Scalar:
         """Weights of one routed expert."""

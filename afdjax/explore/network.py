@@ -77,7 +77,7 @@ class PerExpert(Routes):
     """One copy for each expert, on its own way (DeepEP's low-latency kernels)."""
 
     def sent(self, layer: Experts, places: Places) -> Tiers:
-        return _divided(layer.top_k, places)
+        return _divided(jnp.asarray(float(layer.top_k)), places)
 
     def received(self, layer: Experts, places: Places, imbalance: Imbalance) -> Tiers:
         copies = layer.top_k * held_experts(layer, places.holders) / layer.experts
@@ -124,16 +124,28 @@ class Links(eqx.Module):
         return jnp.where(devices > 1.0, self.latency(crosses) + share * size / bandwidth, 0.0)
 
 
-def links(one: Accelerator, other: Accelerator, efficiency: Efficiency, joined: bool = True) -> Links:
+def links_within(device: Accelerator, efficiency: Efficiency) -> Links:
+    """What devices of one kind talk over."""
+    return _links(device.scale_up, device.scale_out, efficiency, True)
+
+
+def links_between(one: Accelerator, other: Accelerator, efficiency: Efficiency, joined: bool = True) -> Links:
     """What two pools of devices talk over; `joined`: they may share a scale-up domain."""
+    up, out = _slower(one.scale_up, other.scale_up), _slower(one.scale_out, other.scale_out)
+    return _links(up, out, efficiency, joined)
 
-    def slower(tier: str, reached: Scalar) -> Link:
-        a, b = getattr(one, tier), getattr(other, tier)
-        bandwidth = jnp.minimum(a.bandwidth, b.bandwidth) * reached
-        return Link(bandwidth, jnp.maximum(a.latency, b.latency), jnp.minimum(a.devices, b.devices))
 
-    up, out = slower("scale_up", efficiency.scale_up), slower("scale_out", efficiency.scale_out)
-    return Links(up, out, efficiency.kernel, joined)
+def _links(up: Link, out: Link, efficiency: Efficiency, joined: bool) -> Links:
+    reached = lambda link, share: Link(link.bandwidth * share, link.latency, link.devices)
+    return Links(reached(up, efficiency.scale_up), reached(out, efficiency.scale_out), efficiency.kernel, joined)
+
+
+def _slower(one: Link, other: Link) -> Link:
+    return Link(
+        jnp.minimum(one.bandwidth, other.bandwidth),
+        jnp.maximum(one.latency, other.latency),
+        jnp.minimum(one.devices, other.devices),
+    )
 
 
 class Traffic(eqx.Module):

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.scipy.special import gammaln
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from afdjax import _checks
@@ -31,14 +30,11 @@ def held_experts(layer: Experts, devices: ScalarLike) -> Scalar:
 def arriving(layer: Experts, held: ScalarLike) -> Scalar:
     """Share of all tokens, routed uniformly, that meet at least one of `held` experts.
 
-    1 - C(E - held, k) / C(E, k), with real numbers: AIConfigurator's P_send, and arXiv:2602.09721.
+    1 - C(E - held, k) / C(E, k), one choice after the other: AIConfigurator's P_send, and arXiv:2602.09721.
     """
-    experts, chosen = layer.experts, layer.top_k
-    elsewhere = experts - held
-    possible = elsewhere > chosen - 1.0
-    left = jnp.where(possible, elsewhere, chosen)
-    one, all_but, other, rest = gammaln(jnp.stack([left, left - chosen, experts, experts - chosen]) + 1.0)
-    return 1.0 - jnp.where(possible, jnp.exp(one - all_but - other + rest), 0.0)
+    missed = jnp.prod(1.0 - held / (layer.experts - np.arange(float(layer.top_k))))
+    # what is elsewhere is enough for all choices
+    return 1.0 - jnp.where(layer.experts - held > layer.top_k - 1.0, missed, 0.0)
 
 
 def destinations(layer: Experts, holders: ScalarLike) -> Scalar:

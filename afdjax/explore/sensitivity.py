@@ -1,15 +1,19 @@
 """What a plan is sensitive to, and how far a constant is from changing the verdict: derivatives, with all plans held fixed."""
 
+import dataclasses
 import math
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afdjax._programs import compiled_quickly
 from afdjax._types import Scalar
-from afdjax.explore.explained import constants, explained
+from afdjax.explore.explained import constants, explained, is_constant
 from afdjax.explore.exploration import Corrections, Exploration, Part, Plan, placed
+from afdjax.explore.model import Model
 from afdjax.explore.plans import times
 from afdjax.explore.setting import Setting, in_double
 from afdjax.explore.tables import OUTCOMES
@@ -29,8 +33,8 @@ def _rate(setting: Setting, part: Part) -> Scalar:
 
 
 def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
-    """Percent of throughput for a percent of every constant: model, accelerators (of one pool: `device`), efficiencies, network
-    and requests.
+    """Percent of throughput for a percent of every constant: accelerators (of one pool: `device`), efficiencies, network and
+    requests.
 
     The plan is held fixed; constants that are 0 or infinite, measured tables and corrections are left out.
     """
@@ -46,6 +50,25 @@ def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: 
         for name, slope in slopes.items():
             totals[name] = totals.get(name, 0.0) + float(share) * slope
     return totals
+
+
+def model_elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
+    """The same by every number of the model's shape. A program of its own: what is served is no knob of who serves it."""
+    with jax.enable_x64(True):
+        setting = in_double(setting)
+        numbers, rest = eqx.partition(setting.model, is_constant)
+
+        def log_rate(numbers: Model) -> Scalar:
+            model = eqx.combine(numbers, rest)
+            return jnp.log(rate(dataclasses.replace(setting, model=model), plan, corrections, pools))
+
+        slopes = compiled_quickly(jax.grad(log_rate))(numbers)
+        named = jax.tree_util.tree_leaves_with_path(numbers)
+        return {
+            f"model.{name_of(path)}": float(value * slope)
+            for (path, value), slope in zip(named, jax.tree.leaves(slopes), strict=True)
+            if math.isfinite(value) and value != 0.0
+        }
 
 
 def _elasticities_of(setting: Setting, part: Part, pools: int) -> tuple[float, dict[str, float]]:
@@ -90,9 +113,8 @@ def margins(found: Exploration, most: int = 3) -> dict[str, list[tuple[str, floa
         other = elasticities(found.setting, level.plan, found.corrections, len(found.pools))
         gap = math.log(best.plan.value / level.plan.value)
         # log factor at which the other level catches up
-        # the shape of the model is no knob; constants of a pool that one of them does not use have no slope there
-        names = [name for name in own.keys() | other.keys() if not name.startswith("model.")]
-        lean = {name: other.get(name, 0.0) - own.get(name, 0.0) for name in sorted(names)}
+        # constants of a pool that one of them does not use have no slope there
+        lean = {name: other.get(name, 0.0) - own.get(name, 0.0) for name in sorted(own.keys() | other.keys())}
         needed = {name: gap / slope for name, slope in lean.items() if abs(slope) > gap / math.log(10.0)}
         # equals in the order of their names, not of their rounding
         nearest = sorted(needed, key=lambda name: round(abs(needed[name]), 9))[:most]

@@ -14,7 +14,7 @@ from afdjax.explore.costs import Efficiency, Kernels
 from afdjax.explore.formats import bytes_of
 from afdjax.explore.measured import Measured
 from afdjax.explore.model import Model
-from afdjax.explore.network import Links, Network, links
+from afdjax.explore.network import Links, Network, links_between, links_within
 from afdjax.explore.routing import Even, Imbalance
 from afdjax.explore.schedule import FourStage, Schedule
 
@@ -145,11 +145,11 @@ class Setting(eqx.Module):
     @property
     def between(self) -> Links:
         """What attention and FFN devices talk over."""
-        return links(self.attention_device, self.ffn_device, self.efficiency, self.joined)
+        return links_between(self.attention_device, self.ffn_device, self.efficiency, self.joined)
 
     def within(self, device: Accelerator) -> Links:
         """What devices of one kind talk over."""
-        return links(device, device, self.efficiency)
+        return links_within(device, self.efficiency)
 
     def kernels(self, device: Accelerator, part: int) -> Kernels:
         """Costs of one kind of layer on one kind of device."""

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from afdjax.explore.binding import Use, use_of
 from afdjax.explore.exploration import OBJECTIVES, REASONS, Exploration, Level, Part, Plan
-from afdjax.explore.sensitivity import elasticities, margins
+from afdjax.explore.sensitivity import elasticities, margins, model_elasticities
 from afdjax.report.layout import headline, notes, pairs, render
 
 
@@ -146,10 +146,7 @@ def _sensitive(found: Exploration, asked: bool) -> list[Any]:
     if not asked or best is None or best.plan is None:
         return []
     slopes = elasticities(found.setting, best.plan, found.corrections, len(found.pools))
-    # the shape of the model is no knob
-    ranked = sorted((name for name in slopes if not name.startswith("model.")), key=lambda name: -abs(slopes[name]))[
-        :12
-    ]
+    ranked = sorted(slopes, key=lambda name: -abs(slopes[name]))[:12]
     return [
         headline(f"What {best.name} is sensitive to (% of tokens/s for 1 %)"),
         pairs([(name, f"{slopes[name]:+.2f}") for name in ranked]),
@@ -176,7 +173,8 @@ def exploration_document(found: Exploration, sensitive: bool = False) -> str:
         },
     }
     if sensitive and best is not None and best.plan is not None:
-        document["elasticities"] = elasticities(found.setting, best.plan, found.corrections, len(found.pools))
+        of = found.setting, best.plan, found.corrections, len(found.pools)
+        document["elasticities"] = elasticities(*of) | model_elasticities(*of)
     return json.dumps(document, indent=2, allow_nan=False)
 
 
