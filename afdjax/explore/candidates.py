@@ -135,9 +135,10 @@ least as many (afd-plugin); each pool of a replica whole scale-up domains or an 
 def allowed(loads: Loads, setting: Setting, rules: Sequence[str]) -> Loads:
     """Those that keep all rules, and whose chunks are not too large."""
     keep = loads[CHUNK] <= max(LARGEST_CHUNK, float(setting.requests.prompt))
-    replicas = replica_of(loads, np.ones_like(keep, float))
-    for rule in rules:
-        keep &= np.asarray(jax.vmap(RULES[rule], in_axes=(0, None))(replicas, setting))
+    if rules:
+        replicas = replica_of(loads, np.ones_like(keep, float))
+        for rule in rules:
+            keep &= np.asarray(jax.vmap(RULES[rule], in_axes=(0, None))(replicas, setting))
     return loads if keep.all() else loads[:, keep]
 
 

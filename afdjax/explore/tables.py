@@ -111,16 +111,15 @@ class Table:
         cls, setting: Setting, kind: str, place: tuple[int, ...], pools: int, loads: Loads, depths: tuple[int, ...]
     ) -> "Table":
         """Every load with every number of microbatches."""
-        rows, index = loads.shape[1], jnp.asarray(KINDS.index(kind))
-        some = jnp.asarray(np.resize(depths, max(len(depths), _DEPTHS)), float)
+        rows, index = loads.shape[1], np.asarray(KINDS.index(kind))
+        some = np.resize(np.array(depths, float), max(len(depths), _DEPTHS))
         blocks = [np.zeros((6, 0, len(some)))]
         for start in range(0, rows, _BLOCK):
             block = loads[:, start : start + _BLOCK]
             padded = np.pad(block, ((0, 0), (0, _BLOCK - block.shape[1])), mode="edge")
-            blocks.append(np.asarray(_evaluated(setting, jnp.asarray(padded), some, index)))
+            blocks.append(np.asarray(_evaluated(setting, padded, some, index)))
         outcomes = np.concatenate(blocks, axis=1)[:, :rows, : len(depths)]
-        each = np.repeat(loads, len(depths), axis=1)
-        columns = np.array(jax.tree.leaves(replica_of(each, np.tile(np.array(depths, float), rows))))
+        columns = np.insert(np.repeat(loads, len(depths), axis=1), _IN_FLIGHT, np.tile(depths, rows), axis=0)
         return cls(kind, place, pools, columns, outcomes.reshape(6, -1))
 
     @classmethod
