@@ -26,7 +26,61 @@ from jaxlib import xla_client
 from afdjax._write import write
 
 
-def kept(function: Callable[..., Any], quickly: bool = False) -> Callable[..., Any]:
+class Kept:
+    """What `kept` makes of a function."""
+
+    def __init__(self, function: Callable[..., Any], quickly: bool):
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._compiled = (compiled_quickly if quickly else eqx.filter_jit)(function)
+        self._options = QUICKLY if quickly else None
+        self._programs: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        split = _split(arguments)
+        if split is None:
+            return self._compiled(*arguments)
+        arrays, *_, key = split
+        if key not in self._programs:
+            self._ahead(*split)()
+        return self._programs[key](*arrays)
+
+    def ahead(self, *arguments: Any) -> Callable[[], None]:
+        """Trace the program for arguments like these; what is returned compiles it, or reads it.
+
+        For a thread: neither holds Python up. Where nothing is kept, that is left to the first call.
+        """
+        split = _split(arguments)
+        return (lambda: None) if split is None or split[-1] in self._programs else self._ahead(*split)
+
+    def _ahead(self, arrays: list[Any], rest: list[Any], tree: Any, key: Any) -> Callable[[], None]:
+        def flat(*arrays: Any) -> Any:
+            return self._function(*jax.tree.unflatten(tree, eqx.combine(list(arrays), rest)))
+
+        # a name that JAX's cache does not know: what it had read from a file could not be written to another
+        flat.__name__ = f"{self._function.__name__}_{uuid.uuid4().hex}"
+        program = jax.jit(flat, compiler_options=self._options)
+        what = f"{self._function.__module__}.{self._function.__qualname__} {self._options} {key}"
+        # an address says nothing of what is there
+        path = None if " at 0x" in what else _path(what)
+        stored = None if path is None else _read(path)
+        lowered = program.lower(*arrays) if stored is None else None
+
+        def finish() -> None:
+            # XLA refuses what it takes for another machine's (jax-ml/jax issue 38445)
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                if stored is not None:
+                    self._programs[key] = _loaded(stored)
+                    return
+            compiled = (lowered or program.lower(*arrays)).compile()
+            if path is not None:
+                _write(path, pickle.dumps(serialize_executable.serialize(compiled)))
+            self._programs[key] = compiled
+
+        return finish
+
+
+def kept(function: Callable[..., Any], quickly: bool = False) -> Kept:
     """`eqx.filter_jit` (or `compiled_quickly`) that reads its program from a file, where JAX keeps compiled programs.
 
     `function` must be one of this package's modules that takes trees without functions as leaves, and returns arrays in tuples,
@@ -36,31 +90,7 @@ def kept(function: Callable[..., Any], quickly: bool = False) -> Callable[..., A
 
     As with JAX's own cache, who can write to the folder can run code here.
     """
-    compiled = (compiled_quickly if quickly else eqx.filter_jit)(function)
-    programs: dict[Any, Callable[..., Any]] = {}
-
-    @functools.wraps(function)
-    def of(*arguments: Any) -> Any:
-        leaves, tree = jax.tree.flatten(arguments)
-        arrays, rest = eqx.partition(leaves, lambda leaf: isinstance(leaf, jax.Array | np.ndarray | np.generic))
-        if not jax.config.jax_compilation_cache_dir or not all(map(_at_hand, arrays)):  # pyright: ignore[reportAttributeAccessIssue]
-            return compiled(*arguments)
-        kinds = [jax.typeof(leaf) if other is None else other for leaf, other in zip(arrays, rest, strict=True)]
-        key = tree, *kinds, *_settings()
-        if key not in programs:
-            what = f"{function.__module__}.{function.__qualname__} {quickly} {tree} {kinds}"
-
-            def flat(*arrays: Any) -> Any:
-                return function(*jax.tree.unflatten(tree, eqx.combine(list(arrays), rest)))
-
-            # a name that JAX's cache does not know: what it had read from a file could not be written to another
-            flat.__name__ = f"{function.__name__}_{uuid.uuid4().hex}"
-            program = jax.jit(flat, compiler_options=QUICKLY if quickly else None)
-            # an address says nothing of what is there
-            programs[key] = program if " at 0x" in what else _from_file(program, arrays, what)
-        return programs[key](*arrays)
-
-    return of
+    return Kept(function, quickly)
 
 
 QUICKLY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
@@ -78,18 +108,23 @@ def _at_hand(leaf: Any) -> bool:
     return not isinstance(leaf, jax.Array) or leaf.devices() == set(jax.devices()[:1])
 
 
-def _from_file(program: Any, arrays: list[Any], what: str) -> Callable[..., Any]:
-    """The program for arrays like these, compiled if there is no file of it that is whole."""
+def _split(arguments: tuple[Any, ...]) -> tuple[list[Any], list[Any], Any, Any] | None:
+    """Arrays, everything else, their tree, and what tells programs apart; None where nothing is kept."""
+    leaves, tree = jax.tree.flatten(arguments)
+    arrays, rest = eqx.partition(leaves, lambda leaf: isinstance(leaf, jax.Array | np.ndarray | np.generic))
+    if not jax.config.jax_compilation_cache_dir or not all(map(_at_hand, arrays)):  # pyright: ignore[reportAttributeAccessIssue]
+        return None
+    kinds = [jax.typeof(leaf) if other is None else other for leaf, other in zip(arrays, rest, strict=True)]
+    return arrays, rest, tree, (tree, *kinds, *_settings())
+
+
+def _path(what: str) -> Path:
     folder = Path(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
-    path = folder / "programs" / hashlib.sha256(f"{_surroundings()} {_settings()} {what}".encode()).hexdigest()
-    stored = _read(path)
-    if stored is not None:
-        # XLA refuses what it takes for another machine's (jax-ml/jax issue 38445)
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            return serialize_executable.deserialize_and_load(*pickle.loads(stored), execution_devices=jax.devices()[:1])
-    compiled = program.lower(*arrays).compile()
-    _write(path, pickle.dumps(serialize_executable.serialize(compiled)))
-    return compiled
+    return folder / "programs" / hashlib.sha256(f"{_surroundings()} {what}".encode()).hexdigest()
+
+
+def _loaded(stored: bytes) -> Callable[..., Any]:
+    return serialize_executable.deserialize_and_load(*pickle.loads(stored), execution_devices=jax.devices()[:1])
 
 
 @functools.cache

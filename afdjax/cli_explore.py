@@ -86,7 +86,7 @@ def explore(
 
     from afdjax.accelerator_files import load_accelerator
     from afdjax.explore import load_model
-    from afdjax.explore.explained import compile_explanations
+    from afdjax.explore.explained import explanations_ahead
     from afdjax.explore.exploration import Targets
     from afdjax.explore.formats import bytes_of
     from afdjax.explore.network import ROUTES, Network
@@ -124,9 +124,10 @@ def explore(
             setting = with_fitted_constants(setting, tables) if fit else with_tables(setting, tables)
         targets = Targets(_seconds("--ttft", ttft), _seconds("--tpot", tpot))
         with ThreadPoolExecutor(1) as beside:
-            ready = beside.submit(compile_explanations, setting, len(counts))
+            ready = [beside.submit(compile_one) for compile_one in explanations_ahead(setting, len(counts))]
             found = search(setting, counts, targets, objective=objective, rules=rule or ())
-            ready.result()
+            for each in ready:
+                each.result()
         if plot is not None:
             save_figure(plot, lambda module: module.exploration_figure(found), "exploration")
         text = exploration_document(found, sensitivity) if json else exploration_report(found, sensitivity)

@@ -18,7 +18,7 @@ from afdjax.cli import main
 from afdjax.explore import candidates, load_model
 from afdjax.explore.as_bundle import as_bundle
 from afdjax.explore.binding import use_of
-from afdjax.explore.explained import compile_explanations
+from afdjax.explore.explained import explanations_ahead
 from afdjax.explore.exploration import LEVELS, REASONS, Targets
 from afdjax.explore.plans import Replica, chunked, memory, spare, step, times
 from afdjax.explore.routing import Even
@@ -303,7 +303,7 @@ def test_explanations_are_compiled_ahead(found, caplog):
             do()
         return sum("XLA compilation of jit(_explained" in message for message in caplog.messages)
 
-    assert compiled(lambda: compile_explanations(other.setting)) == 1
+    assert compiled(lambda: [compile_one() for compile_one in explanations_ahead(other.setting)]) == 1
     plan = found.best.plan
     assert compiled(lambda: [margins(other), *(use_of(other, plan, part) for part in plan.parts)]) == 0
 

@@ -1,5 +1,7 @@
 """Programs that are kept between processes: the same numbers, compiled once, never a stale one."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -166,3 +168,26 @@ def test_a_program_that_xla_refuses_is_compiled_again(folder, monkeypatch):
     monkeypatch.setattr(serialize_executable, "deserialize_and_load", refuse)
     assert np.array_equal(in_a_new_process(on_line, *arguments())["y"], [6.0, 12.0])
     assert len(TRACED) == 2
+
+
+@pytest.mark.parametrize("kept_before", [False, True])
+def test_a_program_can_be_made_ready_in_a_thread(folder, kept_before):
+    """Traced at once where there is no file, compiled or read in the thread, not again when it is called."""
+    if kept_before:
+        in_a_new_process(on_line, *arguments())
+    program = kept(on_line.__wrapped__)
+    finish = program.ahead(*arguments())
+    assert TRACED == ["line"] and len(list(folder.glob("*"))) == kept_before
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(finish).result()
+    (path,) = folder.iterdir()
+    path.unlink()
+    assert np.array_equal(program(*arguments(slope=5.0))["y"], [15.0, 30.0])
+    program.ahead(*arguments())()
+    assert TRACED == ["line"] and not path.exists()
+
+
+def test_where_nothing_is_kept_nothing_is_made_ready(folder):
+    jax.config.update("jax_compilation_cache_dir", None)
+    kept(on_line.__wrapped__).ahead(*arguments())()
+    assert not TRACED

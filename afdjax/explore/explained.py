@@ -5,6 +5,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -50,15 +51,14 @@ def explained(setting: Setting, replica: Replica, kind: str) -> Explained:
         return Explained(**jax.device_get(found))
 
 
-def compile_explanations(setting: Setting, pools: int = 1) -> None:
-    """Have the program for plans on one or two pools before there is a plan.
-
-    For a thread beside `search`: XLA compiles without holding Python up.
-    """
-    with jax.enable_x64(True):
-        some = Replica(*map(jnp.asarray, (1.0, 0.0, 1.0, 1.0, 1.0, 1.0)))
+def explanations_ahead(setting: Setting, pools: int = 1) -> Iterator[Callable[[], None]]:
+    """What compiles the programs that explain plans on one or two pools, before there is a plan; see `Kept.ahead`."""
     for place in ((0,), (0, 1))[:pools]:
-        explained(placed(setting, pools, place), some, KINDS[0])
+        with jax.enable_x64(True):
+            some = Replica(*map(jnp.asarray, (1.0, 0.0, 1.0, 1.0, 1.0, 1.0)))
+            here = in_double(placed(setting, pools, place)).anonymous
+            compile_one = _explained.ahead(here, some, jnp.asarray(0))
+        yield compile_one
 
 
 def constants(setting: Setting) -> Setting:
