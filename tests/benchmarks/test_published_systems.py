@@ -121,15 +121,36 @@ def errors_of(found, measured):
 
 
 @pytest.fixture(scope="module")
-def skew(steps_of):
-    """Of Qwen's experts: that which comes closest to FastAFD's ten steps. The same model's other runs are predicted with it."""
+def rates_of(shared_data):
+    """Modelled tokens/s and GPU of expert parallelism without disaggregation, with a skew."""
+    folder = shared_data / "aiconfigurator" / "gb200"
     with jax.enable_x64(True):
-        off = {
-            s: np.mean(errors_of(steps_of(s, ["qwen3-235b"]), STEPS) ** 2) for s in np.arange(0.0, 1.0, 0.1).round(1)
-        }
-    best = float(min(off, key=off.get))
+        settings = {context: gb200("qwen3-235b", context, "bf16", folder) for context in WIDE}
+
+    def found(skew, context):
+        setting = skewed(settings[context], skew)
+        return {n: 1e3 * batch / milliseconds(setting, n, 0, batch, 1) for n, (batch, _) in WIDE[context].items()}
+
+    return found
+
+
+@pytest.fixture(scope="module")
+def skew(steps_of, rates_of):
+    """Of Qwen's experts: that which comes closest to FastAFD's ten steps and to the five without disaggregation at 8K.
+
+    The same model's other runs are predicted with it: without disaggregation at 16K, and the sweep.
+    """
+
+    def off(skew):
+        rates = rates_of(skew, 8192)
+        without = [WIDE[8192][n][1] / rates[n] - 1.0 for n in rates]
+        return float(np.mean(np.append(errors_of(steps_of(skew, ["qwen3-235b"]), STEPS), without) ** 2))
+
+    with jax.enable_x64(True):
+        tried = {s: off(s) for s in np.arange(0.3, 0.95, 0.05).round(2).tolist()}
+    best = min(tried, key=lambda s: tried[s])
     # inside of what was tried
-    assert 0.0 < best < max(off)
+    assert min(tried) < best < max(tried)
     return best
 
 
@@ -183,19 +204,9 @@ def test_the_sweep_of_ratios(benchmark, shared_data, skew, capsys):
 LEAD = {8192: 0.082, 16384: 0.159}
 
 
-def test_wide_expert_parallelism(benchmark, shared_data, steps_of, skew, capsys):
+def test_wide_expert_parallelism(benchmark, steps_of, rates_of, skew, capsys):
     """Without the skew the kernels alone say that EP64 is about as good as EP16; measured it has 22 % fewer tokens/s at 8K."""
-
-    def run(assumed):
-        folder = shared_data / "aiconfigurator" / "gb200"
-        settings = {context: skewed(gb200("qwen3-235b", context, "bf16", folder), assumed) for context in WIDE}
-        return {
-            context: {
-                n: 1e3 * batch / milliseconds(settings[context], n, 0, batch, 1) for n, (batch, _) in sizes.items()
-            }
-            for context, sizes in WIDE.items()
-        }
-
+    run = lambda assumed: {context: rates_of(assumed, context) for context in WIDE}
     found = benchmark.pedantic(lambda: {s: run(s) for s in (0.0, skew)}, rounds=1, iterations=1)
     with capsys.disabled():
         print("\nQwen3-235B on GB200 without disaggregation, tokens/s and GPU modelled / measured by EP size")
@@ -210,8 +221,7 @@ def test_wide_expert_parallelism(benchmark, shared_data, steps_of, skew, capsys)
                       f"behind as modelled; loses {lost:.1%}")  # fmt: skip
                 # one step of sizes that double
                 assert best / measured in (0.5, 1.0, 2.0) and lost <= 0.05
-                assert not assumed or behind <= 0.02
-                assert not assumed or context > 8192 or best == measured
+                assert not assumed or best == measured
                 off = rate[64] / rate[16] - sizes[64][1] / sizes[16][1]
                 assert not assumed or abs(off) <= 0.08
                 with_ffn_nodes = max(
