@@ -67,9 +67,9 @@ class Kept:
         lowered = program.lower(*arrays) if stored is None else None
 
         def finish() -> None:
-            # XLA refuses what it takes for another machine's (jax-ml/jax issue 38445)
-            with contextlib.suppress(jax.errors.JaxRuntimeError):
-                if stored is not None:
+            if stored is not None:
+                # XLA refuses what it takes for another machine's (jax-ml/jax issue 38445)
+                with contextlib.suppress(jax.errors.JaxRuntimeError):
                     self._programs[key] = _loaded(stored)
                     return
             compiled = (lowered or program.lower(*arrays)).compile()
@@ -85,8 +85,8 @@ def kept(function: Callable[..., Any], quickly: bool = False) -> Kept:
 
     `function` must be one of this package's modules that takes trees without functions as leaves, and returns arrays in tuples,
     lists and dicts. A program is found by all that tracing and compiling see: the source of this package, versions of what it
-    builds on, the device, settings of JAX, shapes and types of arrays, everything else by its text. Within a transformation, and
-    for arrays on other devices than the first, this is `eqx.filter_jit`.
+    builds on, the device, settings of JAX and XLA, shapes and types of arrays, everything else by its text. Within a
+    transformation, for arrays on other devices than the first, and where JAX keeps nothing, this is `eqx.filter_jit`.
 
     As with JAX's own cache, who can write to the folder can run code here.
     """
@@ -129,7 +129,7 @@ def _loaded(stored: bytes) -> Callable[..., Any]:
 
 @functools.cache
 def _surroundings() -> str:
-    """Of this package, what its programs are built on, the device, and how XLA compiles for it."""
+    """The source of this package, what its programs are built on, the device, and how XLA compiles for it."""
     found = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         found.update(path.read_bytes())
