@@ -25,8 +25,9 @@ def as_float(value: Any) -> Any:
 
 
 def as_whole(value: Any) -> Any:
-    """`value` as a Python integer, if it is one in another type."""
-    return int(value) if value == int(value) else value
+    """`value` as a Python integer, if it is one in another type; anything else is passed through."""
+    number = concrete(value)
+    return int(number) if number is not None and number.ndim == 0 and float(number).is_integer() else value
 
 
 def concrete(value: Any) -> np.ndarray | None:

@@ -13,6 +13,7 @@ import os
 import pickle
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Kept:
         self._function = function
         self._compiled = (compiled_quickly if quickly else eqx.filter_jit)(function)
         self._options = QUICKLY if quickly else None
-        self._programs: dict[Any, Callable[..., Any]] = {}
+        self._programs: dict[Any, Future[Callable[..., Any]]] = {}
 
     def __call__(self, *arguments: Any) -> Any:
         split = _split(arguments)
@@ -42,18 +43,29 @@ class Kept:
             return self._compiled(*arguments)
         arrays, *_, key = split
         if key not in self._programs:
-            self._ahead(*split)()
-        return self._programs[key](*arrays)
+            program = self._traced(*split)()
+            self._programs[key] = Future()
+            self._programs[key].set_result(program)
+        try:
+            program = self._programs[key].result()
+        except BaseException:
+            # of this call alone: the next one tries again
+            del self._programs[key]
+            raise
+        return program(*arrays)
 
-    def ahead(self, *arguments: Any) -> Callable[[], None]:
-        """Trace the program for arguments like these; what is returned compiles it, or reads it.
+    def ahead(self, executor: Executor, *arguments: Any) -> None:
+        """Trace the program for arguments like these, and have `executor` compile or read it: neither holds Python up.
 
-        For a thread: neither holds Python up. Where nothing is kept, that is left to the first call.
+        A call waits for it. Where nothing is kept, all is left to the first call.
         """
         split = _split(arguments)
-        return (lambda: None) if split is None or split[-1] in self._programs else self._ahead(*split)
+        if split is not None and split[-1] not in self._programs:
+            self._programs[split[-1]] = executor.submit(self._traced(*split))
 
-    def _ahead(self, arrays: list[Any], rest: list[Any], tree: Any, key: Any) -> Callable[[], None]:
+    def _traced(self, arrays: list[Any], rest: list[Any], tree: Any, key: Any) -> Callable[[], Callable[..., Any]]:
+        """What makes the program, which is traced here if there is no file of it."""
+
         def flat(*arrays: Any) -> Any:
             return self._function(*jax.tree.unflatten(tree, eqx.combine(list(arrays), rest)))
 
@@ -65,17 +77,19 @@ class Kept:
         path = None if " at 0x" in what else _path(what)
         stored = None if path is None else _read(path)
         lowered = program.lower(*arrays) if stored is None else None
+        double = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
-        def finish() -> None:
+        def finish() -> Callable[..., Any]:
             if stored is not None:
                 # XLA refuses what it takes for another machine's (jax-ml/jax issue 38445)
                 with contextlib.suppress(jax.errors.JaxRuntimeError):
-                    self._programs[key] = _loaded(stored)
-                    return
-            compiled = (lowered or program.lower(*arrays)).compile()
+                    return _loaded(stored)
+            # another thread has its own precision
+            with jax.enable_x64(double):
+                compiled = (lowered or program.lower(*arrays)).compile()
             if path is not None:
-                _write(path, pickle.dumps(serialize_executable.serialize(compiled)))
-            self._programs[key] = compiled
+                _write(path, compiled)
+            return compiled
 
         return finish
 
@@ -112,7 +126,8 @@ def _split(arguments: tuple[Any, ...]) -> tuple[list[Any], list[Any], Any, Any] 
     """Arrays, everything else, their tree, and what tells programs apart; None where nothing is kept."""
     leaves, tree = jax.tree.flatten(arguments)
     arrays, rest = eqx.partition(leaves, lambda leaf: isinstance(leaf, jax.Array | np.ndarray | np.generic))
-    if not jax.config.jax_compilation_cache_dir or not all(map(_at_hand, arrays)):  # pyright: ignore[reportAttributeAccessIssue]
+    config: Any = jax.config
+    if not config.jax_compilation_cache_dir or config.jax_disable_jit or not all(map(_at_hand, arrays)):
         return None
     kinds = [jax.typeof(leaf) if other is None else other for leaf, other in zip(arrays, rest, strict=True)]
     return arrays, rest, tree, (tree, *kinds, *_settings())
@@ -134,9 +149,13 @@ def _surroundings() -> str:
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         found.update(path.read_bytes())
     versions = [importlib.metadata.version(name) for name in ("jax", "jaxlib", "equinox", "numpy", "scipy")]
-    devices = jax.devices()[:1]
-    device = f"{devices} {xla_client.get_topology_for_devices(devices).fingerprint()}"
-    return f"{found.hexdigest()} {versions} {device} {os.environ.get('XLA_FLAGS', '')}"
+    first, *_ = jax.devices()
+    device = f"{first} {first.device_kind} {first.client.platform_version}"
+    # as JAX does; not every backend has one
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        device += f" {xla_client.get_topology_for_devices([first]).fingerprint()}"
+    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    return f"{found.hexdigest()} {versions} {device} {flags}"
 
 
 def _settings() -> tuple[Any, ...]:
@@ -154,9 +173,10 @@ def _read(path: Path) -> bytes | None:
     return program if checksum == hashlib.sha256(program).digest() else None
 
 
-def _write(path: Path, program: bytes) -> None:
-    # as with JAX's own cache: a folder that cannot be written costs time, nothing else
-    with contextlib.suppress(OSError):
+def _write(path: Path, compiled: Any) -> None:
+    # as with JAX's own cache: a folder that cannot be written, or a backend that does not serialise, costs time, nothing else
+    with contextlib.suppress(OSError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError):
+        program = pickle.dumps(serialize_executable.serialize(compiled))
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, hashlib.sha256(program).digest() + program)
 

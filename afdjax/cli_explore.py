@@ -86,13 +86,14 @@ def explore(
 
     from afdjax.accelerator_files import load_accelerator
     from afdjax.explore import load_model
-    from afdjax.explore.explained import explanations_ahead
+    from afdjax.explore.explained import explained_ahead
     from afdjax.explore.exploration import Targets
     from afdjax.explore.formats import bytes_of
     from afdjax.explore.network import ROUTES, Network
     from afdjax.explore.schedule import SCHEDULES
     from afdjax.explore.search import search
     from afdjax.explore.setting import Setting
+    from afdjax.explore.tables import tables_ahead
     from afdjax.report.exploration import exploration_document, exploration_report
 
     with refusing(lambda name: {"devices": "--gpus", "rules": "--rule"}.get(name, option(name))):
@@ -123,11 +124,12 @@ def explore(
 
             setting = with_fitted_constants(setting, tables) if fit else with_tables(setting, tables)
         targets = Targets(_seconds("--ttft", ttft), _seconds("--tpot", tpot))
-        with ThreadPoolExecutor(1) as beside:
-            ready = [beside.submit(compile_one) for compile_one in explanations_ahead(setting, len(counts))]
-            found = search(setting, counts, targets, objective=objective, rules=rule or ())
-            for each in ready:
-                each.result()
+        # the first is compiled while the second is traced, and that while the search runs; a refusal waits for neither
+        beside = ThreadPoolExecutor(1)
+        tables_ahead(beside, setting, len(counts))
+        explained_ahead(beside, setting, len(counts))
+        found = search(setting, counts, targets, objective=objective, rules=rule or ())
+        beside.shutdown()
         if plot is not None:
             save_figure(plot, lambda module: module.exploration_figure(found), "exploration")
         text = exploration_document(found, sensitivity) if json else exploration_report(found, sensitivity)

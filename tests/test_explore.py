@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+from concurrent.futures import Executor, Future
 
 import equinox as eqx
 import jax
@@ -18,14 +19,14 @@ from afdjax.cli import main
 from afdjax.explore import candidates, load_model
 from afdjax.explore.as_bundle import as_bundle
 from afdjax.explore.binding import use_of
-from afdjax.explore.explained import explanations_ahead
+from afdjax.explore.explained import explained_ahead
 from afdjax.explore.exploration import LEVELS, REASONS, Targets
 from afdjax.explore.plans import Replica, chunked, memory, spare, step, times
 from afdjax.explore.routing import Even
 from afdjax.explore.search import search
 from afdjax.explore.sensitivity import elasticities, margins, model_elasticities, name_of, rate
 from afdjax.explore.setting import Setting, UseCase
-from afdjax.explore.tables import Table
+from afdjax.explore.tables import Table, tables_ahead
 from tests.plain_plans import spare_of, step_of
 
 
@@ -293,19 +294,42 @@ def test_a_plan_becomes_a_bundle(found):
 # The command
 
 
-def test_explanations_are_compiled_ahead(found, caplog):
-    """What was compiled before there was a plan is what explains it, nothing else is compiled then."""
+class AtOnce(Executor):
+    """In this thread, whose log is read."""
+
+    def submit(self, function, /, *arguments):
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+@pytest.fixture
+def kept_programs(tmp_path):
+    """A folder for compiled programs that has none yet."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.usefixtures("kept_programs")
+def test_programs_are_compiled_ahead(found, caplog):
+    """What was compiled before there was a plan is what searches and explains, nothing else is compiled then."""
     other = dataclasses.replace(found, setting=dataclasses.replace(found.setting, with_attention=("router",)))
 
     def compiled(do):
         caplog.clear()
         with jax.log_compiles():
             do()
-        return sum("XLA compilation of jit(_explained" in message for message in caplog.messages)
+        return sum(f"XLA compilation of jit({name}" in message for message in caplog.messages for name in PROGRAMS)
 
-    assert compiled(lambda: [compile_one() for compile_one in explanations_ahead(other.setting)]) == 1
+    assert compiled(lambda: (tables_ahead(AtOnce(), other.setting), explained_ahead(AtOnce(), other.setting))) == 2
+    assert compiled(lambda: search(other.setting, 4, other.targets)) == 0
     plan = found.best.plan
     assert compiled(lambda: [margins(other), *(use_of(other, plan, part) for part in plan.parts)]) == 0
+
+
+PROGRAMS = ("_evaluated", "_explained")
 
 
 @pytest.fixture

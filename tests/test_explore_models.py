@@ -5,6 +5,7 @@ import json
 import math
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from afdjax.explore.ffn import Dense, Experts
 from afdjax.explore.model import Layers, Model
 from afdjax.explore.model_files import from_config, published
 from afdjax.explore.network import minimum_sparsity
-from afdjax.explore.routing import destinations
+from afdjax.explore.routing import arriving, destinations
 from afdjax.explore.schedule import pipelined
 
 
@@ -224,6 +225,28 @@ def test_destinations_count_every_choice(experts, chosen, holders):
     held = experts // holders
     counts = [len({e // held for e in choice}) for choice in itertools.combinations(range(experts), chosen)]
     np.testing.assert_allclose(destinations(layer, float(holders)), np.mean(counts), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("chosen", "held"), [(8, 1.0), (8, 8.0), (3, 5.0), (3, 6.0), (3, 6.5), (1, 8.0)])
+def test_who_is_met_for_certain(chosen, held):
+    """Of 8 experts: by choices that leave none out, and by holders of so many that the others are too few; with derivatives."""
+    of = lambda experts, held: arriving(Experts(16, experts, chosen, 8, width=16), held)
+    found, slopes = jax.value_and_grad(of, argnums=(0, 1))(8.0, held)
+    left = [(8.0 - held - i) / (8.0 - i) for i in range(chosen)]
+    np.testing.assert_allclose(found, 1.0 - max(np.prod(left), 0.0) * (min(left) > 0.0), rtol=1e-12)
+    assert np.isfinite(slopes).all()
+
+
+@pytest.mark.parametrize("chosen", [0, 2.5, -1, float("inf"), float("nan"), None])
+def test_choices_are_whole(chosen):
+    with pytest.raises(ValueError, match="`top_k` must be a whole number of at least 1"):
+        Experts(16, 8, chosen, 8, width=16)
+
+
+def test_no_more_choices_than_experts():
+    assert Experts(16, 8, jnp.asarray(8.0), 8, width=16).top_k == 8
+    with pytest.raises(ValueError, match="`top_k` must be at most the number of experts, 8, but it is 9"):
+        Experts(16, 8, 9, 8, width=16)
 
 
 def test_experts_hit_and_destinations_against_draws():

@@ -1,5 +1,6 @@
 """Programs that are kept between processes: the same numbers, compiled once, never a stale one."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
@@ -176,18 +177,77 @@ def test_a_program_can_be_made_ready_in_a_thread(folder, kept_before):
     if kept_before:
         in_a_new_process(on_line, *arguments())
     program = kept(on_line.__wrapped__)
-    finish = program.ahead(*arguments())
-    assert TRACED == ["line"] and len(list(folder.glob("*"))) == kept_before
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(finish).result()
-    (path,) = folder.iterdir()
-    path.unlink()
-    assert np.array_equal(program(*arguments(slope=5.0))["y"], [15.0, 30.0])
-    program.ahead(*arguments())()
+    with ThreadPoolExecutor(1) as thread:
+        busy = threading.Event()
+        thread.submit(busy.wait)
+        program.ahead(thread, *arguments())
+        assert TRACED == ["line"] and len(list(folder.glob("*"))) == kept_before
+        busy.set()
+        assert np.array_equal(program(*arguments(slope=5.0))["y"], [15.0, 30.0])
+        (path,) = folder.iterdir()
+        path.unlink()
+        program.ahead(thread, *arguments())
     assert TRACED == ["line"] and not path.exists()
 
 
 def test_where_nothing_is_kept_nothing_is_made_ready(folder):
     jax.config.update("jax_compilation_cache_dir", None)
-    kept(on_line.__wrapped__).ahead(*arguments())()
+    with ThreadPoolExecutor(1) as thread:
+        kept(on_line.__wrapped__).ahead(thread, *arguments())
     assert not TRACED
+
+
+def test_a_call_says_what_went_wrong_and_the_next_one_tries_again(folder, monkeypatch):
+    def refuse(*_):
+        raise OSError("no room")
+
+    program = kept(on_line.__wrapped__)
+    with monkeypatch.context() as patch:
+        patch.setattr(_programs, "_write", refuse)
+        with ThreadPoolExecutor(1) as thread:
+            program.ahead(thread, *arguments())
+        with pytest.raises(OSError, match="no room"):
+            program(*arguments())
+        with pytest.raises(OSError, match="no room"):
+            program(*arguments(times=4))
+    for times in (3, 4):
+        assert np.array_equal(program(*arguments(times=times))["y"], [2.0 * times, 4.0 * times])
+
+
+@pytest.fixture
+def single():
+    """Single precision, but for who asks for more."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", False)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.mark.usefixtures("single")
+@pytest.mark.parametrize("refused", [False, True])
+def test_threads_have_the_precision_of_who_asked(folder, monkeypatch, refused):
+    """Double precision by the context manager, which is one of a thread."""
+    refuse = lambda *_, **__: (_ for _ in ()).throw(jax.errors.JaxRuntimeError("machine type does not match"))
+    with jax.enable_x64(True):
+        if refused:
+            in_a_new_process(on_line, *arguments())
+            monkeypatch.setattr(serialize_executable, "deserialize_and_load", refuse)
+        program = kept(on_line.__wrapped__)
+        with ThreadPoolExecutor(1) as thread:
+            program.ahead(thread, *arguments())
+        assert program(*arguments())["y"].dtype == jnp.float64
+    assert program(*arguments())["y"].dtype == jnp.float32
+
+
+def test_without_jit_nothing_is_kept(folder):
+    with jax.disable_jit():
+        assert np.array_equal(kept(on_line.__wrapped__)(*arguments())["y"], [6.0, 12.0])
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("error", [ValueError, NotImplementedError, jax.errors.JaxRuntimeError])
+def test_a_program_that_cannot_be_written_costs_time_only(folder, monkeypatch, error):
+    refuse = lambda *_: (_ for _ in ()).throw(error("no serialisation here"))
+    monkeypatch.setattr(serialize_executable, "serialize", refuse)
+    assert np.array_equal(in_a_new_process(on_line, *arguments())["y"], [6.0, 12.0])
+    assert not list(folder.glob("*"))

@@ -5,7 +5,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from typing import Any
 
 import equinox as eqx
@@ -51,14 +51,12 @@ def explained(setting: Setting, replica: Replica, kind: str) -> Explained:
         return Explained(**jax.device_get(found))
 
 
-def explanations_ahead(setting: Setting, pools: int = 1) -> Iterator[Callable[[], None]]:
-    """What compiles the programs that explain plans on one or two pools, before there is a plan; see `Kept.ahead`."""
-    for place in ((0,), (0, 1))[:pools]:
-        with jax.enable_x64(True):
-            some = Replica(*map(jnp.asarray, (1.0, 0.0, 1.0, 1.0, 1.0, 1.0)))
-            here = in_double(placed(setting, pools, place)).anonymous
-            compile_one = _explained.ahead(here, some, jnp.asarray(0))
-        yield compile_one
+def explained_ahead(executor: Executor, setting: Setting, pools: int = 1) -> None:
+    """Have `executor` compile the programs that explain plans on one or two pools, before there is a plan."""
+    with jax.enable_x64(True):
+        some = Replica(*map(jnp.asarray, (1.0, 0.0, 1.0, 1.0, 1.0, 1.0)))
+        for place in ((0,), (0, 1))[:pools]:
+            _explained.ahead(executor, in_double(placed(setting, pools, place)).anonymous, some, jnp.asarray(0))
 
 
 def constants(setting: Setting) -> Setting:
@@ -95,6 +93,7 @@ def _explained(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> dict
         return jnp.stack([jnp.log(rate), attention, jnp.where(apart, jnp.maximum(out, back), out + back), ffn])
 
     values, along = jax.linearize(of, leaves, jnp.ones(()))
+    # constants: to cut one matrix into columns is as many operations more
     directions = map(jnp.asarray, np.eye(len(leaves) + 1))
     slopes = jax.vmap(lambda *direction: along(list(direction[:-1]), direction[-1]))(*directions)
     inside = resident(setting, replica)

@@ -56,6 +56,11 @@ class Experts(Ffn):
 
     def __check_init__(self):
         _checks.require_whole("top_k", self.top_k)
+        experts = _checks.concrete(self.experts)
+        if experts is not None and (experts < self.top_k).any():
+            raise ValueError(
+                f"`top_k` must be at most the number of experts, {experts.min():g}, but it is {self.top_k}."
+            )
 
     def expert_parameters(self) -> Scalar:
         """Weights of one routed expert."""

@@ -53,7 +53,10 @@ def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: 
 
 
 def model_elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
-    """The same by every number of the model's shape. A program of its own: what is served is no knob of who serves it."""
+    """The same by every number of the model's shape but `top_k`, which has no derivative.
+
+    A program of its own: what is served is no knob of who serves it.
+    """
     with jax.enable_x64(True):
         setting = in_double(setting)
         numbers, rest = eqx.partition(setting.model, is_constant)

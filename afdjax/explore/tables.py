@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from concurrent.futures import Executor
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,9 @@ from jaxtyping import Array, Float, Int
 from afdjax._programs import kept
 from afdjax._types import Scalar
 from afdjax.explore.candidates import Loads, replica_of
-from afdjax.explore.exploration import Part, Targets
+from afdjax.explore.exploration import Part, Targets, placed
 from afdjax.explore.plans import Outcome, Replica, Times, chunked, decode_only, prefill_only, spare, times
-from afdjax.explore.setting import Setting
+from afdjax.explore.setting import Setting, in_double
 
 
 OUTCOMES: dict[str, Callable[[Setting, Replica, Times], Outcome]] = {
@@ -51,6 +52,16 @@ def _evaluated(
 _BLOCK = 1 << 13
 _DEPTHS = 4
 """Loads, and at least so many numbers of microbatches, evaluated at a time: one program for every size of search."""
+
+
+def tables_ahead(executor: Executor, setting: Setting, pools: int = 1) -> None:
+    """Have `executor` compile the programs of a search on one or two pools."""
+    with jax.enable_x64(True):
+        for place in ((0,), (0, 1))[:pools]:
+            here = in_double(placed(setting, pools, place)).anonymous
+            _evaluated.ahead(executor, here, np.zeros((5, _BLOCK)), np.zeros(_DEPTHS), np.asarray(0))
+
+
 _IN_FLIGHT = list(Replica.__dataclass_fields__).index("in_flight")
 
 
