@@ -47,9 +47,11 @@ def optimised(request) -> None:
 
     Commands and notebooks, in processes of their own, are compiled as users have them.
     """
-    jax.config.update(
-        "jax_disable_most_optimizations", not BENCHMARKS and not getattr(request.module, "OPTIMISED", False)
-    )
+    plain = not BENCHMARKS and not getattr(request.module, "OPTIMISED", False)
+    if plain != jax.config.read("jax_disable_most_optimizations"):
+        jax.config.update("jax_disable_most_optimizations", plain)
+        # programs in memory are found whichever way they were compiled
+        jax.clear_caches()
 
 
 hypothesis.settings.register_profile("afdjax", deadline=None, derandomize=True)
