@@ -1,8 +1,8 @@
 """Programs that are compiled once for all processes, and programs that are compiled without optimising.
 
 JAX keeps compiled programs between processes (`jax_compilation_cache_dir`), but finds them by their lowered form: each process
-traces and lowers them again, which is a quarter of the time of a short command. Where that cache is on, the programs of short
-commands are kept beside it, and found by what tracing would see.
+traces and lowers them again, which short commands can do without. Where that cache is on, the programs of
+short commands are kept beside it, and found by what tracing would see.
 """
 
 import contextlib

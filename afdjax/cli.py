@@ -262,7 +262,7 @@ def command() -> None:
     """Entry point of the `afdjax` command: `main`, which ends at once.
 
     To take a process with JAX and its programs apart takes half a second (mypy leaves like this as well). And nearly all that a
-    short process makes lives to its end: to look through it for garbage as often as Python does takes a tenth of its time.
+    short process makes lives to its end: to look through it for garbage as often as Python does is time lost.
     """
     gc.set_threshold(100_000)
     try:

@@ -54,6 +54,15 @@ def optimised(request) -> None:
         jax.clear_caches()
 
 
+@pytest.fixture
+def no_programs(tmp_path):
+    """Nothing is compiled yet: a folder of its own, here that of kept programs."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path / "programs"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
 hypothesis.settings.register_profile("afdjax", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("afdjax")
 

@@ -35,12 +35,9 @@ def by_function(apply, points):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+def folder(no_programs):
     TRACED.clear()
-    yield tmp_path / "programs"
-    jax.config.update("jax_compilation_cache_dir", before)
+    return no_programs
 
 
 def in_a_new_process(function, *arguments):

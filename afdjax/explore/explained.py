@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from afdjax._programs import kept
 from afdjax._types import Scalar
-from afdjax.explore.exploration import placed
+from afdjax.explore.exploration import settings_ahead
 from afdjax.explore.plans import Replica, Times, memory, resident, step
 from afdjax.explore.setting import Setting, in_double
 from afdjax.explore.tables import KINDS, outcome_of
@@ -55,8 +55,8 @@ def explained_ahead(executor: Executor, setting: Setting, pools: int = 1) -> Non
     """Have `executor` compile the programs that explain plans on one or two pools, before there is a plan."""
     with jax.enable_x64(True):
         some = Replica(*map(jnp.asarray, (1.0, 0.0, 1.0, 1.0, 1.0, 1.0)))
-        for place in ((0,), (0, 1))[:pools]:
-            _explained.ahead(executor, in_double(placed(setting, pools, place)).anonymous, some, jnp.asarray(0))
+        for here in settings_ahead(setting, pools):
+            _explained.ahead(executor, here, some, jnp.asarray(0))
 
 
 def constants(setting: Setting) -> Setting:
@@ -73,7 +73,7 @@ def is_constant(leaf: Any) -> bool:
 def _explained(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> dict[str, Array]:
     """The fields of `Explained`.
 
-    Forward mode, along all constants at once: for so few as fast as reverse mode, and traced in half the time.
+    Forward mode, along all constants at once: for so few as fast as reverse mode, and traced sooner.
     """
     leaves, tree = jax.tree.flatten(constants(setting))
     apart = replica.apart

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from afdjax.explore.plans import Outcome, Replica
-from afdjax.explore.setting import Setting
+from afdjax.explore.setting import Setting, in_double
 
 
 LEVELS = ("aggregated", "aggregated-afd", "disaggregated", "disaggregated-afd")
@@ -169,3 +169,8 @@ def placed(setting: Setting, pools: int, place: tuple[int, ...]) -> Setting:
         return setting
     devices = (setting.attention_device, setting.ffn_device)
     return setting.on(devices[place[0]], devices[place[-1]], joined=place[0] == place[-1])
+
+
+def settings_ahead(setting: Setting, pools: int) -> list[Setting]:
+    """What programs can be compiled for before places are known: the first pool, and with two pools both of them."""
+    return [in_double(placed(setting, pools, place)).anonymous for place in ((0,), (0, 1))[:pools]]

@@ -53,9 +53,9 @@ def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: 
 
 
 def model_elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
-    """The same by every number of the model's shape but `top_k`, which has no derivative.
+    """Percent of throughput for a percent of every number of the model's shape but `top_k`, which has no derivative.
 
-    A program of its own: what is served is no knob of who serves it.
+    The plan is held fixed. A program of its own: what is served is no knob of who serves it.
     """
     with jax.enable_x64(True):
         setting = in_double(setting)

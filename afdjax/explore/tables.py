@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int
 from afdjax._programs import kept
 from afdjax._types import Scalar
 from afdjax.explore.candidates import Loads, replica_of
-from afdjax.explore.exploration import Part, Targets, placed
+from afdjax.explore.exploration import Part, Targets, settings_ahead
 from afdjax.explore.plans import Outcome, Replica, Times, chunked, decode_only, prefill_only, spare, times
-from afdjax.explore.setting import Setting, in_double
+from afdjax.explore.setting import Setting
 
 
 OUTCOMES: dict[str, Callable[[Setting, Replica, Times], Outcome]] = {
@@ -57,8 +57,7 @@ _DEPTHS = 4
 def tables_ahead(executor: Executor, setting: Setting, pools: int = 1) -> None:
     """Have `executor` compile the programs of a search on one or two pools."""
     with jax.enable_x64(True):
-        for place in ((0,), (0, 1))[:pools]:
-            here = in_double(placed(setting, pools, place)).anonymous
+        for here in settings_ahead(setting, pools):
             _evaluated.ahead(executor, here, np.zeros((5, _BLOCK)), np.zeros(_DEPTHS), np.asarray(0))
 
 
