@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import ndtr
 
 import afdjax as afd
-from afdjax.loads import WorkerLoad
+from afdjax.cycles.loads import WorkerLoad
 
 
 def load_sampler(workload: afd.Workload, seed: int = 0) -> Callable[[int, Sequence[int]], np.ndarray]:
@@ -40,7 +40,7 @@ def load_sampler(workload: afd.Workload, seed: int = 0) -> Callable[[int, Sequen
 def frozen_rounds(times: np.ndarray, ffn: float, communication: float, link: float, together: bool) -> np.ndarray:
     """Cycle time of each frozen round, from attention times of shape (rounds, workers, microbatches).
 
-    Two microbatches on a shared link (`link` > 0) meet there: the staircase of `afdjax.cycle`.
+    Two microbatches on a shared link (`link` > 0) meet there: the staircase of `afdjax.cycles.cycle`.
     """
     m = times.shape[2]
     behind_barriers = times.max(axis=1).mean(axis=1)

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 import afdjax as afd
-from afdjax import cli, traces
+from afdjax.cli import main as cli
+from afdjax.workload import traces
 
 
 HEADER = b"prompt_tokens,output_tokens\n"
@@ -271,7 +272,7 @@ def test_command(refused):
 )
 def test_installed_command(tmp_path, arguments):
     (tmp_path / "log.csv").write_bytes(HEADER + b"-5,6\n")
-    code = "from afdjax.cli import main; main()"
+    code = "from afdjax.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -8,7 +8,7 @@ import pytest
 from jax.test_util import check_grads
 
 import afdjax as afd
-from afdjax.spread import GaussianLoad
+from afdjax.cycles.integrals import GaussianLoad
 from tests.reference import gaussian_excess, gaussian_pair_excess, legendre, load_sampler
 
 

@@ -9,11 +9,11 @@ from scipy.optimize import least_squares
 
 import afdjax as afd
 from afdjax.calibrate import Implausible, Region, Timings, fit as fit_profile, fit_series, load_timings
-from afdjax.calibrate.bootstrap import bootstrap
-from afdjax.calibrate.family import AFFINE, TERMS, WITH_SLOTS
-from afdjax.calibrate.optimise import EFFICIENT
-from afdjax.calibrate.refine import refine
-from afdjax.calibrate.search import Samples, search
+from afdjax.calibrate.kernels.family import AFFINE, TERMS, WITH_SLOTS
+from afdjax.calibrate.kernels.final import refine
+from afdjax.calibrate.kernels.optimise import EFFICIENT
+from afdjax.calibrate.kernels.resampling import bootstrap
+from afdjax.calibrate.kernels.starts import Samples, search
 
 
 def timings(component, tokens, time, batch=None, **extra) -> Timings:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-import afdjax.report
-from afdjax import cli
+import afdjax.figures
 from afdjax.calibrate import search
+from afdjax.cli import main as cli
 
 
 HEADER = "component,operation,device,batch,context,tokens,latency,unit,bytes_per_token"
@@ -287,8 +287,8 @@ def test_files_that_are_refused(refused, tmp_path):
 
 
 def test_no_matplotlib_no_profile(refused, table, monkeypatch):
-    monkeypatch.delattr(afdjax.report, "calibration_figures", raising=False)
-    monkeypatch.setitem(sys.modules, "afdjax.report.calibration_figures", None)
+    monkeypatch.delattr(afdjax.figures, "calibration", raising=False)
+    monkeypatch.setitem(sys.modules, "afdjax.figures.calibration", None)
     assert "afdjax[plot]" in refused(table, "-o", "profile.json", "--plot", "fit.png")
 
 

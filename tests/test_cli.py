@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-import afdjax.report
-from afdjax import cli, comparison
+import afdjax.figures
+from afdjax.cli import main as cli
+from afdjax.planning import model_check as comparison
 
 
 @pytest.fixture
@@ -91,8 +92,8 @@ def test_interruption_is_said(monkeypatch, capsys):
 
 
 def test_plot_without_matplotlib_says_what_to_install(monkeypatch, capsys, tmp_path):
-    monkeypatch.delattr(afdjax.report, "figures", raising=False)
-    monkeypatch.setitem(sys.modules, "afdjax.report.figures", None)
+    monkeypatch.delattr(afdjax.figures, "plans", raising=False)
+    monkeypatch.setitem(sys.modules, "afdjax.figures.plans", None)
     monkeypatch.chdir(tmp_path)
     arguments = ["plan", "--workload", "geometric:100,500", "--barrier", "mean-field", "--plot", "x.png"]
     monkeypatch.setattr(sys, "argv", ["afdjax", *arguments])
@@ -176,7 +177,7 @@ def test_simulate_refuses_with_one_line(monkeypatch, capsys, tmp_path, arguments
 
 @pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["plan", "--profile", "nix"], 2)])
 def test_the_program_ends_at_once_with_its_status_and_all_of_its_output(arguments, status):
-    code = "import atexit; from afdjax.cli import command; atexit.register(print, 'taken apart'); command()"
+    code = "import atexit; from afdjax.cli.main import command; atexit.register(print, 'taken apart'); command()"
     run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert run.returncode == status
     assert ("calibrate-steps" in run.stdout) == (status == 0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import afdjax as afd
-from afdjax.cycle import expected_cycle, performance
+from afdjax.cycles.cycle import expected_cycle, performance
 from tests.conftest import LOGS
 from tests.reference import frozen_rounds, load_sampler, still
 

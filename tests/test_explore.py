@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-from afdjax.accelerator_files import load_accelerator
-from afdjax.cli import main
+from afdjax.cli.main import main
 from afdjax.explore import candidates, load_model
-from afdjax.explore.as_bundle import as_bundle
-from afdjax.explore.binding import use_of
-from afdjax.explore.explained import explained_ahead
-from afdjax.explore.exploration import LEVELS, REASONS, Targets
-from afdjax.explore.plans import Replica, chunked, memory, spare, step, times
-from afdjax.explore.routing import Even
-from afdjax.explore.search import search
-from afdjax.explore.sensitivity import elasticities, margins, model_elasticities, name_of, rate
-from afdjax.explore.setting import Setting, UseCase
-from afdjax.explore.tables import Table, tables_ahead
+from afdjax.explore.costs.routing import Even
+from afdjax.explore.costs.setting import Setting, UseCase
+from afdjax.explore.explain.as_bundle import as_bundle
+from afdjax.explore.explain.binding import use_of
+from afdjax.explore.explain.explained import explained_ahead
+from afdjax.explore.explain.sensitivity import elasticities, margins, model_elasticities, name_of, rate
+from afdjax.explore.plans.columns import Table, tables_ahead
+from afdjax.explore.plans.exploration import LEVELS, REASONS, Targets
+from afdjax.explore.plans.levels import search
+from afdjax.explore.plans.replica import Replica, chunked, memory, spare, step, times
+from afdjax.hardware.files import load_accelerator
 from tests.plain_plans import spare_of, step_of
 
 

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from afdjax.accelerator_files import load_accelerator, shipped_accelerators
 from afdjax.explore import load_model, shipped_models
-from afdjax.explore.attention import GroupedQuery
-from afdjax.explore.ffn import Dense, Experts
-from afdjax.explore.model import Layers, Model
-from afdjax.explore.model_files import from_config, published
-from afdjax.explore.network import minimum_sparsity
-from afdjax.explore.routing import arriving, destinations
-from afdjax.explore.schedule import pipelined
+from afdjax.explore.costs.network import minimum_sparsity
+from afdjax.explore.costs.routing import arriving, destinations
+from afdjax.explore.costs.schedule import pipelined
+from afdjax.explore.models.attention import GroupedQuery
+from afdjax.explore.models.ffn import Dense, Experts
+from afdjax.explore.models.files import from_config, published
+from afdjax.explore.models.model import Layers, Model
+from afdjax.hardware.files import load_accelerator, shipped_accelerators
 
 
 # Published sizes

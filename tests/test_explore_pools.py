@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from afdjax.accelerator_files import load_accelerator
-from afdjax.cli import main
+from afdjax.cli.main import main
 from afdjax.explore import candidates, load_model
-from afdjax.explore.binding import BINDINGS, use_of
-from afdjax.explore.exploration import Corrections, Targets, placed
-from afdjax.explore.plans import Replica, chunked, decode_only, spare, step, times, transfer_time
-from afdjax.explore.routing import Even
-from afdjax.explore.search import search
-from afdjax.explore.sensitivity import elasticities, margins, name_of, rate
-from afdjax.explore.setting import Setting, UseCase
+from afdjax.explore.costs.routing import Even
+from afdjax.explore.costs.setting import Setting, UseCase
+from afdjax.explore.explain.binding import BINDINGS, use_of
+from afdjax.explore.explain.sensitivity import elasticities, margins, name_of, rate
+from afdjax.explore.plans.exploration import Corrections, Targets, placed
+from afdjax.explore.plans.levels import search
+from afdjax.explore.plans.replica import Replica, chunked, decode_only, spare, step, times, transfer_time
+from afdjax.hardware.files import load_accelerator
 
 
 def setting_of(near="h20", far="h100", model="qwen3-30b", **changes) -> Setting:

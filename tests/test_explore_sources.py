@@ -11,14 +11,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from afdjax.accelerator_files import load_accelerator
 from afdjax.explore import load_model
-from afdjax.explore.costs import Efficiency, Tokens
-from afdjax.explore.efficiency_fit import fit_efficiency, with_fitted_constants
-from afdjax.explore.measured import Grid, Measured
-from afdjax.explore.measured_files import Series, fastest, modelled, series_of, with_tables
-from afdjax.explore.plans import Replica, step
-from afdjax.explore.setting import Setting, UseCase
+from afdjax.explore.costs.kernels import Efficiency, Tokens
+from afdjax.explore.costs.measured import Grid, Measured
+from afdjax.explore.costs.setting import Setting, UseCase
+from afdjax.explore.measurements.constants import fit_efficiency, with_fitted_constants
+from afdjax.explore.measurements.tables import Series, fastest, modelled, series_of, with_tables
+from afdjax.explore.plans.replica import Replica, step
+from afdjax.hardware.files import load_accelerator
 
 
 def test_a_grid_is_exact_at_its_places_log_linear_between_and_constant_beyond():

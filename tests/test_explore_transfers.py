@@ -9,15 +9,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from afdjax.accelerator_files import load_accelerator
 from afdjax.explore import load_model
-from afdjax.explore.costs import Efficiency, Kernels
-from afdjax.explore.ffn import Experts
-from afdjax.explore.network import ROUTES, Network, Traffic, links_between
-from afdjax.explore.plans import Replica, step
-from afdjax.explore.routing import Even, Imbalance, arriving, destinations, draw, drawn, held_experts, zipf
-from afdjax.explore.schedule import SCHEDULES
-from afdjax.explore.setting import Setting, UseCase
+from afdjax.explore.costs.kernels import Efficiency, Kernels
+from afdjax.explore.costs.network import ROUTES, Network, Traffic, links_between
+from afdjax.explore.costs.routing import Even, Imbalance, arriving, destinations, draw, drawn, held_experts, zipf
+from afdjax.explore.costs.schedule import SCHEDULES
+from afdjax.explore.costs.setting import Setting, UseCase
+from afdjax.explore.models.ffn import Experts
+from afdjax.explore.plans.replica import Replica, step
+from afdjax.hardware.files import load_accelerator
 
 
 # Which experts

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import afdjax as afd
-from afdjax._files import FileError
-from afdjax.profile_files import FORMS, parse_profile
-from afdjax.workload_files import parse_summary
+from afdjax._tools.files import FileError
+from afdjax.deployment.files import FORMS, parse_profile
+from afdjax.workload.files import parse_summary
 
 
 JSON = st.recursive(

@@ -10,10 +10,10 @@ import scipy.sparse.linalg
 from hypothesis import given, settings, strategies as st
 
 import afdjax as afd
-from afdjax.cycle import expected_cycle
-from afdjax.lead import CHANGE_LOSS
+from afdjax.cycles.cycle import expected_cycle
+from afdjax.cycles.lead import CHANGE_LOSS
 from afdjax.simulation.pipeline import Stages
-from afdjax.simulation.recording import walk
+from afdjax.simulation.timeline import walk
 from tests.reference import still
 
 

@@ -370,7 +370,7 @@ def test_the_readmes_commands_measure_fit_and_plan(tmp_path):
     assert measured.returncode == 0, measured.stderr
     assert took_s < 180.0
     assert "held-out error" in measured.stdout and measured.stderr.endswith("fitted: small-cpu/profile.json\n")
-    plan = [sys.executable, "-c", "from afdjax.cli import main; main()", "plan", "--json", "--barrier", "gaussian"]
+    plan = [sys.executable, "-c", "from afdjax.cli.main import main; main()", "plan", "--json", "--barrier", "gaussian"]
     scenario = ["--profile", "small-cpu/profile.json", "--workload", "geometric:200,100", "--batch-size", "32"]
     planned = subprocess.run([*plan, *scenario], cwd=tmp_path, capture_output=True, text=True)
     assert planned.returncode == 0, planned.stderr

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.experimental import serialize_executable
 
-from afdjax import _programs
-from afdjax._programs import kept
+from afdjax._tools import programs
+from afdjax._tools.programs import kept
 
 
 TRACED = []
@@ -92,7 +92,7 @@ def test_precision_source_and_settings_tell_programs_apart(folder, monkeypatch):
     with jax.enable_x64(False):
         assert in_a_new_process(on_line, *arguments())["y"].dtype == jnp.float32
     with monkeypatch.context() as patch:
-        patch.setattr(_programs, "_surroundings", lambda: "the next version of this package")
+        patch.setattr(programs, "_surroundings", lambda: "the next version of this package")
         in_a_new_process(on_line, *arguments())
     before = jax.config.jax_default_matmul_precision
     jax.config.update("jax_default_matmul_precision", "highest")
@@ -200,7 +200,7 @@ def test_a_call_says_what_went_wrong_and_the_next_one_tries_again(folder, monkey
 
     program = kept(on_line.__wrapped__)
     with monkeypatch.context() as patch:
-        patch.setattr(_programs, "_write", refuse)
+        patch.setattr(programs, "_write", refuse)
         with ThreadPoolExecutor(1) as thread:
             program.ahead(thread, *arguments())
         with pytest.raises(OSError, match="no room"):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import afdjax as afd
-from afdjax.bundle import throughput_of
-from afdjax.provision import log_throughput, ratio_for
+from afdjax.deployment.bundle import throughput_of
+from afdjax.planning.ratio import log_throughput, ratio_for
 
 
 BARRIERS = [afd.MeanField(), afd.Gaussian(), afd.Exact()]
@@ -196,7 +196,7 @@ def test_the_time_unit_does_not_matter(unit, theta, spread, batch_size):
 def test_the_optimum_beats_a_dense_scan(barrier, in_flight, geometric, profile):
     bundle = afd.Bundle(256, in_flight=in_flight)
     load = barrier.worker_load(geometric, bundle.batch_size)
-    from afdjax.cycle import expected_cycle
+    from afdjax.cycles.cycle import expected_cycle
 
     rate = jax.jit(jax.vmap(lambda r: throughput_of(expected_cycle(load, profile, bundle, r), bundle, r)))
     scan = rate(jnp.linspace(1.0, 40.0, 400))

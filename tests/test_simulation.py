@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-from afdjax.sampling import AliasTable, scaled, threefry
 from afdjax.simulation import pipeline, recording, timeline
 from afdjax.simulation.paths import advance, cell_words, completed_steps, completion, fill, load_jump
-from afdjax.simulation.replay import assign
+from afdjax.simulation.queue import assign
+from afdjax.workload.sampling import AliasTable, scaled, threefry
 from tests.events import bundle_by_events, slot_by_slot
 
 

@@ -9,9 +9,9 @@ import pytest
 
 import afdjax as afd
 from afdjax.calibrate import Region, fit_series, load_timings
-from afdjax.calibrate.step_log import StepLog, load_steps
-from afdjax.calibrate.steps import fit_steps
-from afdjax.cli import main
+from afdjax.calibrate.steps.fitting import fit_steps
+from afdjax.calibrate.steps.log import StepLog, load_steps
+from afdjax.cli.main import main
 
 
 TRUTH = {

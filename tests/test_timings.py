@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from afdjax._files import FileError
+from afdjax._tools.files import FileError
 from afdjax.calibrate.readers import FORMATS, device_in, load_timings
 from afdjax.calibrate.timings import COLUMNS, COMPONENTS, UNITS, Timings
 from tests.kernel_groups import Group, missing_groups, reference_groups, reference_rows

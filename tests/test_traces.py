@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 import afdjax as afd
-from afdjax.estimation import block_covariance, delta_covariance, moments, sampling_covariance
+from afdjax.workload.estimation import block_covariance, delta_covariance, moments, sampling_covariance
 from tests.conftest import LOGS
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import afdjax as afd
-from afdjax.estimation import block_covariance, delta_covariance, diagnose, moments
+from afdjax.workload.estimation import block_covariance, delta_covariance, diagnose, moments
 
 
 LENGTHS = {

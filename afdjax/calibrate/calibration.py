@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 from jax.scipy.linalg import block_diag
 
-from afdjax.calibrate.findings import Finding
-from afdjax.calibrate.fit import SeriesFit, fit_series
+from afdjax.calibrate.kernels.findings import Finding
+from afdjax.calibrate.kernels.series import SeriesFit, fit_series
 from afdjax.calibrate.timings import Timings
-from afdjax.latency import Latency, PerWorker, Profile, Provenance, Shared, Validity
+from afdjax.deployment.forms import Latency
+from afdjax.deployment.profile import PerWorker, Profile, Provenance, Shared, Validity
 
 
 STAGES = ("attention", "ffn", "communication")

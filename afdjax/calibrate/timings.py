@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from afdjax._files import FileError, suggestion
+from afdjax._tools.files import FileError, suggestion
 
 
 COMPONENTS = ("attention", "ffn", "communication", "step")

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from afdjax.calibrate import Calibration, SeriesFit, Timings
-from afdjax.calibrate.family import FORMS
+from afdjax.calibrate.kernels.family import FORMS
 from afdjax.report.layout import headline, pairs, render
 
 

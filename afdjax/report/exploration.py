@@ -8,9 +8,9 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from afdjax.explore.binding import Use, use_of
-from afdjax.explore.exploration import OBJECTIVES, REASONS, Exploration, Level, Part, Plan
-from afdjax.explore.sensitivity import elasticities, margins, model_elasticities
+from afdjax.explore.explain.binding import Use, use_of
+from afdjax.explore.explain.sensitivity import elasticities, margins, model_elasticities
+from afdjax.explore.plans.exploration import OBJECTIVES, REASONS, Exploration, Level, Part, Plan
 from afdjax.report.layout import headline, notes, pairs, render
 
 

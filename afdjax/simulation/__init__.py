@@ -1,6 +1,6 @@
 """The saturated batch-step simulator: loads from completions, a max-plus timeline, statistics by ratio."""
 
-from afdjax.simulation.paper import (
+from afdjax.simulation.paper_rules import (
     RatioSweep as RatioSweep,
     completion_throughput as completion_throughput,
     sweep_ratios as sweep_ratios,
@@ -11,7 +11,7 @@ from afdjax.simulation.paths import (
     Stationary as Stationary,
     load_paths as load_paths,
 )
-from afdjax.simulation.recording import Timeline as Timeline, record as record
-from afdjax.simulation.replay import replay as replay
+from afdjax.simulation.queue import replay as replay
 from afdjax.simulation.results import Idle as Idle, Quantiles as Quantiles, Simulation as Simulation
 from afdjax.simulation.run import simulate as simulate
+from afdjax.simulation.timeline import Timeline as Timeline, record as record

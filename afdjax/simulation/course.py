@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
-from afdjax._types import Scalar
-from afdjax.bundle import Bundle
-from afdjax.latency import Profile
+from afdjax._tools.types import Scalar
+from afdjax.deployment.bundle import Bundle
+from afdjax.deployment.profile import Profile
 from afdjax.simulation import histogram
+from afdjax.simulation.decode_steps import attention_times, decode_step, stages_of
 from afdjax.simulation.pipeline import (
     Account,
     BalancedAccount,
@@ -27,8 +28,7 @@ from afdjax.simulation.pipeline import (
 from afdjax.simulation.requirements import check_capacity, whole_number
 from afdjax.simulation.residence import Tpot
 from afdjax.simulation.results import Simulation, summarise
-from afdjax.simulation.timeline import attention_times, decode_step, stages_of
-from afdjax.workload import Workload
+from afdjax.workload.laws import Workload
 
 
 BLOCK = 64

@@ -25,10 +25,10 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int32, PRNGKeyArray, UInt32
 
-from afdjax import _checks
-from afdjax.sampling import Lengths, RequestSampler, Words, threefry
+from afdjax._tools import checks
 from afdjax.simulation.requirements import check_capacity
-from afdjax.workload import Workload
+from afdjax.workload.laws import Workload
+from afdjax.workload.sampling import Lengths, RequestSampler, Words, threefry
 
 
 LANES = 4096
@@ -191,7 +191,7 @@ def load_paths(
     replica of `simulate` with the same key. Raises `ValueError` for sizes below 1 and for loads that 32 bits cannot hold.
     """
     for name, value in (("batch_size", batch_size), ("steps", steps), ("workers", workers)):
-        _checks.require_whole(name, value)
+        checks.require_whole(name, value)
     check_capacity(workload, batch_size)
     initial = Stationary() if initial is None else initial
     paths = _compiled_paths(math.gcd(workers, len(jax.local_devices())))

@@ -7,15 +7,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from afdjax import _checks
-from afdjax._types import Column
+from afdjax._tools import checks
+from afdjax._tools.types import Column
 from afdjax.simulation import histogram
-from afdjax.workload import Workload
+from afdjax.workload.laws import Workload
 
 
 def whole_number(name: str, value: Any) -> int:
     """`value` as an integer that shapes may depend on; raises `ValueError` if it has a fraction or is traced."""
-    number = _checks.concrete(value)
+    number = checks.concrete(value)
     if number is None:
         raise ValueError(f"`{name}` must be a known number (it decides shapes), but it is traced by jax.")
     if number != np.floor(number):
@@ -28,7 +28,7 @@ def whole_ratios(attention_workers: Column | None) -> tuple[int, ...]:
     if attention_workers is None:
         return tuple(range(1, 33))
     given = np.asarray(attention_workers) if isinstance(attention_workers, Sequence) else attention_workers
-    numbers = _checks.concrete(given)
+    numbers = checks.concrete(given)
     if numbers is None:
         raise ValueError("`attention_workers` must be known numbers (they decide shapes), but they are traced by jax.")
     whole = numbers.ndim == 1 and numbers.size > 0 and np.all(numbers == np.floor(numbers)) and numbers[0] >= 1
@@ -43,14 +43,14 @@ def whole_ratios(attention_workers: Column | None) -> tuple[int, ...]:
 def require_window(steps: int, replicas: int, warm_up: int) -> None:
     """Raise `ValueError` unless there is something to count."""
     for name, value, least in (("steps", steps, 1), ("replicas", replicas, 1), ("warm_up", warm_up, 0)):
-        _checks.require_whole(name, value, least)
+        checks.require_whole(name, value, least)
     if warm_up >= steps:
         raise ValueError(f"`warm_up` must be below `steps` = {steps}, but it is {warm_up}.")
 
 
 def check_capacity(workload: Workload, batch_size: int) -> None:
     """Raise `ValueError` if the load of one worker may not fit 32 bits."""
-    longest = _checks.concrete(workload.slot_range()[1])
+    longest = checks.concrete(workload.slot_range()[1])
     if longest is not None and batch_size * float(longest) >= 2**31:
         raise ValueError(
             f"`batch_size` must be at most {int((2**31 - 1) // float(longest))} with requests of up to {float(longest):.0f} "

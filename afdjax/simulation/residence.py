@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
-from afdjax.sampling import RequestSampler
 from afdjax.simulation import histogram
 from afdjax.simulation.paths import Slots, refill
+from afdjax.workload.sampling import RequestSampler
 
 
 PerBundle = Float[Array, "*bundles"]

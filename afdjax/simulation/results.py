@@ -10,8 +10,8 @@ import numpy as np
 from jax.scipy.special import betainc
 from jaxtyping import Array, Float, Int
 
-from afdjax._types import Scalar
-from afdjax.bundle import Bundle, throughput_of
+from afdjax._tools.types import Scalar
+from afdjax.deployment.bundle import Bundle, throughput_of
 from afdjax.simulation import histogram
 from afdjax.simulation.pipeline import Account, BalancedAccount, Waits
 from afdjax.simulation.residence import Tpot

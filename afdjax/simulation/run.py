@@ -13,11 +13,10 @@ from jax.core import Tracer
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
-from afdjax import _checks
-from afdjax._types import Column
-from afdjax.bundle import Bundle
-from afdjax.latency import Profile
-from afdjax.sampling import RequestSampler
+from afdjax._tools import checks
+from afdjax._tools.types import Column
+from afdjax.deployment.bundle import Bundle
+from afdjax.deployment.profile import Profile
 from afdjax.simulation.course import (
     BLOCK,
     Course,
@@ -33,7 +32,8 @@ from afdjax.simulation.paths import InitialState, Slots, Stationary, advance, ce
 from afdjax.simulation.requirements import require_memory, require_window, whole_ratios
 from afdjax.simulation.residence import Tpot, follow, no_requests
 from afdjax.simulation.results import Simulation
-from afdjax.workload import Workload
+from afdjax.workload.laws import Workload
+from afdjax.workload.sampling import RequestSampler
 
 
 CHUNK_ENTRIES = 1 << 23
@@ -115,7 +115,7 @@ def simulate(
     counts = whole_ratios(attention_workers)
     initial = Stationary() if initial is None else initial
     if warm_up is None:
-        _checks.require_whole("steps", steps)
+        checks.require_whole("steps", steps)
         warm_up = min(SETTLING, steps // 2) if isinstance(initial, Stationary) else 0
     require_window(steps, replicas, warm_up)
     scenario = scenario_of(workload, profile, bundle, counts, (warm_up, steps))

@@ -1,89 +1,103 @@
-"""Decode steps of bundles: every microbatch goes once through every layer, with the token loads of that step.
+"""A short window of a simulation as a timeline: who computes what, when."""
 
-With a profile per layer a step is L rounds of the same stage times. The pipeline then soon repeats itself, round by round:
-from there on the rounds that are left are added up instead of being walked through, which is exact.
-"""
-
-from collections.abc import Callable
-from typing import TypeVar
-
-import equinox.internal as eqxi
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from afdjax.bundle import Bundle
-from afdjax.latency import Profile
-from afdjax.simulation.pipeline import Account, BalancedAccount, Pass, PerWorker, Pipeline, Stages, pass_through, rebase
+from afdjax._tools import checks
+from afdjax.deployment.bundle import Bundle
+from afdjax.deployment.profile import Profile
+from afdjax.simulation.decode_steps import attention_times, stages_of
+from afdjax.simulation.paths import InitialState, Stationary, advance, cell_words, fill
+from afdjax.simulation.pipeline import Pass, Stages, at_rest, pass_through
+from afdjax.simulation.requirements import check_capacity, whole_number
+from afdjax.workload.laws import Workload
 
 
-def stages_of(profile: Profile, bundle: Bundle, attention_workers: Float[Array, " bundles"], most: int) -> Stages:
-    """Stage times of a bundle for each entry of `attention_workers`, with room for `most` workers."""
+class Timeline(eqx.Module):
+    """When each pass of a microbatch was where [time unit of the profile], passes in the order of their FFN time.
 
-    def of(workers):
-        merged = workers * bundle.batch_size / bundle.ffn_workers
-        communication = profile.communication(bundle.batch_size, workers)
-        occupancy = profile.communication.occupancy(bundle.batch_size, workers)
-        return profile.ffn(merged, bundle.batch_size), communication / 2.0, occupancy / 2.0
+    `attention_begin` and `attention_end` have shape (passes, workers), the others (passes,): `back`, when the microbatch
+    was with the attention workers, `sent`, when the slowest of them was done, `arrived` at the FFN, `ffn_begin`,
+    `ffn_end`. Pass n is of microbatch n mod `in_flight`.
+    """
 
-    ffn, transfer, occupancy = (time[None] for time in jax.vmap(of)(attention_workers))
-    return Stages(
-        ffn=ffn,
-        transfer=transfer,
-        occupancy=occupancy,
-        working=(jnp.arange(most, dtype=ffn.dtype)[:, None] < attention_workers[None, :]).astype(ffn.dtype),
-        queues=profile.communication.queues,
-        together=not bundle.start.runs_ahead,
+    in_flight: int = eqx.field(static=True)
+    back: Float[Array, " passes"]
+    attention_begin: Float[Array, "passes workers"]
+    attention_end: Float[Array, "passes workers"]
+    sent: Float[Array, " passes"]
+    arrived: Float[Array, " passes"]
+    ffn_begin: Float[Array, " passes"]
+    ffn_end: Float[Array, " passes"]
+
+
+def record(
+    key: PRNGKeyArray,
+    workload: Workload,
+    profile: Profile,
+    bundle: Bundle,
+    attention_workers: int,
+    *,
+    steps: int = 4,
+    skip: int = 16,
+    initial: InitialState | None = None,
+) -> Timeline:
+    """The timeline of `steps` decode steps (in every layer), after `skip` steps in which the pipeline fills.
+
+    The bundle is the first replica of `simulate` with the same key. Times are absolute: in single precision record few.
+    Raises `ValueError` as `simulate` does.
+    """
+    for name, value, least in (("attention_workers", attention_workers, 1), ("steps", steps, 1), ("skip", skip, 0)):
+        checks.require_whole(name, value, least)
+    slots, layers = whole_number("batch_size", bundle.batch_size), whole_number("layers", bundle.layers)
+    check_capacity(workload, slots)
+    m = bundle.in_flight
+    words = cell_words(key, 1, attention_workers, m)
+    times = _attention(
+        words, workload, profile, bundle, slots, skip + steps, Stationary() if initial is None else initial
+    )
+    workers = jnp.asarray([float(attention_workers)])
+    stages = stages_of(profile, bundle, workers, attention_workers)
+    # (steps, layers, microbatches, workers), layer by layer
+    times = jnp.repeat(times.reshape(-1, attention_workers, m).swapaxes(1, 2)[:, None], layers, axis=1)
+    walked = walk(times.reshape(-1, m, attention_workers), stages)
+    first = skip * layers * m
+    return jax.tree.map(lambda time: time[first:], walked)
+
+
+def walk(attention: Float[Array, "rounds in_flight workers"], stages: Stages) -> Timeline:
+    """Every pass of one bundle from rest, on an absolute clock, for given attention times."""
+    m, workers = attention.shape[1:]
+
+    def one_round(pipeline, times):
+        passes: list[Pass] = []
+        for microbatch in range(m):
+            pipeline, step = pass_through(pipeline, microbatch, times[microbatch][:, None], stages)
+            passes.append(step)
+        return pipeline, jax.tree.map(lambda *each: jnp.stack(each), *passes)
+
+    _, passes = lax.scan(one_round, at_rest(workers, m, (1,), attention.dtype), attention)
+    whole = lambda time: time.reshape(-1)
+    return Timeline(
+        in_flight=m,
+        back=whole(passes.back),
+        attention_begin=passes.attention_begin.reshape(-1, workers),
+        attention_end=passes.attention_end.reshape(-1, workers),
+        sent=whole(passes.sent),
+        arrived=whole(passes.arrived),
+        ffn_begin=whole(passes.ffn_begin),
+        ffn_end=whole(passes.ffn_end),
     )
 
 
-def attention_times(profile: Profile, bundle: Bundle, tokens: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Attention time of every load in `tokens`."""
-    time = jax.vmap(lambda load: profile.attention(load, bundle.batch_size))
-    return time(tokens.ravel()).reshape(tokens.shape)
-
-
-Taken = TypeVar("Taken", Account, BalancedAccount)
-
-
-def decode_step(
-    pipeline: Pipeline,
-    attention: tuple[PerWorker, ...],
-    stages: Stages,
-    layers: int,
-    measure: Callable[[Pipeline, Pass, int, Stages], Taken],
-) -> tuple[Pipeline, Taken]:
-    """One decode step, `attention` for each microbatch: the pipeline after it, and the sum of what each pass took."""
-    pipeline, taken = _round(pipeline, attention, stages, measure)
-    if layers == 1:
-        return pipeline, taken
-    tolerance = 64.0 * jnp.finfo(attention[0].dtype).eps
-
-    def another(state):
-        pipeline, _, total, done, _ = state
-        after, taken = _round(pipeline, attention, stages, measure)
-        times = [leaf for leaf in jax.tree.leaves((after, pipeline)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        new, old = times[: len(times) // 2], times[len(times) // 2 :]
-        moved = jnp.stack([jnp.max(jnp.abs(a - b)) for a, b in zip(new, old, strict=True)])
-        repeats = jnp.max(moved) <= tolerance * jnp.max(taken.elapsed)
-        return after, taken, jax.tree.map(jnp.add, total, taken), done + 1, repeats
-
-    pipeline, last, total, done, _ = eqxi.while_loop(
-        lambda state: ~state[4] & (state[3] < layers),
-        another,
-        (pipeline, taken, taken, jnp.asarray(1, jnp.int32), jnp.asarray(False)),
-        max_steps=layers,
-        kind="checkpointed",
-    )
-    left = (layers - done).astype(attention[0].dtype)
-    return pipeline, jax.tree.map(lambda sum, each: sum + left * each, total, last)
-
-
-def _round(pipeline: Pipeline, attention, stages: Stages, measure) -> tuple[Pipeline, Taken]:
-    """Every microbatch once; the clock of the pipeline returned stands at the end of the last FFN pass."""
-    taken = []
-    for microbatch, times in enumerate(attention):
-        after, step = pass_through(pipeline, microbatch, times, stages)
-        taken.append(measure(pipeline, step, microbatch, stages))
-        pipeline = rebase(after)
-    return pipeline, jax.tree.map(lambda *each: sum(each[1:], each[0]), *taken)
+@eqx.filter_jit
+def _attention(words, workload, profile, bundle, slots: int, steps: int, initial) -> Float[Array, "steps cells"]:
+    """Attention time of every cell at every step."""
+    sampler = workload.sampler()
+    filled = fill(sampler, words, slots, initial)
+    _, (jumps,) = advance(filled, sampler, steps)
+    loads = filled.load[None] + jnp.cumsum(jumps.T + slots, axis=0)
+    return attention_times(profile, bundle, loads.astype(float))

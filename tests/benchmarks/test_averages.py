@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import afdjax as afd
-from afdjax.bundle import throughput_of
-from afdjax.cycle import expected_cycle
+from afdjax.cycles.cycle import expected_cycle
+from afdjax.deployment.bundle import throughput_of
 from tests.conftest import LOGS
 
 

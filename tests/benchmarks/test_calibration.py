@@ -8,9 +8,9 @@ import polars as pl
 from scipy.optimize import least_squares
 
 from afdjax.calibrate import Timings, fit_series
-from afdjax.calibrate.bootstrap import bootstrap
-from afdjax.calibrate.family import TERMS
-from afdjax.calibrate.optimise import EFFICIENT
+from afdjax.calibrate.kernels.family import TERMS
+from afdjax.calibrate.kernels.optimise import EFFICIENT
+from afdjax.calibrate.kernels.resampling import bootstrap
 from tests.kernel_groups import missing_groups, reference_groups
 from tests.test_calibrate import coverage, grid, noisy, timings
 

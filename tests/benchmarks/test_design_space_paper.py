@@ -8,13 +8,13 @@ from pathlib import Path
 
 import polars as pl
 
-from afdjax.accelerator_files import load_accelerator
 from afdjax.explore import load_model
-from afdjax.explore.exploration import Targets
-from afdjax.explore.network import Network, PerDevice
-from afdjax.explore.schedule import SCHEDULES
-from afdjax.explore.search import search
-from afdjax.explore.setting import USE_CASES, Setting
+from afdjax.explore.costs.network import Network, PerDevice
+from afdjax.explore.costs.schedule import SCHEDULES
+from afdjax.explore.costs.setting import USE_CASES, Setting
+from afdjax.explore.plans.exploration import Targets
+from afdjax.explore.plans.levels import search
+from afdjax.hardware.files import load_accelerator
 from afdjax.report.exploration import split_of
 
 

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from afdjax.accelerator_files import load_accelerator
 from afdjax.explore import load_model
-from afdjax.explore.exploration import Targets
-from afdjax.explore.measured_files import modelled, series_of
-from afdjax.explore.plans import Replica, spare, times
-from afdjax.explore.search import search
-from afdjax.explore.setting import Setting, UseCase
+from afdjax.explore.costs.setting import Setting, UseCase
+from afdjax.explore.measurements.tables import modelled, series_of
+from afdjax.explore.plans.exploration import Targets
+from afdjax.explore.plans.levels import search
+from afdjax.explore.plans.replica import Replica, spare, times
+from afdjax.hardware.files import load_accelerator
 from tests.plain_plans import spare_of, step_of
 
 
@@ -126,7 +126,9 @@ def test_the_command_from_start_to_end(benchmark, capsys, tmp_path, title, argum
         subprocess.run([sys.executable, "-c", code, *words], env=here, check=True, capture_output=True)
         return time.perf_counter() - start
 
-    explore = lambda folder: seconds(folder, "from afdjax.cli import command; command()", "explore", *arguments.split())
+    explore = lambda folder: seconds(
+        folder, "from afdjax.cli.main import command; command()", "explore", *arguments.split()
+    )
     beside = lambda folder: (explore(folder), seconds(folder, "import jax"))
     # a folder of its own: nothing is compiled yet
     first = [beside(f"{i}") for i in range(3)]

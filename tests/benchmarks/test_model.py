@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-from afdjax.cycle import performance
+from afdjax.cycles.cycle import performance
 from tests.conftest import LOGS, SHARED_DATA
 
 

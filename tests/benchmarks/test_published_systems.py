@@ -14,14 +14,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from afdjax.accelerator_files import load_accelerator
 from afdjax.explore import load_model
-from afdjax.explore.measured import Measured
-from afdjax.explore.measured_files import Series, grid_of, modelled, with_tables
-from afdjax.explore.plans import Replica, step
-from afdjax.explore.routing import Even, drawn, zipf
-from afdjax.explore.schedule import Fused
-from afdjax.explore.setting import Setting, UseCase
+from afdjax.explore.costs.measured import Measured
+from afdjax.explore.costs.routing import Even, drawn, zipf
+from afdjax.explore.costs.schedule import Fused
+from afdjax.explore.costs.setting import Setting, UseCase
+from afdjax.explore.measurements.tables import Series, grid_of, modelled, with_tables
+from afdjax.explore.plans.replica import Replica, step
+from afdjax.hardware.files import load_accelerator
 
 
 # (model, context, requests of a GPU): step [ms] by attention nodes for one FFN node, four GPUs each

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from afdjax._files import FileError, suggestion
+from afdjax._tools.files import FileError, suggestion
 from afdjax.calibrate.readers import aiconfigurator, published, simulators
 from afdjax.calibrate.readers.files import NoTable, read_table
 from afdjax.calibrate.readers.labels import device_in as device_in, device_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from afdjax._files import FileError
+from afdjax._tools.files import FileError
 from afdjax.calibrate.readers.labels import device_in
 
 

@@ -4,7 +4,7 @@ import importlib.metadata
 import importlib.util
 from pathlib import Path
 
-from afdjax._files import FileError, suggestion
+from afdjax._tools.files import FileError, suggestion
 from afdjax.calibrate.readers.files import ENDINGS
 
 

@@ -1,0 +1,1 @@
+"""Tools that know nothing of AFD: checks, types, files, numerics, compiled programs."""

@@ -1,0 +1,1 @@
+"""Forms fitted to measured times of single stages."""

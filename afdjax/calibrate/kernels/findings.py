@@ -1,0 +1,181 @@
+"""What is wrong with a series, or worth knowing: impossible rates, times that follow no form, cliffs, missing terms."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from afdjax.hardware.accelerator import Accelerator
+
+
+BEYOND_CACHES = 2.5e8
+"""Bytes that no cache holds: smaller working sets may be faster than memory."""
+TOLERANCE = 1.05
+"""Timers and data sheets are not more exact than this."""
+GROSS = 2.0
+"""A point off by this factor is a gross outlier (if it also is `FAR` standard deviations off)."""
+FAR = 6.0
+SHARE_OF_REVERSALS = 0.08
+"""Where a larger share of the steps to more work take less than half of the time, something else was timed."""
+NO_FORM = 0.5
+"""With a larger robust standard deviation the times follow none of the forms."""
+CLIFF = 1.25
+"""A step that costs this much more than work in proportion would is a cliff."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line about a series. `alarm`: do not use the data; otherwise good to know."""
+
+    alarm: bool
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Cliff:
+    """Between two neighbouring measurements the time jumps: more work than this takes another path or another tile."""
+
+    along: str
+    at: float | None
+    before: float
+    after: float
+    factor: float
+
+    def __str__(self) -> str:
+        where = (
+            ""
+            if self.at is None
+            else {"batch": f" at context {self.at:,.0f}", "context": f" at batch {self.at:,.0f}"}[self.along]
+        )
+        return f"{self.along} {self.before:,.0f} to {self.after:,.0f}{where}: time x {self.factor:.2f}"
+
+
+def rates(
+    tokens: np.ndarray,
+    time_us: np.ndarray,
+    bytes_per_token: float | None,
+    flops_per_token: float | None,
+    precision: str | None,
+    part: Accelerator | None,
+) -> list[Finding]:
+    """Alarms where the measured times imply more than the part can do (points that no cache can help)."""
+    if part is None:
+        return []
+    found = []
+    limits = [
+        ("bandwidth", bytes_per_token, float(part.bandwidth), "TB/s"),
+        ("rate", flops_per_token, float(part.operations(precision)), "TFLOP/s"),
+    ]
+    large = tokens * (bytes_per_token or 0.0) > BEYOND_CACHES
+    for what, per_token, peak, unit in limits:
+        if per_token is None or not large.any():
+            continue
+        implied = tokens[large] * per_token / (time_us[large] * 1e-6)
+        beyond = implied > TOLERANCE * peak
+        if beyond.sum() >= 2 or beyond.mean() > 0.5:
+            found.append(
+                Finding(
+                    True,
+                    f"the implied {what}, {implied.max() / 1e12:,.1f} {unit}, is above the peak of {part.name}, "
+                    f"{peak / 1e12:,.2f} {unit}, at {beyond.sum()} of {large.sum()} large points: "
+                    "were all tokens read (shared or cached blocks)?",
+                )
+            )
+    return found
+
+
+def gross_outliers(residuals: np.ndarray, scale: float) -> np.ndarray:
+    """Which points are off by a factor of `GROSS` and by `FAR` robust standard deviations."""
+    off = np.abs(np.log1p(np.maximum(residuals, -1.0 + 1e-9)))
+    return (off > np.log(GROSS)) & (off > FAR * scale)
+
+
+def disorder(residuals: np.ndarray, scale: float, lines: "list[Line]") -> list[Finding]:
+    """Alarms where no form describes the times, or where more work often takes less than half of the time."""
+    factors = np.concatenate([line.factors for line in lines]) if lines else np.ones(1)
+    reversals = float(np.mean(factors < 1.0 / GROSS))
+    gross = float(gross_outliers(residuals, scale).mean())
+    found = []
+    if scale > NO_FORM:
+        found.append(
+            Finding(True, f"the times follow no form: even the best is off by {scale:.0%} (robust standard deviation).")
+        )
+    if reversals > SHARE_OF_REVERSALS and (factors < 1.0 / GROSS).sum() > 1:
+        found.append(
+            Finding(True, f"{reversals:.0%} of the steps to more work take less than half of the time: measure again.")
+        )
+    if gross > 0:
+        found.append(Finding(False, f"{gross:.1%} of the points are gross outliers and have little influence."))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Measured times along one axis with the other held: ascending places, and the median time at each."""
+
+    along: str
+    at: float | None
+    places: np.ndarray
+    time: np.ndarray
+
+    @property
+    def factors(self) -> np.ndarray:
+        """Time over the time of the neighbour before."""
+        return self.time[1:] / self.time[:-1]
+
+    def cliffs(self) -> list[Cliff]:
+        """Where the time rises faster than in proportion, or falls because another path was taken."""
+        factors, places = self.factors, self.places
+        jumps = (factors > CLIFF * places[1:] / np.maximum(places[:-1], 1e-9)) | (factors < 1.0 / CLIFF)
+        return [
+            Cliff(self.along, self.at, float(places[i]), float(places[i + 1]), float(factors[i]))
+            for i in np.flatnonzero(jumps)
+        ]
+
+
+def lines_of(tokens: np.ndarray, batch: np.ndarray | None, context: np.ndarray | None, time: np.ndarray) -> list[Line]:
+    """Every line of the grid: along batch at each context and along context at each batch, or along the tokens."""
+    if batch is None or context is None:
+        return [Line("tokens", None, *_medians(tokens, time))]
+    found = []
+    for along, places, at in (("batch", batch, context), ("context", context, batch)):
+        for value in np.unique(at):
+            rows = at == value
+            found.append(Line(along, float(value), *_medians(places[rows], time[rows])))
+    return found
+
+
+def _medians(places: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending places, and the median time at each."""
+    order = np.argsort(places, kind="stable")
+    levels, first = np.unique(places[order], return_index=True)
+    if len(levels) == len(places):
+        return levels, time[order]
+    return levels, np.array([np.median(part) for part in np.split(time[order], first[1:])])
+
+
+def missing_terms(
+    chosen: str, terms: Sequence[str], chosen_error: float, best: str, best_error: float
+) -> list[Finding]:
+    """Which term would explain the residuals of a form that was asked for."""
+    if not terms or best_error > 0.8 * chosen_error:
+        return []
+    words = ", ".join(EXPLANATIONS.get(term, term) for term in terms)
+    return [
+        Finding(
+            False,
+            f"the form '{chosen}' leaves a pattern: with '{best}' the held-out error falls from {chosen_error:.1%} to "
+            f"{best_error:.1%}. Missing: {words}.",
+        )
+    ]
+
+
+EXPLANATIONS = {
+    "per_slot": "per_slot (projections and launches grow with the batch)",
+    "per_context": "per_context (the longest sequence is a critical path)",
+    "per_recent": "per_recent (only a window of each context is read)",
+    "weights": "weights (a floor: weights are read whatever the batch)",
+    "saturation": "saturation (experts are hit one by one)",
+    "sharpness": "sharpness (reading and computing overlap)",
+}
+"""Terms in words; those of a window go with `per_recent`."""

@@ -1,0 +1,1 @@
+"""Stage times from logs of whole steps."""

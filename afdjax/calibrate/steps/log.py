@@ -1,0 +1,149 @@
+"""Logs of whole steps: what production records, read and checked, and rows of it that contradict each other."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from jaxtyping import Array
+
+from afdjax._tools.files import FileError
+from afdjax.calibrate.timings import UNITS, missing_column
+from afdjax.deployment.bundle import Bundle, Start
+from afdjax.deployment.profile import Profile
+from afdjax.simulation import simulate
+from afdjax.workload.laws import Workload
+
+
+@dataclasses.dataclass(frozen=True)
+class StepLog:
+    """Measured steps, one entry a row, all with the same number of microbatches in flight and the same layers.
+
+    `batch_size` [slots of one attention worker in one microbatch], `token_load` [KV tokens of one attention worker in one
+    microbatch, mean over workers], `spread` [tokens; standard deviation of that load over workers and steps, 0 if they are
+    alike], `attention_workers`, `ffn_workers`, `step_us` [microseconds from one token of a request to its next].
+    """
+
+    batch_size: np.ndarray
+    token_load: np.ndarray
+    spread: np.ndarray
+    attention_workers: np.ndarray
+    ffn_workers: np.ndarray
+    step_us: np.ndarray
+    in_flight: int = 2
+    layers: float = 1.0
+
+    def __post_init__(self):
+        for name in ("batch_size", "token_load", "attention_workers", "ffn_workers", "step_us"):
+            values = np.asarray(getattr(self, name), float)
+            if values.ndim != 1 or len(values) != len(self.step_us) or not len(values):
+                raise ValueError(f"`{name}` must be a column as long as `step_us`, but its shape is {values.shape}.")
+            if not (np.isfinite(values) & (values > 0)).all():
+                row = int(np.flatnonzero(~(np.isfinite(values) & (values > 0)))[0])
+                raise ValueError(f"`{name}` must be above 0, but in row {row + 1} it is {values[row]:g}.")
+
+    def rows(self) -> "Row":
+        """The arguments of the model, one entry a row."""
+        columns = (self.batch_size, self.token_load, self.spread, self.attention_workers, self.ffn_workers)
+        return Row(*(jnp.asarray(column, float) for column in columns))
+
+    def select(self, rows: np.ndarray) -> "StepLog":
+        """Only these rows (a mask or indices)."""
+        columns = ("batch_size", "token_load", "spread", "attention_workers", "ffn_workers", "step_us")
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+
+class Row(eqx.Module):
+    """One step, or many along a leading axis."""
+
+    batch_size: Array
+    token_load: Array
+    spread: Array
+    attention_workers: Array
+    ffn_workers: Array
+
+
+def load_steps(path: str | Path, workload: Workload | None = None) -> StepLog:
+    """A log of steps from a CSV or Parquet file.
+
+    Columns: `batch` (slots of one attention worker in one microbatch), `token_load` (KV tokens of it), `attention_workers`,
+    `step_time`, `unit`; optional `spread`, `ffn_workers` (1), `in_flight` (2), `layers` (1). Where there is no `token_load`,
+    mean and spread are those of full slots that serve `workload`. Raises `FileError` in one line.
+    """
+    try:
+        frame = pl.read_parquet(path) if str(path).endswith(".parquet") else pl.read_csv(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise FileError(f"{path}: must be a table of steps in CSV or Parquet, but: {error}.") from None
+    for name in ("batch", *(("token_load",) if workload is None else ()), "attention_workers", "step_time", "unit"):
+        if name not in frame.columns:
+            raise missing_column(name, frame.columns, str(path))
+    if workload is not None and "token_load" not in frame.columns:
+        slots = pl.col("batch").cast(pl.Float64)
+        load, spread = slots * float(workload.theta), slots.sqrt() * float(workload.nu)
+        frame = frame.with_columns(token_load=load, spread=spread)
+    once: dict[str, Any] = {}
+    for name, default in (("unit", None), ("in_flight", 2), ("layers", 1)):
+        values = frame[name].unique().to_list() if name in frame.columns else [default]
+        if len(values) != 1:
+            raise FileError(f"{path}: column '{name}' must hold one value, but it holds {values[:3]}: split the file.")
+        once[name] = values[0]
+    if once["unit"] not in UNITS:
+        raise FileError(f"{path}: column 'unit' must be one of {', '.join(UNITS)}, but it is {once['unit']}.")
+    column = lambda name, default: (
+        frame[name].cast(pl.Float64).to_numpy() if name in frame.columns else np.full(len(frame), default)
+    )
+    try:
+        return StepLog(
+            column("batch", 0.0), column("token_load", 0.0), column("spread", 0.0), column("attention_workers", 0.0),
+            column("ffn_workers", 1.0), column("step_time", 0.0) * UNITS[once["unit"]],
+            int(once["in_flight"]), float(once["layers"]),
+        )  # fmt: skip
+    except (ValueError, pl.exceptions.PolarsError) as error:
+        raise FileError(f"{path}: {str(error).replace('`', chr(39))}") from None
+
+
+def simulated_steps(
+    workload: Workload, profile: Profile, rows: Row, in_flight: int, layers: int | float, start: Start
+) -> np.ndarray:
+    """Simulated step time [the profile's unit] of each row's bundle in saturation, always from the same random numbers."""
+    settings = np.stack([np.asarray(rows.batch_size), np.asarray(rows.ffn_workers)], axis=1)
+    workers = np.asarray(rows.attention_workers)
+    found = np.empty(len(workers))
+    for batch_size, ffn_workers in np.unique(settings, axis=0):
+        own = (settings == [batch_size, ffn_workers]).all(axis=1)
+        counts, owner = np.unique(workers[own], return_inverse=True)
+        bundle = Bundle(batch_size, in_flight=in_flight, ffn_workers=ffn_workers, layers=layers, start=start)
+        run = simulate(
+            jax.random.key(0), workload, profile, bundle, jnp.asarray(counts), steps=_STEPS, replicas=_REPLICAS
+        )
+        found[own] = np.asarray(run.tpot)[owner]
+    return found
+
+
+_STEPS, _REPLICAS = 1_000, 8
+"""Of a simulation that corrects the formula: its error is some tenths of a percent."""
+
+
+def contradictions(log: StepLog) -> list[str]:
+    """Pairs of settings where at least as much of everything took clearly less time, the worst first, at most three."""
+    merged = log.attention_workers * log.batch_size / log.ffn_workers
+    columns = [log.batch_size, log.token_load, merged, log.attention_workers, log.ffn_workers]
+    settings, owner = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
+    time = np.array([np.median(log.step_us[owner.ravel() == i]) for i in range(len(settings))])
+    more = (settings[:, None, :4] >= settings[None, :, :4]).all(axis=-1)
+    gain = np.where(more, 1.0 - time[:, None] / time[None], 0.0)
+    pairs = sorted(((gain[i, j], i, j) for i, j in zip(*np.nonzero(gain > _CLEARLY), strict=True)), reverse=True)[:3]
+    title = lambda i: f"{settings[i, 3]:g}A-{settings[i, 4]:g}F"
+    return [
+        f"misfit: {title(i)} took {part:.0%} less time than {title(j)} with no less of anything: no stage times explain that; "
+        "something else differs."
+        for part, i, j in pairs
+    ]
+
+
+_CLEARLY = 0.05
+"""A step that is shorter by this share is not only noisy."""

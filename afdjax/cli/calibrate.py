@@ -1,0 +1,156 @@
+"""The command `afdjax calibrate`: measured timings in, a profile and what to think of it out."""
+
+import json as jsonlib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from afdjax._tools.write import write
+from afdjax.cli.common import Refusal, check_target, option, prepare, progress_bar, refusing, save_figure
+
+
+if TYPE_CHECKING:
+    from afdjax.calibrate import Timings
+
+STAGES = ("attention", "ffn", "communication")
+REGION = ("batch", "context", "tokens")
+
+Timing = Annotated[list[str], typer.Argument(help="Timing tables: files, folders, or aiconfigurator:SYSTEM/OP.")]
+Part = Annotated[
+    str | None,
+    typer.Option(help="A part of the operation, where there are several series of this stage; 'a + b' adds two."),
+]
+FormName = Annotated[str | None, typer.Option(help="Form of the stage. Default: that with the least held-out error.")]
+Range = Annotated[str | None, typer.Option(help="What counts, LOW:HIGH; either end may be open.")]
+
+
+def calibrate(
+    timings: Timing,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The profile to write (JSON).")] = None,
+    attention: Part = None,
+    ffn: Part = None,
+    communication: Part = None,
+    attention_form: FormName = None,
+    ffn_form: FormName = None,
+    communication_form: FormName = None,
+    device: Annotated[str | None, typer.Option(help="Name of the device, where there are several.")] = None,
+    batch: Range = None,
+    context: Range = None,
+    tokens: Range = None,
+    base: Annotated[str | None, typer.Option(help="Profile from which stages without timings are taken.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the profile. Default: that of the output file.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where the timings come from, kept in the profile. Default: TIMINGS.")
+    ] = None,
+    shared_link: Annotated[
+        bool, typer.Option("--shared-link", help="Communication is one link for the merged batch.")
+    ] = False,
+    level: Annotated[
+        bool | None,
+        typer.Option("--level/--no-level", help="Make the worst residual small, or not. Default: by the data."),
+    ] = None,
+    accept_implausible: Annotated[
+        bool, typer.Option("--accept-implausible", help="Go on with timings that cannot be right.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write measured, fitted and residuals to this PNG file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    show_series: Annotated[bool, typer.Option("--list", help="Only say which series there are.")] = False,
+) -> None:
+    """Fit stage times to measured timings: a profile for `plan`, how well its forms fit, and where they do not."""
+    prepare()
+    import afdjax
+    from afdjax.calibrate import Implausible, fit, load_timings
+    from afdjax.report.calibration import calibration_report, series_report
+
+    with refusing(_named):
+        if not show_series:
+            _check_targets(output, plot)
+        region = _region(batch, context, tokens)
+        measured = _of_device(load_timings(*timings), device)
+        if show_series:
+            print(jsonlib.dumps({"series": _series(measured)}, indent=2) if json else series_report(measured))
+            return
+        known = None if base is None else afdjax.load_profile(base)
+        assert output is not None
+        try:
+            with progress_bar("fitting"):
+                found = fit(
+                    measured,
+                    name=output.stem if name is None else name,
+                    source=source,
+                    select=_given(attention, ffn, communication),
+                    forms=_given(attention_form, ffn_form, communication_form),
+                    region=region,
+                    level=level,
+                    base=known,
+                    shared_link=shared_link,
+                    accept_implausible=accept_implausible,
+                )
+        except Implausible as error:
+            raise Refusal(f"{error} (--accept-implausible goes on in spite of it.)") from None
+        document = afdjax.profile_to_json(found.profile)
+        if plot is not None:
+            save_figure(plot, lambda figures: figures.calibration_figure(found), "calibration")
+        write(output, document.encode())
+    if json:
+        print(jsonlib.dumps(found.to_dict() | {"document": jsonlib.loads(document)}, indent=2, allow_nan=False))
+    else:
+        print(calibration_report(found, str(output)))
+
+
+def _check_targets(output: Path | None, plot: Path | None) -> None:
+    if output is None:
+        raise Refusal("--output must name the profile to write, such as -o profile.json.")
+    check_target(output, ".json")
+    if plot is not None:
+        check_target(plot, ".png")
+
+
+def _named(name: str) -> str:
+    """The option that stands for an argument of the library; what else is in backticks is a column of a table."""
+    options = {f"select['{stage}']": f"--{stage}" for stage in STAGES}
+    options |= {f"forms['{stage}']": f"--{stage}-form" for stage in STAGES}
+    options |= {"region": " and ".join(f"--{part}" for part in REGION), "base": "--base"}
+    return options.get(name, f"'{name}'")
+
+
+def _given(*values: str | None) -> dict[str, str]:
+    """What was given, by stage."""
+    return {stage: value for stage, value in zip(STAGES, values, strict=True) if value is not None}
+
+
+def _region(*texts: str | None):
+    from afdjax.calibrate import Region
+
+    return Region(**{part: _range(part, text) for part, text in zip(REGION, texts, strict=True) if text is not None})
+
+
+def _range(part: str, text: str) -> tuple[float, float]:
+    """8:512, 8: or :512 as two numbers; 8 is 8:8."""
+    low, colon, high = text.partition(":")
+    try:
+        ends = float(low or 0.0), float(high or math.inf) if colon else float(low)
+        if not 0.0 <= ends[0] <= ends[1]:
+            raise ValueError
+    except ValueError:
+        raise Refusal(f"{option(part)} must be a range such as 8:512, 8: or :512, but it is {text}.") from None
+    return ends
+
+
+def _of_device(measured: "Timings", device: str | None) -> "Timings":
+    """The timings of one device; those that name none are anybody's."""
+    if device is None:
+        return measured
+    import polars as pl
+
+    frame = measured.frame.filter(pl.col("device").is_null() | (pl.col("device") == device))
+    if device not in frame["device"]:
+        known = ", ".join(sorted(measured.frame["device"].drop_nulls().unique())) or "none"
+        raise Refusal(f"--device must be one of those in {measured.source} ({known}), but it is {device}.")
+    return type(measured)(frame, measured.source)
+
+
+def _series(measured: "Timings") -> list[dict[str, str | int | None]]:
+    return [key._asdict() | {"points": len(part)} for key, part in measured.groups()]

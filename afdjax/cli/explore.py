@@ -1,0 +1,215 @@
+"""The command `afdjax explore`: the best plan of every level of disaggregation, in one table."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from afdjax._tools.write import write
+from afdjax.cli.common import Refusal, check_target, option, prepare, refusing, save_figure
+
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+def explore(
+    model: Annotated[str, typer.Option(help="Shipped model, or a Hugging Face config.json.")] = "deepseek-v3.2",
+    gpus: Annotated[
+        str,
+        typer.Option(help="NxACCELERATOR: a shipped one, or a JSON file. Two kinds: 64xh20+32xl40s."),
+    ] = "128xb200",
+    workload: Annotated[
+        str, typer.Option(help="chat, coding, agentic-coding, PREFIX/PROMPT/OUTPUT tokens, or a workload as of plan.")
+    ] = "chat",
+    ttft: Annotated[str | None, typer.Option(help="Target to the first token: 50ms, 0.5s. Default: none.")] = None,
+    tpot: Annotated[str | None, typer.Option(help="Target of a further token: 15ms. Default: none.")] = None,
+    objective: Annotated[str, typer.Option(help="What is best: throughput, or that by price or power.")] = "throughput",
+    tables: Annotated[
+        list[Path] | None, typer.Option(help="Measured kernels of these devices: files or folders, as of calibrate.")
+    ] = None,
+    fit: Annotated[
+        bool,
+        typer.Option("--fit", help="Fit the constants of the cost model to --tables, in place of interpolating them."),
+    ] = False,
+    weights: Annotated[
+        str | None, typer.Option(help="Format of all weights but embedding and head. Default: as the model is stored.")
+    ] = None,
+    cache: Annotated[str, typer.Option(help="Format of the KV cache.")] = "fp8",
+    imbalance: Annotated[
+        float, typer.Option(help="Work and incoming transfers of the busiest expert device over the mean.")
+    ] = 1.0,
+    skew: Annotated[
+        float | None,
+        typer.Option(help="Instead: experts as popular as rank^-SKEW, tokens drawn. 0: uniform, 1: Zipf."),
+    ] = None,
+    accepted: Annotated[float, typer.Option(help="Tokens of a step for each request (speculative decoding).")] = 1.0,
+    drafted: Annotated[
+        float, typer.Option(help="Tokens proposed in a step beside the first, by the model's draft layers.")
+    ] = 0.0,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="What overlaps with FFN devices: four-stage, three-stage, two-stage, serial, fused, unchained."
+        ),
+    ] = "four-stage",
+    routes: Annotated[
+        str, typer.Option(help="Copies of a token that travel: per-node, per-device or per-expert.")
+    ] = "per-node",
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask of sizes: whole-experts, divisible, attention-first, whole-nodes. Repeat for more."),
+    ] = None,
+    with_attention: Annotated[
+        str,
+        typer.Option(help="What runs on the attention devices: of router, shared, dense, joined by commas; or none."),
+    ] = "router,dense",
+    sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Rank what to improve.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the best plan with FFN devices: profile and bundle (JSON)."),
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(help="Whose plan -o writes: aggregated-afd or disaggregated-afd. Default: the better one."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write throughput against interactivity to this PNG file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Aggregated, prefill/decode, attention/FFN disaggregation, or both: the best plan of each under the same targets.
+
+    Example: afdjax explore --model qwen3-235b --gpus 64xh200 --workload 0/2048/512 --tpot 100ms --sensitivity
+    """
+    prepare()
+    import dataclasses
+    from concurrent.futures import ThreadPoolExecutor
+
+    from afdjax.explore import load_model
+    from afdjax.explore.costs.network import ROUTES, Network
+    from afdjax.explore.costs.schedule import SCHEDULES
+    from afdjax.explore.costs.setting import Setting
+    from afdjax.explore.explain.explained import explained_ahead
+    from afdjax.explore.plans.columns import tables_ahead
+    from afdjax.explore.plans.exploration import Targets
+    from afdjax.explore.plans.levels import search
+    from afdjax.hardware.files import load_accelerator
+    from afdjax.hardware.formats import bytes_of
+    from afdjax.report.exploration import exploration_document, exploration_report
+
+    with refusing(lambda name: {"devices": "--gpus", "rules": "--rule"}.get(name, option(name))):
+        if level is not None:
+            _named("level", level, dict.fromkeys(("aggregated-afd", "disaggregated-afd")))
+            if output is None:
+                raise Refusal("--level says whose plan -o writes: give -o as well.")
+        for target, suffix in ((plot, ".png"), (output, ".json")):
+            if target is not None:
+                check_target(target, suffix)
+        counts, parts = zip(*_devices(gpus), strict=True)
+        chosen = load_model(model)
+        if weights is not None:
+            bytes_of(weights, "weights")
+            chosen = dataclasses.replace(chosen, formats=(weights, weights, weights))
+        kinds = [load_accelerator(part) for part in parts]
+        setting = Setting(
+            chosen, kinds[0], kinds[-1], _requests(workload), imbalance=_imbalance(chosen, imbalance, skew), cache=cache,
+            with_attention=() if with_attention == "none" else tuple(with_attention.split(",")),
+            accepted=accepted, drafted=drafted,
+            schedule=_named("schedule", schedule, SCHEDULES), network=Network(routes=_named("routes", routes, ROUTES)),
+        )  # fmt: skip
+        if fit and (not tables or len(kinds) > 1):
+            raise Refusal("--fit needs --tables of one kind of device.")
+        if tables:
+            from afdjax.explore.measurements.constants import with_fitted_constants
+            from afdjax.explore.measurements.tables import with_tables
+
+            setting = with_fitted_constants(setting, tables) if fit else with_tables(setting, tables)
+        targets = Targets(_seconds("--ttft", ttft), _seconds("--tpot", tpot))
+        # the first is compiled while the second is traced, and that while the search runs; a refusal waits for neither
+        beside = ThreadPoolExecutor(1)
+        tables_ahead(beside, setting, len(counts))
+        explained_ahead(beside, setting, len(counts))
+        found = search(setting, counts, targets, objective=objective, rules=rule or ())
+        beside.shutdown()
+        if plot is not None:
+            save_figure(plot, lambda module: module.exploration_figure(found), "exploration")
+        text = exploration_document(found, sensitivity) if json else exploration_report(found, sensitivity)
+        if output is not None:
+            said = _written(found, output, level)
+            text = text if json else f"{text}\n\n{said}"
+    print(text)
+
+
+def _named(name: str, value: str, known):
+    if value not in known:
+        raise Refusal(f"--{name} must be one of {', '.join(known)}, but it is {value}.")
+    return known[value]
+
+
+def _imbalance(model, factor: float, skew: float | None):
+    import jax
+
+    from afdjax.explore.costs.routing import Even, drawn, zipf
+    from afdjax.explore.models.ffn import Experts
+
+    experts = [part.ffn for part in model.layers if isinstance(part.ffn, Experts)]
+    if skew is None or not experts:
+        return Even(factor)
+    if factor != 1.0:
+        raise Refusal("--imbalance and --skew say the same in two ways: give one of them.")
+    if not 0.0 <= skew <= 10.0:
+        raise Refusal(f"--skew must be from 0 (all experts alike) to 10, but it is {skew:g}.")
+    return drawn(jax.random.key(0), experts[0], zipf(int(experts[0].experts), skew))
+
+
+def _written(found, output: Path, chosen: str | None) -> str:
+    """Write the best plan with FFN devices (of the chosen level), and say how to plan with it."""
+    from afdjax.deployment.files import profile_to_json
+    from afdjax.explore.explain.as_bundle import as_bundle
+
+    plans = [
+        level.plan
+        for level in found.levels
+        if level.plan and any(float(p.replica.ffn_devices) for p in level.plan.parts) and chosen in (None, level.name)
+    ]
+    if not plans:
+        which = f" of level {chosen}" if chosen else ""
+        raise Refusal(f"{output}: there is no plan with FFN devices{which} to write: relax the targets.")
+    best = max(plans, key=lambda plan: plan.value)
+    part = next(part for part in reversed(best.parts) if float(part.replica.ffn_devices))
+    profile, bundle, workers = as_bundle(found.setting_of(part), part.replica, output.stem)
+    write(output, profile_to_json(profile, bundle).encode())
+    return f"wrote {output} ({best.level}, {workers} attention workers):\n  afdjax plan --profile {output}"
+
+
+def _devices(gpus: str) -> list[tuple[int, str]]:
+    """Numbers and accelerators: one, or two joined by +."""
+    found = [re.fullmatch(r"(\d+)x(.+)", kind) for kind in re.split(r"\+(?=\d+x)", gpus)]
+    if not all(found) or len(found) > 2:
+        raise Refusal(
+            f"--gpus must be a number and an accelerator such as 128xb200, or two such as 64xh20+32xl40s, but it is {gpus}."
+        )
+    return [(int(match[1]), match[2]) for match in found if match]
+
+
+def _seconds(name: str, text: str | None) -> float:
+    if text is None:
+        return float("inf")
+    found = re.fullmatch(r"([0-9.]+)\s*(us|ms|s)", text)
+    try:
+        return float(found[1]) * _UNITS[found[2]] if found else float("nan") / 0
+    except (ValueError, ZeroDivisionError):
+        raise Refusal(f"{name} must be a time with its unit such as 50ms or 0.5s, but it is {text}.") from None
+
+
+def _requests(workload: str):
+    import afdjax
+    from afdjax.explore.costs.setting import USE_CASES, UseCase
+
+    if workload in USE_CASES:
+        return USE_CASES[workload]
+    if re.fullmatch(r"\d+/\d+/\d+", workload):
+        prefix, prompt, output = map(float, workload.split("/"))
+        return UseCase(prefix, prompt, output)
+    law = afdjax.load_workload(workload)
+    # theta is the context that decoding requests have on average: long ones stay longer
+    return UseCase(0.0, law.prompt_mean, law.decode_mean, law.theta - law.prompt_mean - law.decode_mean / 2.0)

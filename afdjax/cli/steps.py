@@ -1,0 +1,83 @@
+"""The command `afdjax calibrate-steps`: a log of whole steps in, a profile and what the log cannot tell out."""
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from afdjax._tools.write import write
+from afdjax.cli.common import Refusal, check_target, prepare, progress_bar, refusing
+
+
+STAGES = ("attention", "ffn", "communication")
+
+
+def calibrate_steps(
+    log: Annotated[Path, typer.Argument(help="Log of steps: CSV or Parquet.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The profile to write (JSON).")] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="Profile of measured kernels to start from. Default: a guess from the log.")
+    ] = None,
+    unsure: Annotated[
+        float, typer.Option(help="How far the prior may be off: 0.3 is 30 % (one standard deviation).")
+    ] = 0.3,
+    unknown: Annotated[
+        list[str] | None, typer.Option(help="A stage whose prior is only an order of magnitude (may be repeated).")
+    ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            help="The requests that were served (name, log or law): loads from it where the log has none, steps simulated."
+        ),
+    ] = None,
+    predict: Annotated[
+        Path | None, typer.Option(help="Another log: predict its steps and compare with what was measured.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Fit every stage to whole steps, and say what they cannot tell.
+
+    Columns: batch, token_load, attention_workers, step_time, unit; optional spread, ffn_workers, in_flight, layers. With
+    --workload no token_load is needed.
+    """
+    prepare()
+    import numpy as np
+
+    import afdjax
+    from afdjax.calibrate.steps.fitting import ORDER_OF_MAGNITUDE, fit_steps
+    from afdjax.calibrate.steps.log import load_steps
+
+    with refusing(lambda name: "--unsure" if name == "unsure" else f"'{name}'"):
+        if output is not None:
+            check_target(output, ".json")
+        for stage in unknown or ():
+            if stage not in STAGES:
+                raise Refusal(f"--unknown must be one of {', '.join(STAGES)}, but it is {stage}.")
+        served = None if workload is None else afdjax.load_workload(workload)
+        measured = load_steps(log, served)
+        other = None if predict is None else load_steps(predict, served)
+        known = None if prior is None else afdjax.load_profile(prior)
+        width: float | dict[str, float] = ORDER_OF_MAGNITUDE
+        if known is not None:
+            names = [name for name in known.coefficients() if name.split(".")[0] not in (unknown or ())]
+            width = dict.fromkeys(names, unsure)
+        with progress_bar("fitting"):
+            found = fit_steps(measured, known, width, workload=served)
+        document = found.to_dict()
+        text = str(found)
+        if other is not None:
+            steps, low, high = found.predict(other)
+            error, inside = np.abs(steps / other.step_us - 1.0), (low <= other.step_us) & (other.step_us <= high)
+            document["prediction"] = {
+                "step_us": steps.tolist(), "low_us": low.tolist(), "high_us": high.tolist(),
+                "measured_us": other.step_us.tolist(), "mean_relative_error": float(error.mean()),
+                "share_inside": float(inside.mean()),
+            }  # fmt: skip
+            text += (
+                f"\n{predict}: {len(steps)} steps predicted within {error.mean():.1%} on average, {error.max():.1%} at most; "
+                f"{inside.mean():.0%} lie inside of the 95 % interval."
+            )
+        if output is not None:
+            write(output, afdjax.profile_to_json(found.profile).encode())
+    print(jsonlib.dumps(document, indent=2, allow_nan=False) if json else text)

@@ -1,0 +1,1 @@
+"""From a slot's law to the cycle time: loads, barriers, integrals."""

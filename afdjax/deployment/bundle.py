@@ -1,0 +1,80 @@
+"""What is provisioned: an `xA-yF` bundle apart from its number of attention workers, which the planner looks for."""
+
+import abc
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from afdjax._tools import checks
+from afdjax._tools.fields import Number, number
+from afdjax._tools.types import Scalar, ScalarLike
+
+
+class Start(eqx.Module):
+    """When an attention worker may begin its next microbatch. Abstract; `WorkerWise` or `Together`."""
+
+    runs_ahead: ClassVar[bool]
+    """Whether a fast worker begins its next microbatch before the slowest has finished the last."""
+
+    @abc.abstractmethod
+    def exponents(self, attention_workers: ScalarLike) -> tuple[ScalarLike, ScalarLike]:
+        """Powers of the distribution function before and after the microbatches of a round are combined.
+
+        The slowest of x workers has the distribution function F^x. Where workers run on their own, the round of each is
+        formed first and the slowest round decides: (1, x). Where they start together, every microbatch waits for its
+        slowest worker: (x, 1).
+        """
+
+
+class WorkerWise(Start):
+    """As soon as it has finished the one before and received its own: fast workers run ahead."""
+
+    runs_ahead: ClassVar[bool] = True
+
+    def exponents(self, attention_workers: ScalarLike) -> tuple[ScalarLike, ScalarLike]:
+        return 1, attention_workers
+
+
+class Together(Start):
+    """When all workers of the bundle may: every microbatch step has its own barrier."""
+
+    runs_ahead: ClassVar[bool] = False
+
+    def exponents(self, attention_workers: ScalarLike) -> tuple[ScalarLike, ScalarLike]:
+        return attention_workers, 1
+
+
+class Bundle(eqx.Module):
+    """The fixed part of an `xA-yF` bundle.
+
+    **Arguments:**
+
+    - `batch_size`: slots B of one attention worker in one microbatch, > 0.
+    - `in_flight`: microbatches in flight m >= 1 (static). An attention worker holds m B slots.
+    - `ffn_workers`: FFN workers y; each serves x B / y requests of a microbatch.
+    - `attention_weight`, `ffn_weight`: what one instance of each side counts in throughput per instance (GPUs, price,
+      power); 1 and 1 is the paper's count of instances.
+    - `layers`: how many cycles make one decode step: 1 for a profile of the whole model, the number of layers for a
+      profile of one layer.
+    - `start`: `WorkerWise()` or `Together()` (static).
+    """
+
+    batch_size: Number = number()
+    in_flight: int = eqx.field(static=True, default=2)
+    ffn_workers: Number = number(1)
+    attention_weight: Number = number(1)
+    ffn_weight: Number = number(1)
+    layers: Number = number(1)
+    start: Start = WorkerWise()
+
+    def __check_init__(self):
+        checks.require_whole("in_flight", self.in_flight)
+        for name in ("batch_size", "ffn_workers", "attention_weight", "ffn_weight", "layers"):
+            checks.require_positive(name, getattr(self, name))
+
+
+def throughput_of(cycle: Scalar, bundle: Bundle, attention_workers: ScalarLike) -> Scalar:
+    """Tokens per time unit and weighted instance, x B / ((x w_A + y w_F) tau), for a cycle time tau."""
+    cost = attention_workers * bundle.attention_weight + bundle.ffn_workers * bundle.ffn_weight
+    return jnp.asarray(attention_workers * bundle.batch_size / (cost * cycle))

@@ -1,0 +1,243 @@
+"""Profiles as JSON files, and the ones that are shipped."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from pydantic import Field, model_validator
+
+from afdjax._tools.files import FileError, Strict, first_problem, parse_json
+from afdjax._tools.shipped import Shipped
+from afdjax.deployment import forms
+from afdjax.deployment.bundle import Bundle, Start, Together, WorkerWise
+from afdjax.deployment.profile import Communication, PerWorker, Profile, Provenance, Shared, Validity
+from afdjax.deployment.table import Table
+
+
+SCHEMA = "afdjax/profile/1"
+FORMS: dict[str, type[forms.Latency]] = {
+    "affine": forms.Affine,
+    "affine-with-slots": forms.AffineWithSlots,
+    "floor-linear": forms.FloorLinear,
+    "expert-hit": forms.ExpertHit,
+    "roofline": forms.Roofline,
+    "table": Table,
+}
+LINKS: dict[str, type[Communication]] = {"per-worker": PerWorker, "shared": Shared}
+STARTS: dict[str, Start] = {"worker-wise": WorkerWise(), "together": Together()}
+
+
+_SHIPPED = Shipped("profiles", "profile", "a JSON file")
+
+
+class _Measured(Strict):
+    """Measured times of the form `table`; `times` has one list for each batch size."""
+
+    places: list[float]
+    batch_sizes: list[float]
+    times: list[list[float]]
+    per_slot: bool = False
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> "_Measured":
+        if len(self.times) != len(self.batch_sizes) or any(len(row) != len(self.places) for row in self.times):
+            raise ValueError(
+                f"'times' must be {len(self.batch_sizes)} lists (batch sizes) of {len(self.places)} times (places)"
+            )
+        return self
+
+
+class _Stage(Strict):
+    form: Literal["affine", "affine-with-slots", "floor-linear", "expert-hit", "roofline", "table"]
+    coefficients: dict[str, Annotated[float, Field(strict=True)]]
+    table: _Measured | None = None
+    time_unit: str | None = None
+    valid_tokens: tuple[float, float] | None = None
+    valid_batch_size: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _right_coefficients(self) -> "_Stage":
+        if (self.form == "table") != (self.table is not None):
+            raise ValueError("'table' must be given with the form 'table', and only with it")
+        fields = _coefficient_fields(self.form)
+        unknown = set(self.coefficients) - set(fields)
+        missing = {name for name, field in fields.items() if _required(field)} - set(self.coefficients)
+        if unknown or missing:
+            raise ValueError(
+                f"form '{self.form}' must have the coefficients {', '.join(fields)}, but "
+                + (f"'{min(missing)}' is missing" if missing else f"'{min(unknown)}' is given")
+            )
+        self.build()  # refuses values that cannot be right
+        return self
+
+    def build(self) -> forms.Latency:
+        table = {} if self.table is None else self.table.model_dump()
+        arrays = {name: jnp.asarray(value) if isinstance(value, list) else value for name, value in table.items()}
+        return FORMS[self.form](**self.coefficients, **arrays)
+
+    def validity(self) -> Validity:
+        return Validity(self.valid_tokens, self.valid_batch_size)
+
+
+class _CommunicationStage(_Stage):
+    link: Literal["per-worker", "shared"]
+
+
+_Positive = Annotated[float, Field(strict=True, gt=0)]
+
+
+class _Bundle(Strict):
+    """What these times are provisioned for; the fields of `Bundle`."""
+
+    batch_size: _Positive
+    in_flight: Annotated[int, Field(strict=True, ge=1)] = 2
+    ffn_workers: _Positive = 1
+    attention_weight: _Positive = 1
+    ffn_weight: _Positive = 1
+    layers: _Positive = 1
+    start: Literal["worker-wise", "together"] = "worker-wise"
+
+    def build(self) -> Bundle:
+        return Bundle(**self.model_dump(exclude={"start"}), start=STARTS[self.start])
+
+
+class _ProfileFile(Strict):
+    schema_name: Literal["afdjax/profile/1"] = Field(alias="schema")
+    name: str
+    source: str = ""
+    time_unit: str
+    attention: _Stage
+    ffn: _Stage
+    communication: _CommunicationStage
+    covariance: list[list[float]] | None = None
+    bundle: _Bundle | None = None
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> "_ProfileFile":
+        for stage in ("attention", "ffn", "communication"):
+            unit = getattr(self, stage).time_unit
+            if unit is not None and unit != self.time_unit:
+                raise ValueError(
+                    f"all stages must be in the profile's time unit '{self.time_unit}', but {stage} is in '{unit}': "
+                    "convert its coefficients"
+                )
+        return self
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """The profile shipped under this name, or read from this JSON file.
+
+    Raises `FileError` (a `ValueError`) with one line that names the file, the field and what would be right.
+    """
+    return parse_profile(_SHIPPED.text(name_or_path), str(name_or_path))
+
+
+def load_bundle(name_or_path: str | Path) -> Bundle | None:
+    """The bundle that this profile was written for, as `afdjax explore` does; None where its file has none.
+
+    Raises `FileError` as `load_profile` does.
+    """
+    file = _parse(_SHIPPED.text(name_or_path), str(name_or_path)).bundle
+    return None if file is None else file.build()
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the profiles in the package."""
+    return _SHIPPED.names()
+
+
+def parse_profile(text: str, name: str) -> Profile:
+    """The profile in a JSON document; `name` is used in errors."""
+    file = _parse(text, name)
+    with first_problem(name):
+        return Profile(
+            attention=file.attention.build(),
+            ffn=file.ffn.build(),
+            communication=LINKS[file.communication.link](file.communication.build()),
+            covariance=None if (matrix := _covariance(file)) is None else jnp.asarray(matrix),
+            time_unit=file.time_unit,
+            provenance=Provenance(
+                name=file.name,
+                source=file.source,
+                attention=file.attention.validity(),
+                ffn=file.ffn.validity(),
+                communication=file.communication.validity(),
+            ),
+        )
+
+
+def _parse(text: str, name: str) -> _ProfileFile:
+    document = parse_json(text, name)
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise FileError(f"{name}: field 'schema' must be \"{SCHEMA}\" (is this a profile?).")
+    with first_problem(name):
+        return _ProfileFile.model_validate(document)
+
+
+def profile_to_json(profile: Profile, bundle: Bundle | None = None) -> str:
+    """The JSON document that `load_profile` reads back to the same profile, and `load_bundle` to the same bundle."""
+    origin = profile.provenance
+    stages: dict[str, dict[str, Any]] = {}
+    for stage, form, validity in (
+        ("attention", profile.attention, origin.attention),
+        ("ffn", profile.ffn, origin.ffn),
+        ("communication", profile.communication.latency, origin.communication),
+    ):
+        stages[stage] = {
+            "form": next(name for name, kind in FORMS.items() if isinstance(form, kind)),
+            "coefficients": {name: float(value) for name, value in form.coefficients().items()},
+        }
+        if isinstance(form, Table):
+            arrays = {name: np.asarray(getattr(form, name)).tolist() for name in ("places", "batch_sizes", "times")}
+            stages[stage]["table"] = arrays | {"per_slot": form.per_slot}
+        if validity.tokens is not None:
+            stages[stage]["valid_tokens"] = list(validity.tokens)
+        if validity.batch_size is not None:
+            stages[stage]["valid_batch_size"] = list(validity.batch_size)
+    stages["communication"]["link"] = next(
+        name for name, kind in LINKS.items() if isinstance(profile.communication, kind)
+    )
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "name": origin.name,
+        "source": origin.source,
+        "time_unit": profile.time_unit,
+        **stages,
+    }
+    if profile.covariance is not None:
+        document["covariance"] = np.asarray(profile.covariance).tolist()
+    if bundle is not None:
+        numbers = ("batch_size", "in_flight", "ffn_workers", "attention_weight", "ffn_weight", "layers")
+        start = next(name for name, start in STARTS.items() if isinstance(bundle.start, type(start)))
+        document["bundle"] = {name: np.asarray(getattr(bundle, name)).item() for name in numbers} | {"start": start}
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _covariance(file: _ProfileFile) -> np.ndarray | None:
+    if file.covariance is None:
+        return None
+    size = sum(len(_coefficient_fields(stage.form)) for stage in (file.attention, file.ffn, file.communication))
+    matrix = np.asarray(file.covariance, float) if len({len(row) for row in file.covariance}) == 1 else np.zeros(0)
+    if matrix.shape != (size, size) or not np.allclose(matrix, matrix.T) or not _semidefinite(matrix):
+        raise ValueError(
+            f"'covariance' must be a symmetric, non-negative {size} x {size} matrix over all coefficients in their order"
+        )
+    return matrix
+
+
+def _semidefinite(matrix: np.ndarray) -> bool:
+    """Non-negative but for rounding, in units of its own standard deviations."""
+    deviations = np.sqrt(np.clip(np.diag(matrix), 0.0, None))
+    size = np.where(deviations > 0, deviations, 1.0)
+    return bool(np.linalg.eigvalsh(matrix / np.outer(size, size)).min() > -1e-9)
+
+
+def _coefficient_fields(form: str) -> dict[str, Any]:
+    fields = FORMS[form].__dataclass_fields__
+    return {name: field for name, field in fields.items() if not field.metadata.get("tabulated")}
+
+
+def _required(field: Any) -> bool:
+    return field.default.__class__.__name__ == "_MISSING_TYPE"

@@ -1,0 +1,120 @@
+"""The stage times of one model on one set of hardware: three forms, the link between them, and where they come from."""
+
+import abc
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from afdjax._tools.types import Scalar, ScalarLike
+from afdjax.deployment.forms import Latency
+
+
+class Communication(eqx.Module):
+    """Round trip of one microbatch's activations, attention to FFN and back.
+
+    Abstract; final are `PerWorker` and `Shared`, which differ in what they charge and in whether the link can be busy.
+    """
+
+    latency: eqx.AbstractVar[Latency]
+    queues: ClassVar[bool]
+    """Whether microbatches wait for each other on the link."""
+
+    @abc.abstractmethod
+    def __call__(self, batch_size: ScalarLike, attention_workers: ScalarLike) -> Scalar:
+        """Time of the round trip."""
+
+    @abc.abstractmethod
+    def occupancy(self, batch_size: ScalarLike, attention_workers: ScalarLike) -> Scalar:
+        """For how long one microbatch keeps others from the link."""
+
+
+class PerWorker(Communication):
+    """Each attention worker has its own link: `t_C(B)`, a pure delay (arXiv:2601.21351 v1, eq 4)."""
+
+    latency: Latency
+    queues: ClassVar[bool] = False
+
+    def __call__(self, batch_size: ScalarLike, attention_workers: ScalarLike) -> Scalar:
+        return self.latency(batch_size, batch_size)
+
+    def occupancy(self, batch_size: ScalarLike, attention_workers: ScalarLike) -> Scalar:
+        return jnp.zeros_like(self(batch_size, attention_workers))
+
+
+class Shared(Communication):
+    """One link carries the merged batch: `t_C(xB)`, and serves one microbatch at a time (v2+ of the paper)."""
+
+    latency: Latency
+    queues: ClassVar[bool] = True
+
+    def __call__(self, batch_size: ScalarLike, attention_workers: ScalarLike) -> Scalar:
+        return self.latency(attention_workers * batch_size, batch_size)
+
+    def occupancy(self, batch_size: ScalarLike, attention_workers: ScalarLike) -> Scalar:
+        return self(batch_size, attention_workers)
+
+
+class Validity(eqx.Module):
+    """Where a stage was measured: the ranges of `tokens` and `batch_size`, None where nothing is known."""
+
+    tokens: tuple[float, float] | None = eqx.field(static=True, default=None)
+    batch_size: tuple[float, float] | None = eqx.field(static=True, default=None)
+
+
+class Provenance(eqx.Module):
+    """Where a profile comes from, and where it holds. Static: it takes no part in any derivative."""
+
+    name: str = eqx.field(static=True, default="unnamed")
+    source: str = eqx.field(static=True, default="")
+    attention: Validity = Validity()
+    ffn: Validity = Validity()
+    communication: Validity = Validity()
+
+
+class Profile(eqx.Module):
+    """Stage times of one model on one set of hardware, all in `time_unit`.
+
+    **Arguments:**
+
+    - `attention`: time of one attention worker for its token load.
+    - `ffn`: time of one FFN worker for its merged batch.
+    - `communication`: `PerWorker(latency)` or `Shared(latency)`; a bare `Latency` is taken as `PerWorker`.
+    - `time_unit`: the label printed with every time (`us`, `ms`, `s`, or the paper's `cycle`).
+    - `covariance`: covariance of the coefficients in the order of `coefficients()`, if they were fitted.
+    """
+
+    attention: Latency
+    ffn: Latency
+    communication: Communication
+    covariance: Float[Array, "coefficients coefficients"] | None = None
+    time_unit: str = eqx.field(static=True, default="us")
+    provenance: Provenance = Provenance()
+
+    def __init__(
+        self,
+        attention: Latency,
+        ffn: Latency,
+        communication: Communication | Latency,
+        covariance: Float[Array, "coefficients coefficients"] | None = None,
+        time_unit: str = "us",
+        provenance: Provenance | None = None,
+    ):
+        self.attention = attention
+        self.ffn = ffn
+        self.communication = PerWorker(communication) if isinstance(communication, Latency) else communication
+        self.covariance = covariance
+        self.time_unit = time_unit
+        self.provenance = Provenance() if provenance is None else provenance
+
+    def coefficients(self) -> dict[str, Any]:
+        """Every coefficient by its dotted name, `attention.per_token` and so on."""
+        stages = {"attention": self.attention, "ffn": self.ffn, "communication": self.communication.latency}
+        return {
+            f"{stage}.{name}": value for stage, form in stages.items() for name, value in form.coefficients().items()
+        }
+
+    def with_coefficients(self, values: dict[str, Any]) -> "Profile":
+        """The same profile with the named coefficients replaced."""
+        return eqx.tree_at(lambda p: [p.coefficients()[name] for name in values], self, list(values.values()))

@@ -1,0 +1,75 @@
+"""Stage times by interpolation: measured times as they are, for kernels that no formula follows."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from afdjax._tools import checks
+from afdjax._tools.fields import Number, number
+from afdjax._tools.types import Scalar, ScalarLike
+from afdjax.deployment.forms import Latency
+
+
+class Table(Latency):
+    """Measured times, interpolated by monotone cubics in log-log, times `scale`.
+
+    **Arguments:**
+
+    - `places`: where was measured, ascending: tokens, or KV tokens of one slot (`per_slot` true).
+    - `batch_sizes`: at which batch sizes, ascending; one entry where the time does not depend on it.
+    - `times`: shape (batch sizes, places).
+    - `scale`: factor on all of them; the one coefficient that is differentiated and has an uncertainty.
+    - `per_slot`: whether `places` are `tokens / batch_size` (attention) or `tokens`.
+
+    Between batch sizes log times are interpolated linearly in log batch. Before the first place and outside of the batch
+    sizes the nearest measured time holds; beyond the last place the last slope in log-log. The cubics are those of
+    Fritsch and Butland (1984): they never overshoot, so a table that rises stays rising.
+    """
+
+    places: Float[Array, " places"] = eqx.field(converter=checks.as_float, metadata={"tabulated": True})
+    batch_sizes: Float[Array, " batches"] = eqx.field(converter=checks.as_float, metadata={"tabulated": True})
+    times: Float[Array, "batches places"] = eqx.field(converter=checks.as_float, metadata={"tabulated": True})
+    scale: Number = number(1.0)
+    per_slot: bool = eqx.field(static=True, default=False, metadata={"tabulated": True})
+
+    def __check_init__(self):
+        checks.require_positive("times", self.times)
+        checks.require_positive("scale", self.scale)
+        for name, least in (("places", 2), ("batch_sizes", 1)):
+            values = getattr(self, name)
+            checks.require_positive(name, values)
+            numbers = checks.concrete(values)
+            if numbers is not None and (numbers.size < least or np.any(np.diff(numbers) <= 0)):
+                raise ValueError(f"`{name}` must be at least {least} ascending numbers, but it is {numbers.tolist()}.")
+
+    def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
+        place = jnp.log(jnp.asarray(tokens / batch_size if self.per_slot else tokens, float))
+        places, batches, times = jnp.log(self.places), jnp.log(self.batch_sizes), jnp.log(self.times)
+        i = jnp.clip(jnp.searchsorted(places, place) - 1, 0, len(places) - 2)
+        if len(batches) == 1:
+            return self.scale * jnp.exp(_monotone_cubic(places, times[0], place, i))
+        batch = jnp.clip(jnp.log(jnp.asarray(batch_size, float)), batches[0], batches[-1])
+        j = jnp.clip(jnp.searchsorted(batches, batch) - 1, 0, len(batches) - 2)
+        share = (batch - batches[j]) / (batches[j + 1] - batches[j])
+        low, high = (_monotone_cubic(places, times[row], place, i) for row in (j, j + 1))
+        return self.scale * jnp.exp((1.0 - share) * low + share * high)
+
+
+def _monotone_cubic(x: Float[Array, " places"], y: Float[Array, " places"], at: Scalar, i: ScalarLike) -> Scalar:
+    """The cubic on the interval `i` that holds `at`; constant before the first place, a line after the last."""
+    steps = jnp.diff(x)
+    secants = jnp.diff(y) / steps
+    left, right = secants[:-1], secants[1:]
+    same = left * right > 0
+    harmonic = 2.0 / (1.0 / jnp.where(same, left, 1.0) + 1.0 / jnp.where(same, right, 1.0))
+    slopes = jnp.concatenate([secants[:1], jnp.where(same, harmonic, 0.0), secants[-1:]])
+    inside = jnp.clip(at, x[0], x[-1])
+    t = (inside - x[i]) / steps[i]
+    value = (
+        (1 + 2 * t) * (1 - t) ** 2 * y[i]
+        + t * (1 - t) ** 2 * steps[i] * slopes[i]
+        + t**2 * (3 - 2 * t) * y[i + 1]
+        - t**2 * (1 - t) * steps[i] * slopes[i + 1]
+    )
+    return value + slopes[-1] * jnp.maximum(at - x[-1], 0.0)

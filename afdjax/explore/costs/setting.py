@@ -1,0 +1,159 @@
+"""What plans are judged in: a model, devices of both pools and what is reached of them, a network, a schedule, requests."""
+
+import dataclasses
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from afdjax._tools import checks
+from afdjax._tools.fields import Number, number
+from afdjax._tools.types import Scalar
+from afdjax.explore.costs.kernels import Efficiency, Kernels
+from afdjax.explore.costs.measured import Measured
+from afdjax.explore.costs.network import Links, Network, links_between, links_within
+from afdjax.explore.costs.routing import Even, Imbalance
+from afdjax.explore.costs.schedule import FourStage, Schedule
+from afdjax.explore.models.model import Model
+from afdjax.hardware.accelerator import GIBI, Accelerator
+from afdjax.hardware.formats import bytes_of
+
+
+T = TypeVar("T")
+
+
+def in_double(tree: T) -> T:
+    """The same with every float leaf in double precision: one made in single precision would hold all results there."""
+    return jax.tree.map(lambda leaf: leaf.astype(float) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+class UseCase(eqx.Module):
+    """Lengths of the requests [tokens]: `prefix` that is in the cache already, new `prompt`, `output`.
+
+    Where lengths vary, long requests are in the batch for longer: `lingering` is by how much the mean context of a decoding
+    request, theta, is above prefix + prompt + output / 2.
+    """
+
+    prefix: Number = number()
+    prompt: Number = number()
+    output: Number = number()
+    lingering: Number = number(0.0)
+
+    def __check_init__(self):
+        checks.require_non_negative("prefix", self.prefix)
+        checks.require_at_least("prompt", self.prompt, 1.0)
+        checks.require_at_least("output", self.output, 1.0)
+
+    @property
+    def decode_context(self) -> Scalar:
+        """Mean context of a decoding request."""
+        return self.prefix + self.prompt + self.output / 2.0 + self.lingering
+
+    @property
+    def prefill_context(self) -> Scalar:
+        """Mean context of a token of a new prompt."""
+        return self.prefix + self.prompt / 2.0
+
+    @property
+    def longest(self) -> Scalar:
+        """Context of a request at its end, or the mean context where that is longer."""
+        return jnp.maximum(self.prefix + self.prompt + self.output, self.decode_context)
+
+
+USE_CASES = {
+    "chat": UseCase(4096.0, 512.0, 256.0),
+    "coding": UseCase(2048.0, 4096.0, 1024.0),
+    "agentic-coding": UseCase(524_288.0, 256.0, 8192.0),
+}
+"""Those of arXiv:2605.28302."""
+
+
+PARTS = {
+    "router": "routers, and projections to a latent",
+    "shared": "shared experts",
+    "dense": "dense layers of a model with experts",
+}
+"""What beside attention and routed experts is on one side or the other."""
+
+
+class Setting(eqx.Module):
+    """Everything that a plan is judged in: model, hardware of both pools, what is reached of it, network, schedule, requests.
+
+    `cache` format of the KV cache. `imbalance`: how uneven the experts' work is, and what travels to them. `measured`: by the
+    name of a device, what was measured there of the kernels of each kind of layer. `joined`: attention and FFN devices are of
+    one pool, and may share a scale-up domain. Replicas that hold everything are meant for one kind of device.
+    `with_attention`: which of `PARTS` run on the attention devices, where there are others. By default shared experts do not
+    (AIConfigurator; in the prototype of arXiv:2605.28302 they do). Without its router attention does not know where tokens go:
+    each goes to one of the FFN devices, which pass it on among themselves. Dense layers that are not with attention are held
+    whole by every FFN device, and each of them works on its share of the tokens.
+    `accepted`: tokens that a step gives each request, `drafted` of them proposed beside the first (by the model's own draft
+    layers, whose weights and caches are not counted, or for nothing where it has none). `reserve` [bytes]: memory of each device
+    that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
+    """
+
+    model: Model
+    attention_device: Accelerator
+    ffn_device: Accelerator
+    requests: UseCase
+    efficiency: Efficiency = Efficiency()
+    network: Network = Network()
+    schedule: Schedule = FourStage()
+    imbalance: Imbalance = Even()
+    accepted: Number = number(1.0)
+    drafted: Number = number(0.0)
+    reserve: Number = number(3.9 * GIBI)
+    measured: dict[str, tuple[Measured, ...]] = eqx.field(default_factory=dict)
+    cache: str = eqx.field(static=True, default="bf16")
+    with_attention: tuple[str, ...] = eqx.field(static=True, default=("router", "dense"))
+    joined: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        checks.require_at_least("accepted", self.accepted, 1.0)
+        checks.require_non_negative("drafted", self.drafted)
+        numbers = checks.concrete(self.accepted), checks.concrete(self.drafted)
+        if numbers[0] is not None and numbers[1] is not None and (numbers[0] > 1.0 + numbers[1]).any():
+            raise ValueError(f"`accepted` must be at most 1 + drafted, but it is {float(numbers[0].max()):g}.")
+        checks.require_non_negative("reserve", self.reserve)
+        bytes_of(self.cache, "cache")
+        for part in self.with_attention:
+            if part not in PARTS:
+                raise ValueError(f"`with_attention` must be of {', '.join(PARTS)}, but it has {part}.")
+        for name, parts in self.measured.items():
+            if len(parts) != len(self.model.layers):
+                raise ValueError(
+                    f"`measured` must have an entry for each of the model's {len(self.model.layers)} kinds of layers, but for "
+                    f"{name} it has {len(parts)}."
+                )
+
+    @property
+    def prompt_beside(self) -> Scalar:
+        """Prompt tokens of new requests that a step of one decoding request uses up, where one replica does both."""
+        return self.requests.prompt * self.accepted / self.requests.output
+
+    def on(self, attention_device: Accelerator, ffn_device: Accelerator, joined: bool = True) -> "Setting":
+        """The same with other devices, of one pool or (not `joined`) of two."""
+        return dataclasses.replace(self, attention_device=attention_device, ffn_device=ffn_device, joined=joined)
+
+    @property
+    def anonymous(self) -> "Setting":
+        """The same without the names of its devices where they are not needed: one program for all of them."""
+        if self.measured:
+            return self
+        nameless = (dataclasses.replace(device, name="") for device in (self.attention_device, self.ffn_device))
+        return self.on(*nameless, joined=self.joined)
+
+    @property
+    def between(self) -> Links:
+        """What attention and FFN devices talk over."""
+        return links_between(self.attention_device, self.ffn_device, self.efficiency, self.joined)
+
+    def within(self, device: Accelerator) -> Links:
+        """What devices of one kind talk over."""
+        return links_within(device, self.efficiency)
+
+    def kernels(self, device: Accelerator, part: int) -> Kernels:
+        """Costs of one kind of layer on one kind of device."""
+        parts = self.measured.get(device.name)
+        measured = parts[part] if parts else Measured()
+        return Kernels(device, self.efficiency, self.model.formats, self.cache, measured)

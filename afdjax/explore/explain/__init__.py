@@ -1,0 +1,1 @@
+"""What binds a plan, what it is sensitive to, and how it is handed to the planner."""

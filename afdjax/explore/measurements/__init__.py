@@ -1,0 +1,1 @@
+"""Measured tables in place of the cost model, and constants fitted to them."""

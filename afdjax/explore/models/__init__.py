@@ -1,0 +1,1 @@
+"""Models as stacks of layers, by what they cost."""

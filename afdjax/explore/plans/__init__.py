@@ -1,0 +1,1 @@
+"""Replicas, candidates, and the search for the best plan of every level."""

@@ -1,0 +1,1 @@
+"""Parts: what an accelerator can do at best, data types, and names of devices."""

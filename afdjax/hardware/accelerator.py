@@ -1,0 +1,75 @@
+"""What an accelerator can do at best: memory, operations, links, price and power."""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Float
+
+from afdjax._tools import checks
+from afdjax._tools.fields import Number, number
+from afdjax._tools.types import Scalar
+
+
+GIGA = 1e9
+GIBI = 2.0**30
+TERA = 1e12
+MICRO = 1e-6
+
+NARROWER = ("fp4", "fp8", "int8", "bf16")
+"""Data types of arithmetic, the fastest first."""
+
+
+class Link(eqx.Module):
+    """One tier of the network, as a device sees it.
+
+    `bandwidth` [bytes/s, one way, per device], `latency` [s of one message], `devices` that the tier connects at full
+    bandwidth (infinitely many for a scale-out network).
+    """
+
+    bandwidth: Number = number()
+    latency: Number = number()
+    devices: Number = number()
+
+    def __check_init__(self):
+        checks.require_positive("bandwidth", self.bandwidth)
+        checks.require_non_negative("latency", self.latency)
+
+
+def _floats(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: checks.as_float(value) for name, value in values.items()}
+
+
+class Accelerator(eqx.Module):
+    """One device (a GPU, an NPU package, a TPU chip) by its data sheet.
+
+    `memory` [bytes], `bandwidth` [bytes/s], `peak` [dense operations/s by data type of the arithmetic: bf16, fp8, int8, fp4],
+    `scale_up` and `scale_out`: its links (PCIe parts: one of them may be all there is). `price` [per hour, in the unit of its
+    source], `relative_price` [an L20 is 1] and `power` [W] are None where no source is known.
+    """
+
+    memory: Scalar = eqx.field(converter=checks.as_float)
+    bandwidth: Scalar = eqx.field(converter=checks.as_float)
+    peak: dict[str, Float[Any, ""]] = eqx.field(converter=_floats)
+    scale_up: Link
+    scale_out: Link
+    price: Scalar | None = eqx.field(default=None, converter=checks.as_float)
+    relative_price: Scalar | None = eqx.field(default=None, converter=checks.as_float)
+    power: Scalar | None = eqx.field(default=None, converter=checks.as_float)
+    name: str = eqx.field(default="", static=True)
+
+    def __check_init__(self):
+        checks.require_positive("memory", self.memory)
+        checks.require_positive("bandwidth", self.bandwidth)
+        if not self.peak:
+            raise ValueError("`peak` must hold the operations per second of at least one data type.")
+
+    def operations(self, precision: str | None) -> Scalar:
+        """Peak [1/s] of arithmetic with operands of this data type; of the fastest known one where it is not known.
+
+        Where the device has no units for it, operands are widened: fp4 runs as fp8, fp8 as bf16. MXFP4 weights meet FP8
+        activations, and run as those.
+        """
+        kinds = {"mxfp4": "fp8", "nvfp4": "fp4", "float16": "bf16", "bfloat16": "bf16"}
+        wider = {"fp4": ("fp4", "fp8", "bf16"), "fp8": ("fp8", "bf16"), "int8": ("int8", "bf16"), "bf16": ("bf16",)}
+        runs_as = wider.get(kinds.get(precision or "", precision or ""), NARROWER)
+        return self.peak[next((kind for kind in runs_as if kind in self.peak), next(iter(self.peak)))]

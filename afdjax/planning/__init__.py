@@ -1,0 +1,1 @@
+"""The best ratio, and the plan around it."""

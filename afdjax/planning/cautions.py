@@ -1,0 +1,84 @@
+"""What to keep in mind about a plan: the end of the search, rows left out, drift, heavy tails, extrapolation."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from afdjax.cycles.barrier import Gaussian, MeanField
+from afdjax.deployment.profile import Validity
+from afdjax.workload.laws import Requests, Workload
+
+
+if TYPE_CHECKING:
+    from afdjax.planning.planner import Plan
+
+
+SHORT_DECODE = 15
+"""Mean decode steps below which `afdjax.cycles.lead` leaves more than half a percent of the cycle time."""
+
+
+def cautions(plan: "Plan", inside: bool, max_ratio: int | float) -> list[str]:
+    """One line each; `inside` is whether r* is inside of the range searched, which ends at `max_ratio`."""
+    notes = []
+    if not inside:
+        if plan.attention_workers == len(plan.curve.attention_workers):
+            notes.append(
+                f"Throughput still rises at the end of the search, {max_ratio:g} attention workers per FFN worker: raise "
+                "--max-ratio."
+            )
+        else:
+            notes.append("One attention worker is already the best: raise --ffn-workers to look below this ratio.")
+    if isinstance(plan.workload, Requests):
+        source = plan.workload.source
+        if source.without_decode:
+            notes.append(
+                f"{source.without_decode:,} requests without a decode step were left out: they never hold a slot."
+            )
+        if source.bad_rows:
+            notes.append(f"{source.bad_rows:,} bad rows were skipped.")
+    if plan.diagnostics is not None:
+        low, high = plan.diagnostics.drift or (0.0, 0.0)
+        if max(-low, high) > 0.1:
+            notes.append(f"theta drifts by {low:+.0%} to {high:+.0%} over the log: plan for its worst window, too.")
+        if plan.diagnostics.top_share > 0.1:
+            notes.append(
+                f"1 % of the requests carry {plan.diagnostics.top_share:.0%} of the token load: theta needs a long log."
+            )
+    runs_ahead = plan.bundle.start.runs_ahead and plan.bundle.in_flight > 1
+    if plan.decode_mean is not None and plan.decode_mean < SHORT_DECODE and runs_ahead:
+        notes.append(
+            f"Decodes are short ({plan.decode_mean:.0f} steps on average), shorter than the lead of a fast worker lasts: the "
+            "cycle time may be up to 2 % too long; --check simulates it."
+        )
+    if isinstance(plan.barrier, MeanField):
+        notes.append("The mean-field barrier ignores stragglers: its throughput is too high, most of all near balance.")
+    if isinstance(plan.barrier, Gaussian) and isinstance(plan.workload, Workload):
+        skewness = float(plan.workload.skewness) / float(np.sqrt(plan.bundle.batch_size))
+        if skewness > 0.3:
+            notes.append(f"A worker's load is skewed ({skewness:.1f}): the Gaussian barrier is low, use the exact one.")
+    if plan.closed_form is None:
+        notes.append(
+            "The profile has no closed form (FFN or communication is not affine): the optimum does not need it."
+        )
+    notes.extend(_outside_validity(plan))
+    return notes
+
+
+def _outside_validity(plan: "Plan") -> list[str]:
+    """Stages that are used outside of the range in which they were measured."""
+    batch_size = float(plan.bundle.batch_size)
+    merged = plan.attention_workers * batch_size / float(plan.bundle.ffn_workers)
+    used = {"attention": batch_size * plan.theta, "ffn": merged, "communication": batch_size}
+    notes = []
+    for stage, tokens in used.items():
+        validity: Validity = getattr(plan.profile.provenance, stage)
+        for what, value, allowed in (
+            ("tokens", tokens, validity.tokens),
+            ("batch size", batch_size, validity.batch_size),
+        ):
+            if allowed is not None and not allowed[0] <= value <= allowed[1]:
+                notes.append(
+                    f"{stage} is extrapolated: {value:,.0f} {what} are in use, measured were {allowed[0]:,.0f} to "
+                    f"{allowed[1]:,.0f}."
+                )
+    return notes

@@ -1,0 +1,96 @@
+"""The mean-field closed form of the ratio, with its regimes and all of its candidates.
+
+For affine FFN and communication times and the mean token load, the cycle max{t_A, t_C, t_F} is piecewise linear in r, and
+throughput per instance is best at a corner of it or at the stationary point of one of its lines.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from afdjax._tools.types import Scalar, ScalarLike
+from afdjax.deployment.bundle import Bundle
+from afdjax.deployment.forms import Affine
+from afdjax.deployment.profile import Profile, Shared
+
+
+REGIMES = ("attention", "communication", "ffn")
+
+
+class ClosedForm(eqx.Module):
+    """The mean-field ratio and where it comes from. All ratios are r = x / y and may lie outside what can be built.
+
+    - `ratio`: r*, the best of the candidates.
+    - `ratio_attention`: where the FFN takes as long as attention, eq 15 of the paper.
+    - `ratio_communication`: where the binding of communication ends: with a link per worker, where the FFN takes as
+      long as the transfer (eq 16); with a shared link, where the link takes as long as attention.
+    - `ratio_peak`: the stationary point sqrt(base / slope) of the FFN-bound branch, eq 18.
+    - `ratio_link_peak`, `ratio_crossing`: shared link only (else NaN): the stationary point of the link-bound branch,
+      and where link and FFN take equally long.
+    - `decided_by`: index into `REGIMES` of the stage that sets r*.
+    """
+
+    ratio: Scalar
+    ratio_attention: Scalar
+    ratio_communication: Scalar
+    ratio_peak: Scalar
+    ratio_link_peak: Scalar
+    ratio_crossing: Scalar
+    decided_by: Int[Array, ""]
+
+    @property
+    def regime(self) -> str:
+        """The stage that sets r*: `attention`, `communication` or `ffn`. Needs concrete values."""
+        return REGIMES[int(self.decided_by)]
+
+
+def closed_form(slot_load: ScalarLike, profile: Profile, bundle: Bundle) -> ClosedForm:
+    """The paper's mean-field rule for a mean token load of `slot_load` per slot [tokens].
+
+    arXiv:2601.21351 v1 eqs 15-19 for `PerWorker` communication, its v2+ candidates for `Shared`; y FFN workers and
+    instance weights are added (they move the stationary points only). Use `workload.theta` for the stationary load or
+    `horizon_load(...)` for the paper's finite horizon. Raises `TypeError` if FFN or communication is not `Affine`.
+    """
+    ffn, link = profile.ffn, profile.communication.latency
+    if not (isinstance(ffn, Affine) and isinstance(link, Affine)):
+        raise TypeError(
+            "The closed form must have `Affine` FFN and communication times, but the profile has "
+            f"`{type(ffn).__name__}` and `{type(link).__name__}`: use `optimal_ratio`, which takes every form."
+        )
+    batch = bundle.batch_size
+    attention = profile.attention(batch * slot_load, batch)
+    weight = bundle.ffn_weight / bundle.attention_weight
+    nan = jnp.full_like(attention, jnp.nan)
+
+    ratio_attention = (attention - ffn.base) / (ffn.per_token * batch)
+    ratio_peak = jnp.sqrt(ffn.base * weight / (ffn.per_token * batch))
+    if isinstance(profile.communication, Shared):
+        slope = link.per_token * batch * bundle.ffn_workers
+        ratio_communication = (attention - link.base) / slope
+        ratio_link_peak = jnp.sqrt(link.base * weight / slope)
+        ratio_crossing = (link.base - ffn.base) / (ffn.per_token * batch - slope)
+        candidates = [ratio_attention, ratio_communication, ratio_peak, ratio_link_peak, ratio_crossing]
+        deciders = jnp.asarray([0, 1, 2, 1, 1])
+    else:
+        ratio_communication = (link(batch, batch) - ffn.base) / (ffn.per_token * batch)
+        ratio_link_peak = ratio_crossing = nan
+        candidates = [ratio_attention, ratio_communication, ratio_peak]
+        deciders = jnp.asarray([0, 1, 2])
+
+    ratios = jnp.stack(candidates)
+    usable = jnp.isfinite(ratios) & (ratios > 0)
+    trial = jnp.where(usable, ratios, 1.0)
+    stages = lambda r: jnp.maximum(ffn(r * batch, batch), profile.communication(batch, r * bundle.ffn_workers))
+    cycle = jnp.maximum(attention, jax.vmap(stages)(trial))
+    value = jnp.where(usable, trial / ((trial + weight) * cycle), -jnp.inf)
+    best = jnp.argmax(value)
+    return ClosedForm(
+        ratio=ratios[best],
+        ratio_attention=ratio_attention,
+        ratio_communication=ratio_communication,
+        ratio_peak=ratio_peak,
+        ratio_link_peak=ratio_link_peak,
+        ratio_crossing=ratio_crossing,
+        decided_by=deciders[best],
+    )

@@ -1,0 +1,82 @@
+"""The best ratio of attention to FFN workers: continuous and differentiable, and in whole workers.
+
+`optimal_ratio` maximises throughput per instance over real r = x / y: a scan over a geometric grid finds the hill,
+`hill_top` its top, and the implicit function theorem the derivatives.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from afdjax._tools import checks
+from afdjax._tools.hill import Point, hill_top
+from afdjax._tools.types import Scalar, ScalarLike
+from afdjax.cycles.barrier import Barrier, Exact
+from afdjax.cycles.cycle import expected_cycle
+from afdjax.cycles.loads import WorkerLoad
+from afdjax.deployment.bundle import Bundle, throughput_of
+from afdjax.deployment.profile import Profile
+from afdjax.workload.slots import SlotLoad
+
+
+MAX_RATIO = 64.0
+"""Default end of the search for r."""
+
+_SCAN = 7
+_ROUNDING = 1e-3
+
+
+def optimal_ratio(
+    workload: SlotLoad,
+    profile: Profile,
+    bundle: Bundle,
+    barrier: Barrier | None = None,
+    max_ratio: ScalarLike = MAX_RATIO,
+) -> Scalar:
+    """The real ratio r* in [1 / y, `max_ratio`] with the best throughput per (weighted) instance.
+
+    **Arguments:** scalars throughout, batch them with `jax.vmap`; `barrier` defaults to `Exact()`.
+
+    **Returns:** r* = x / y. `jax.grad`, `jax.jvp`, `jax.vmap` and `jax.jit` work over every coefficient, the bundle's
+    numbers and the workload (at a bound of the range the derivative is zero).
+
+    Where the cycle has corners in r that no randomness of the loads smooths, it is rounded off over 0.1 % before it is
+    maximised: attention of `MeanField` (its workers get a normal load with that deviation), and the crossing of a
+    shared link with the FFN. Raises `ValueError` for an empty range.
+    """
+    check_range(bundle, max_ratio)
+    load = (Exact() if barrier is None else barrier).worker_load(workload, bundle.batch_size)
+    return ratio_for(load, profile, bundle, max_ratio)
+
+
+def ratio_for(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio: ScalarLike = MAX_RATIO) -> Scalar:
+    """`optimal_ratio` for workers whose token load has the law `load`."""
+    objective = lambda log_ratio: log_throughput(load, profile, bundle, log_ratio)
+    low = lax.stop_gradient(-jnp.log(bundle.ffn_workers))
+    high = lax.stop_gradient(jnp.log(checks.as_float(max_ratio)))
+    grid = low + (high - low) * jnp.linspace(0.0, 1.0, _SCAN)
+    values, slopes = lax.stop_gradient(lax.map(jax.value_and_grad(objective), grid))
+    best = jnp.argmax(values)
+    # the top is on the side to which throughput rises at the best point; at a bound of the range it may be the bound itself
+    left = jnp.clip(jnp.where(slopes[best] > 0, best, best - 1), 0, _SCAN - 2)
+    below, above = (Point(grid[i], values[i], slopes[i]) for i in (left, left + 1))
+    inside = (below.slope > 0) & (above.slope <= 0)
+    return jnp.exp(jnp.where(inside, hill_top(objective, below, above), grid[best]))
+
+
+def log_throughput(load: WorkerLoad, profile: Profile, bundle: Bundle, log_ratio: Scalar) -> Scalar:
+    """log of the throughput per instance at r = exp(`log_ratio`), rounded off as `optimal_ratio` says."""
+    workers = jnp.exp(log_ratio) * bundle.ffn_workers
+    cycle = bundle.layers * expected_cycle(load.rounded(_ROUNDING), profile, bundle, workers, _ROUNDING)
+    return jnp.log(throughput_of(cycle, bundle, workers))
+
+
+def check_range(bundle: Bundle, max_ratio: ScalarLike) -> None:
+    """Raise `ValueError` for a range of ratios in which there is nothing to search."""
+    high, workers = checks.concrete(max_ratio), checks.concrete(bundle.ffn_workers)
+    if high is not None and workers is not None and not (np.all(np.isfinite(high)) and np.all(high * workers > 1)):
+        raise ValueError(
+            f"`max_ratio` must be above 1 / ffn_workers = {1.0 / float(np.max(workers)):g}, the ratio with one attention "
+            f"worker, but it is {float(np.min(high)):g}: the range of ratios is empty."
+        )

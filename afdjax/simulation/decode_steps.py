@@ -1,0 +1,89 @@
+"""Decode steps of bundles: every microbatch goes once through every layer, with the token loads of that step.
+
+With a profile per layer a step is L rounds of the same stage times. The pipeline then soon repeats itself, round by round:
+from there on the rounds that are left are added up instead of being walked through, which is exact.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from afdjax.deployment.bundle import Bundle
+from afdjax.deployment.profile import Profile
+from afdjax.simulation.pipeline import Account, BalancedAccount, Pass, PerWorker, Pipeline, Stages, pass_through, rebase
+
+
+def stages_of(profile: Profile, bundle: Bundle, attention_workers: Float[Array, " bundles"], most: int) -> Stages:
+    """Stage times of a bundle for each entry of `attention_workers`, with room for `most` workers."""
+
+    def of(workers):
+        merged = workers * bundle.batch_size / bundle.ffn_workers
+        communication = profile.communication(bundle.batch_size, workers)
+        occupancy = profile.communication.occupancy(bundle.batch_size, workers)
+        return profile.ffn(merged, bundle.batch_size), communication / 2.0, occupancy / 2.0
+
+    ffn, transfer, occupancy = (time[None] for time in jax.vmap(of)(attention_workers))
+    return Stages(
+        ffn=ffn,
+        transfer=transfer,
+        occupancy=occupancy,
+        working=(jnp.arange(most, dtype=ffn.dtype)[:, None] < attention_workers[None, :]).astype(ffn.dtype),
+        queues=profile.communication.queues,
+        together=not bundle.start.runs_ahead,
+    )
+
+
+def attention_times(profile: Profile, bundle: Bundle, tokens: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Attention time of every load in `tokens`."""
+    time = jax.vmap(lambda load: profile.attention(load, bundle.batch_size))
+    return time(tokens.ravel()).reshape(tokens.shape)
+
+
+Taken = TypeVar("Taken", Account, BalancedAccount)
+
+
+def decode_step(
+    pipeline: Pipeline,
+    attention: tuple[PerWorker, ...],
+    stages: Stages,
+    layers: int,
+    measure: Callable[[Pipeline, Pass, int, Stages], Taken],
+) -> tuple[Pipeline, Taken]:
+    """One decode step, `attention` for each microbatch: the pipeline after it, and the sum of what each pass took."""
+    pipeline, taken = _round(pipeline, attention, stages, measure)
+    if layers == 1:
+        return pipeline, taken
+    tolerance = 64.0 * jnp.finfo(attention[0].dtype).eps
+
+    def another(state):
+        pipeline, _, total, done, _ = state
+        after, taken = _round(pipeline, attention, stages, measure)
+        times = [leaf for leaf in jax.tree.leaves((after, pipeline)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        new, old = times[: len(times) // 2], times[len(times) // 2 :]
+        moved = jnp.stack([jnp.max(jnp.abs(a - b)) for a, b in zip(new, old, strict=True)])
+        repeats = jnp.max(moved) <= tolerance * jnp.max(taken.elapsed)
+        return after, taken, jax.tree.map(jnp.add, total, taken), done + 1, repeats
+
+    pipeline, last, total, done, _ = eqxi.while_loop(
+        lambda state: ~state[4] & (state[3] < layers),
+        another,
+        (pipeline, taken, taken, jnp.asarray(1, jnp.int32), jnp.asarray(False)),
+        max_steps=layers,
+        kind="checkpointed",
+    )
+    left = (layers - done).astype(attention[0].dtype)
+    return pipeline, jax.tree.map(lambda sum, each: sum + left * each, total, last)
+
+
+def _round(pipeline: Pipeline, attention, stages: Stages, measure) -> tuple[Pipeline, Taken]:
+    """Every microbatch once; the clock of the pipeline returned stands at the end of the last FFN pass."""
+    taken = []
+    for microbatch, times in enumerate(attention):
+        after, step = pass_through(pipeline, microbatch, times, stages)
+        taken.append(measure(pipeline, step, microbatch, stages))
+        pipeline = rebase(after)
+    return pipeline, jax.tree.map(lambda *each: sum(each[1:], each[0]), *taken)

@@ -1,0 +1,364 @@
+"""The joint law of prompt and decode lengths, and what it makes one decode slot hold.
+
+A slot that serves a request (P, D) holds P + a tokens at age a = 0, ..., D - 1 and is refilled at once. By renewal reward
+the stationary slot is: a request drawn with probability proportional to D, at a uniform age. So its load L has
+
+    theta     = E[L]   = E[D P + D (D - 1) / 2] / E[D]
+    nu^2      = Var[L] = E[D P^2 + P D (D - 1) + D (D - 1) (2 D - 1) / 6] / E[D] - theta^2
+    P(L < t)           = E[min((t - P)^+, D)] / E[D]                                        for whole numbers t
+    variation          = E[(P + D - P')^2] / E[D],  P' the prompt of the next request: each completion is a jump
+
+for any joint law of (P, D), correlated or not (arXiv:2601.21351 v2+, the slot-load statistic theta; its v1 has the case of
+an independent geometric D). All averages are per decode step.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from afdjax._tools import checks
+from afdjax._tools.types import Column, PerRequest, Scalar, ScalarLike
+from afdjax.workload.lengths import Length
+from afdjax.workload.sampling import AliasTable, Lengths, MixedSampler, PairSampler, RequestSampler, RowSampler, Words
+from afdjax.workload.slots import SlotLoad
+
+
+LONGEST = 100_000_000
+"""Lengths above this many tokens are taken for a mistake (another unit, a time stamp in the wrong column)."""
+
+
+class Workload(SlotLoad):
+    """A joint law of prompt length P and decode length D, and everything that follows from it.
+
+    Abstract. Final implementations: `Requests` (a log, or a histogram of one), `Independent` (a law for each length),
+    `Mixture` (several services on the same slots).
+    """
+
+    @abc.abstractmethod
+    def _step_moments(self) -> Float[Array, " 4"]:
+        """E[sum over ages of L^k] for k = 0, 1, 2, 3, per request; the first is E[D]."""
+
+    @abc.abstractmethod
+    def _end_moments(self) -> Float[Array, "2 2"]:
+        """E[(P, P^2)] and E[(P + D, (P + D)^2)]: the loads between which a slot moves, per request."""
+
+    @property
+    def prompt_mean(self) -> Scalar:
+        """Mean prompt length per request [tokens]."""
+        return self._end_moments()[0, 0]
+
+    @property
+    def decode_mean(self) -> Scalar:
+        """Mean decode length per request [steps]."""
+        return self._step_moments()[0]
+
+    @property
+    def theta(self) -> Scalar:
+        steps, load, _, _ = self._step_moments()
+        return load / steps
+
+    @property
+    def nu(self) -> Scalar:
+        steps, load, square, _ = self._step_moments()
+        return _safe_sqrt(square / steps - (load / steps) ** 2)
+
+    @property
+    def variation(self) -> Scalar:
+        (first, first_square), (last, last_square) = self._end_moments()
+        return (last_square - 2.0 * last * first + first_square) / self.decode_mean
+
+    @property
+    def skewness(self) -> Scalar:
+        """Skewness of the stationary token load of one slot."""
+        steps, *raw = self._step_moments()
+        mean, square, cube = (moment / steps for moment in raw)
+        variance = square - mean**2
+        third = cube - 3.0 * mean * square + 2.0 * mean**3
+        return jnp.where(variance > 0, third / jnp.where(variance > 0, variance, 1.0) ** 1.5, 0.0)
+
+    def slot_pmf(self) -> Float[Array, " support"]:
+        """P(L = l) for l = 0, 1, ..., up to the largest load; needs concrete lengths (not inside `jax.jit`)."""
+        _, high = self.slot_range()
+        cdf = _slot_cdf(self, jnp.arange(int(np.ceil(float(high))) + 1, dtype=float))
+        return cdf[1:] - cdf[:-1]
+
+    @abc.abstractmethod
+    def sampler(self) -> RequestSampler:
+        """Draws requests: tables that are made once and then need a few look-ups for each request."""
+
+    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Lengths, Lengths]:
+        """Fresh requests: (prompt, decode), each of `shape`."""
+        return self.sampler().fresh(_words(key, shape))
+
+    def sample_stationary(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Lengths, Lengths, Lengths]:
+        """What a slot serves at a random step: (prompt, decode, age), each of `shape`; its load is prompt + age."""
+        return self.sampler().stationary(_words(key, shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a workload comes from; static, printed with every result.
+
+    `requests` is the number behind the rows, `without_decode` how many were left out because they never held a slot,
+    `bad_rows` how many rows were skipped on request.
+    """
+
+    name: str = "requests"
+    requests: int = 0
+    without_decode: int = 0
+    bad_rows: int = 0
+    origin: str = ""
+    licence: str = ""
+
+
+class Requests(Workload):
+    """The empirical law of a request log, or of a weighted histogram of one.
+
+    **Arguments:**
+
+    - `prompt`: prompt lengths P >= 0, whole tokens, shape (requests,).
+    - `decode`: decode steps D >= 1, shape (requests,).
+    - `weight`: how many requests a row stands for (default: one each), shape (requests,).
+    - `time`: arrival times [s], ascending, if they are known: the rows are then in time order and neighbours may
+      depend on each other.
+    - `covariance`: sampling covariance of (theta, nu), shape (2, 2), where the rows no longer show it (a histogram).
+    - `source`: a `Source`.
+
+    Raises `ValueError` for lengths that are empty, fractional, negative, not finite or above 1e8.
+    """
+
+    prompt: PerRequest
+    decode: PerRequest
+    weight: PerRequest
+    time: PerRequest | None
+    covariance: Float[Array, "2 2"] | None
+    source: Source = eqx.field(static=True)
+
+    def __init__(
+        self,
+        prompt: Column,
+        decode: Column,
+        weight: Column | None = None,
+        time: Column | None = None,
+        covariance: ArrayLike | None = None,
+        source: Source | None = None,
+    ):
+        lengths = {"prompt": np.asarray(prompt, float), "decode": np.asarray(decode, float)}
+        weights = np.ones_like(lengths["prompt"]) if weight is None else np.asarray(weight, float)
+        if lengths["prompt"].size == 0:
+            raise ValueError("`prompt` must hold at least one request, but it is empty.")
+        times = None if time is None else np.asarray(time, float)
+        given = {**lengths, "weight": weights} | ({} if times is None else {"time": times})
+        for name, array in given.items():
+            if array.ndim != 1 or array.shape != lengths["prompt"].shape:
+                raise ValueError(
+                    f"`{name}` must have one entry for each request, shape {lengths['prompt'].shape}, but it has shape "
+                    f"{array.shape}."
+                )
+        for name, least in (("prompt", 0), ("decode", 1)):
+            values = lengths[name]
+            good = np.isfinite(values) & (values >= least) & (values <= LONGEST) & (values == np.floor(values))
+            if not good.all():
+                row = int(np.argmin(good))
+                raise ValueError(
+                    f"`{name}` must hold whole numbers from {least} to {LONGEST:,}, but row {row} is {values[row]:g}."
+                )
+        if not (np.isfinite(weights).all() and (weights > 0).all()):
+            raise ValueError("`weight` must hold finite numbers above 0, but some entries are not.")
+        if times is not None and not (np.isfinite(times).all() and (np.diff(times) >= 0).all()):
+            raise ValueError("`time` must be finite and ascending, but it is not: sort the requests by time.")
+        self.prompt = jnp.asarray(lengths["prompt"], float)
+        self.decode = jnp.asarray(lengths["decode"], float)
+        self.weight = jnp.asarray(weights, float)
+        self.time = None if times is None else jnp.asarray(times, float)
+        self.covariance = None if covariance is None else jnp.asarray(covariance, float)
+        self.source = Source(requests=round(float(weights.sum()))) if source is None else source
+
+    def _end_moments(self) -> Float[Array, "2 2"]:
+        ends = jnp.stack([self.prompt, self.prompt + self.decode])
+        return jnp.stack([ends, ends**2], axis=1) @ self.weight / jnp.sum(self.weight)
+
+    def _step_moments(self) -> Float[Array, " 4"]:
+        sums = jnp.stack(sums_over_ages(self.prompt, self.decode))
+        return sums @ self.weight / jnp.sum(self.weight)
+
+    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        # sum_i w_i min((t - P_i)^+, D_i) is a difference of two ramps: one starts at P_i, one at P_i + D_i.
+        steps = jnp.sum(self.weight * self.decode)
+        return (self._ramps(self.prompt, load) - self._ramps(self.prompt + self.decode, load)) / steps
+
+    def _ramps(self, start: PerRequest, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        """sum_i w_i (load - start_i)^+ by one sort and prefix sums."""
+        order = jnp.argsort(start)
+        begin, weight = start[order], self.weight[order]
+        centre = jnp.mean(begin)  # keeps the prefix sums small
+        count = jnp.concatenate([jnp.zeros(1), jnp.cumsum(weight)])
+        total = jnp.concatenate([jnp.zeros(1), jnp.cumsum(weight * (begin - centre))])
+        below = jnp.searchsorted(begin, load)
+        return count[below] * (load - centre) - total[below]
+
+    def slot_range(self) -> tuple[Scalar, Scalar]:
+        return jnp.min(self.prompt), jnp.max(self.prompt + self.decode)
+
+    def sampler(self) -> RequestSampler:
+        return RowSampler(self.prompt, self.decode, self.weight, self.weight * self.decode)
+
+
+class Independent(Workload):
+    """Prompt and decode lengths that do not depend on each other, each with its own law.
+
+    The load of a slot is then a fresh prompt plus an independent stationary age.
+    """
+
+    prompt: Length
+    decode: Length
+
+    def _end_moments(self) -> Float[Array, "2 2"]:
+        p1, p2 = self.prompt.moment(1), self.prompt.moment(2)
+        d1, d2 = self.decode.moment(1), self.decode.moment(2)
+        return jnp.stack([p1, p2, p1 + d1, p2 + 2.0 * p1 * d1 + d2]).reshape(2, 2)
+
+    def _step_moments(self) -> Float[Array, " 4"]:
+        p1, p2, p3 = (self.prompt.moment(order) for order in (1, 2, 3))
+        exceedance = self.decode.exceedance()
+        age = jnp.arange(exceedance.shape[0], dtype=float)
+        a0, a1, a2, a3 = (jnp.sum(age**order * exceedance) for order in (0, 1, 2, 3))
+        return jnp.stack([a0, a0 * p1 + a1, a0 * p2 + 2.0 * p1 * a1 + a2, a0 * p3 + 3.0 * p2 * a1 + 3.0 * p1 * a2 + a3])
+
+    def slot_pmf(self) -> Float[Array, " support"]:
+        age = self.decode.exceedance() / self.decode.mean
+        prompt = self.prompt.pmf()
+        size = prompt.shape[0] + age.shape[0] - 1
+        spectrum = jnp.fft.rfft(prompt, n=size) * jnp.fft.rfft(age, n=size)
+        return jnp.maximum(jnp.fft.irfft(spectrum, n=size), 0.0)
+
+    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        cdf = jnp.concatenate([jnp.zeros(1), jnp.cumsum(self.slot_pmf())])
+        return jnp.interp(load, jnp.arange(cdf.shape[0], dtype=float), cdf / cdf[-1])
+
+    def slot_range(self) -> tuple[Scalar, Scalar]:
+        return jnp.asarray(0.0), jnp.asarray(float(self.prompt.maximum + max(self.decode.maximum, 1)))
+
+    def __check_init__(self):
+        if self.decode.maximum < 1:
+            raise ValueError("`decode` must allow at least one step, but its largest length is 0.")
+        at_zero = checks.concrete(self.decode.pmf()[0])
+        if at_zero is not None and at_zero > 0:
+            raise ValueError("`decode` must be a law on 1, 2, ..., but it gives length 0 a positive probability.")
+
+    def sampler(self) -> RequestSampler:
+        return PairSampler(*_probabilities(self.prompt, self.decode))
+
+
+class Mixture(Workload):
+    """Several workloads on the same slots: a fresh request is of kind i with probability `weights[i]` (normalised)."""
+
+    parts: tuple[Workload, ...]
+    weights: Float[Array, " parts"]
+
+    def __init__(self, parts: Sequence[Workload], weights: Column):
+        self.parts = tuple(parts)
+        array = jnp.asarray(weights, float)
+        if not self.parts or array.shape != (len(self.parts),):
+            raise ValueError(
+                f"`weights` must have one entry for each of the {len(self.parts)} parts, but it has shape {array.shape}."
+            )
+        checks.require_positive("weights", array)
+        self.weights = array / jnp.sum(array)
+
+    def _step_moments(self) -> Float[Array, " 4"]:
+        return self.weights @ jnp.stack([part._step_moments() for part in self.parts])
+
+    def _step_shares(self) -> Float[Array, " parts"]:
+        """The share of decode steps that each part takes: its weight, biased by its decode length."""
+        steps = self.weights * jnp.stack([part.decode_mean for part in self.parts])
+        return steps / jnp.sum(steps)
+
+    def _end_moments(self) -> Float[Array, "2 2"]:
+        return jnp.tensordot(self.weights, jnp.stack([part._end_moments() for part in self.parts]), axes=1)
+
+    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.tensordot(self._step_shares(), jnp.stack([part.slot_cdf(load) for part in self.parts]), axes=1)
+
+    def slot_range(self) -> tuple[Scalar, Scalar]:
+        lows, highs = zip(*(part.slot_range() for part in self.parts), strict=True)
+        return jnp.min(jnp.stack(lows)), jnp.max(jnp.stack(highs))
+
+    def sampler(self) -> RequestSampler:
+        kinds = tuple(part.sampler() for part in self.parts)
+        return MixedSampler(kinds, AliasTable(self.weights), AliasTable(self._step_shares()))
+
+
+def horizon_load(
+    prompt_mean: ScalarLike, decode_mean: ScalarLike, batch_size: ScalarLike, requests: ScalarLike
+) -> Scalar:
+    """Average token load of one slot over the paper's horizon, from a cold start [tokens].
+
+    arXiv:2601.21351 v1, eq 13 with its eqs 9-12 summed exactly: `requests` completions of a worker of `batch_size` slots
+    take K = requests / (batch_size p) steps, p = 1 / decode_mean; all ages start at zero, so
+
+        load = prompt_mean + (decode_mean - 1) (1 - (1 - (1 - p)^K) / (p K)).
+
+    Geometric decode lengths only. It tends to the stationary theta = prompt_mean + decode_mean - 1 as `requests` grows; the
+    paper's printed ratios use requests = 10,000. Its printed recipe prompt_mean + decode_mean counts one token more,
+    because there a decode length D on 0, 1, ... takes D + 1 slot steps.
+    """
+    for name, value in (("prompt_mean", prompt_mean), ("batch_size", batch_size), ("requests", requests)):
+        checks.require_positive(name, value)
+    checks.require_at_least("decode_mean", decode_mean, 1.0)
+    prompt_mean, decode_mean, batch_size, requests = map(
+        checks.as_float, (prompt_mean, decode_mean, batch_size, requests)
+    )
+    end = 1.0 / decode_mean
+    steps = requests / (batch_size * end)
+    # 1 - (1 - p)^K, without cancellation
+    started = -jnp.expm1(steps * jnp.log1p(-jnp.minimum(end, 1.0 - 1e-7)))
+    return jnp.asarray(prompt_mean + (decode_mean - 1.0) * (1.0 - started / (end * steps)))
+
+
+def sums_over_ages(prompt, decode):
+    """For requests (P, D), arrays of NumPy or JAX, the sums over a = 0..D-1 of (P + a)^k for k = 0, 1, 2, 3."""
+    a1 = decode * (decode - 1.0) / 2.0
+    a2 = a1 * (2.0 * decode - 1.0) / 3.0
+    a3 = a1**2
+    return (
+        decode,
+        decode * prompt + a1,
+        decode * prompt**2 + 2.0 * prompt * a1 + a2,
+        decode * prompt**3 + 3.0 * prompt**2 * a1 + 3.0 * prompt * a2 + a3,
+    )
+
+
+@eqx.filter_jit
+def _probabilities(
+    prompt: Length, decode: Length
+) -> tuple[Float[Array, " prompts"], Float[Array, " decodes"], Float[Array, " decodes"]]:
+    """Probabilities of prompts and decodes, and of a decode length at a random step, which is biased by it."""
+    of_decode = decode.pmf()
+    return prompt.pmf(), of_decode, of_decode * jnp.arange(of_decode.shape[0], dtype=of_decode.dtype)
+
+
+@eqx.filter_jit
+def _slot_cdf(workload: Workload, load: Float[Array, " support"]) -> Float[Array, " support"]:
+    """`slot_cdf` as one program."""
+    return workload.slot_cdf(load)
+
+
+def _words(key: PRNGKeyArray, shape: tuple[int, ...]) -> Words:
+    def words(index: int):
+        first, second = jax.random.bits(jax.random.fold_in(key, index), (2, *shape), jnp.uint32)
+        return first, second
+
+    return words
+
+
+def _safe_sqrt(x: Scalar) -> Scalar:
+    """sqrt with value and derivative 0 at and below 0 (a slot that always holds the same load)."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)

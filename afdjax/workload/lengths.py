@@ -1,0 +1,158 @@
+"""Laws of one request length (a prompt or a decode), in whole tokens or steps.
+
+Every law is defined by one function, `survival(k) = P(length > k)` at whole numbers k, and is supported on
+`0..maximum`. Its probabilities and moments follow from that function, so they are exact for the
+law as it is (rounded to integers, cut at `maximum`), not for a continuous one beside it.
+"""
+
+import abc
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr
+from jaxtyping import Array, Float, Real
+
+from afdjax._tools import checks
+from afdjax._tools.types import Scalar, ScalarLike
+
+
+CONTEXT_WINDOW = 131_072
+"""Default cut-off of the heavy-tailed laws: no request outgrows a context window of this many tokens."""
+
+
+class Length(eqx.Module):
+    """Law of a whole-numbered length on `0..maximum`."""
+
+    maximum: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
+        """P(length > k) at whole numbers k >= -1; 1 at k = -1 and 0 at k = maximum."""
+
+    def exceedance(self) -> Float[Array, " support"]:
+        """P(length > k) for k = 0, 1, ..., maximum - 1."""
+        return self.survival(jnp.arange(max(self.maximum, 1)))
+
+    def pmf(self) -> Float[Array, " support"]:
+        """P(length = k) for k = 0, 1, ..., maximum."""
+        tail = self.survival(jnp.arange(-1, self.maximum + 1))
+        return tail[:-1] - tail[1:]
+
+    def moment(self, order: int) -> Scalar:
+        """E[length^order], by summation over the support."""
+        k = jnp.arange(max(self.maximum, 1), dtype=float)
+        return jnp.sum(((k + 1.0) ** order - k**order) * self.exceedance())
+
+    @property
+    def mean(self) -> Scalar:
+        """E[length]."""
+        return jnp.sum(self.exceedance())
+
+
+class Geometric(Length):
+    """Geometric on 1, 2, ... with success probability 1 / mean.
+
+    `maximum` only bounds the arrays: by default the probability beyond it is below 1e-17 and nothing is cut.
+    """
+
+    success: Scalar
+    maximum: int = eqx.field(static=True)
+
+    def __init__(self, mean: ScalarLike, maximum: int | None = None):
+        checks.require_at_least("mean", mean, 1.0)
+        number = checks.concrete(mean)
+        if maximum is None:
+            if number is None:
+                raise ValueError("`maximum` must be given where `mean` is traced by jax, but it is None.")
+            maximum = math.ceil(-40.0 / math.log1p(-1.0 / float(number))) if number > 1 else 1
+        self.success = 1.0 / checks.as_float(mean)
+        self.maximum = maximum
+
+    def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
+        tail = jnp.power(1.0 - self.success, jnp.maximum(k, 0).astype(float))
+        return jnp.where(k >= self.maximum, 0.0, tail)
+
+
+class Lognormal(Length):
+    """A lognormal rounded up to whole numbers and conditioned on at most `maximum`.
+
+    `median` (tokens) and `sigma` (standard deviation of the logarithm) are those of the lognormal before rounding.
+    """
+
+    median: Scalar
+    sigma: Scalar
+    maximum: int = eqx.field(static=True)
+
+    def __init__(self, median: ScalarLike, sigma: ScalarLike, maximum: int = CONTEXT_WINDOW):
+        checks.require_positive("median", median)
+        checks.require_positive("sigma", sigma)
+        checks.require_whole("maximum", maximum)
+        self.median = checks.as_float(median)
+        self.sigma = checks.as_float(sigma)
+        self.maximum = maximum
+
+    def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
+        def below(x: Float[Array, "..."]) -> Float[Array, "..."]:
+            return jnp.exp(log_ndtr((jnp.log(x) - jnp.log(self.median)) / self.sigma))
+
+        inside = jnp.clip(k, 1, self.maximum).astype(float)
+        cut = below(jnp.asarray(float(self.maximum)))
+        return jnp.where(k < 1, 1.0, 1.0 - below(inside) / cut)
+
+
+class Pareto(Length):
+    """A Pareto law with a cut-off: P(X > x) ~ (minimum / x)^alpha from `minimum`, rounded up, at most `maximum`.
+
+    `alpha` is the tail exponent; `theta` of a decode law with `alpha` <= 2 exists only because of the cut-off.
+    """
+
+    minimum: Scalar
+    alpha: Scalar
+    maximum: int = eqx.field(static=True)
+
+    def __init__(self, minimum: ScalarLike, alpha: ScalarLike, maximum: int = CONTEXT_WINDOW):
+        checks.require_positive("minimum", minimum)
+        checks.require_positive("alpha", alpha)
+        checks.require_whole("maximum", maximum)
+        number = checks.concrete(minimum)
+        if number is not None and number >= maximum:
+            raise ValueError(f"`minimum` must be below `maximum` = {maximum}, but it is {float(number):g}.")
+        self.minimum = checks.as_float(minimum)
+        self.alpha = checks.as_float(alpha)
+        self.maximum = maximum
+
+    def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
+        cut = (self.minimum / self.maximum) ** self.alpha
+        inside = jnp.maximum(k.astype(float), self.minimum)
+        tail = ((self.minimum / inside) ** self.alpha - cut) / (1.0 - cut)
+        return jnp.where(k >= self.maximum, 0.0, tail)
+
+
+class Deterministic(Length):
+    """Always the same length."""
+
+    maximum: int = eqx.field(static=True)
+
+    def __init__(self, value: int):
+        checks.require_whole("value", value, least=0)
+        self.maximum = value
+
+    def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.where(k < self.maximum, 1.0, 0.0)
+
+
+class Uniform(Length):
+    """Uniform on the whole numbers `minimum..maximum`, both included."""
+
+    minimum: int = eqx.field(static=True)
+    maximum: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        checks.require_whole("minimum", self.minimum, least=0)
+        checks.require_whole("maximum", self.maximum, least=0)
+        if self.minimum > self.maximum:
+            raise ValueError(f"`minimum` must be at most `maximum` = {self.maximum}, but it is {self.minimum}.")
+
+    def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.clip((self.maximum - k.astype(float)) / (self.maximum - self.minimum + 1.0), 0.0, 1.0)

@@ -1,0 +1,121 @@
+"""What the planner needs to know of one decode slot: its stationary token load, and how roughly that moves.
+
+A slot that serves a request (P, D) holds P + a tokens at age a; `afdjax.workload.laws` derives all this from a joint law of
+(P, D). A slot known by its moments alone, or another one's moved to other moments, will do as well.
+"""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from afdjax._tools import checks
+from afdjax._tools.types import Scalar, ScalarLike
+
+
+class SlotLoad(eqx.Module):
+    """What the planner needs to know of one slot: mean and standard deviation of its stationary token load."""
+
+    @property
+    @abc.abstractmethod
+    def theta(self) -> Scalar:
+        """Mean of the stationary token load of one slot [tokens]."""
+
+    @property
+    @abc.abstractmethod
+    def nu(self) -> Scalar:
+        """Standard deviation of the stationary token load of one slot [tokens]."""
+
+    @property
+    def variation(self) -> Scalar | None:
+        """Quadratic variation of the token load of one slot per decode step [tokens^2 / step], None where unknown.
+
+        How fast the load forgets: over n steps, few beside a decode, it moves by sqrt(n variation) in the root mean square.
+        """
+        return None
+
+    @abc.abstractmethod
+    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        """P(L + U < load), with U uniform on [0, 1): the law of the load with each atom spread over one token.
+
+        At whole numbers it is P(L < load) exactly; between them it is linear, so it is differentiable and can be binned.
+        """
+
+    @abc.abstractmethod
+    def slot_range(self) -> tuple[Scalar, Scalar]:
+        """The loads between which all of `slot_cdf` lies [tokens]."""
+
+
+class Moments(SlotLoad):
+    """A slot load known by its mean and standard deviation alone: enough for `MeanField` and `Gaussian`.
+
+    **Arguments:** `theta`, `nu` [tokens], scalars (batch them with `jax.vmap`).
+    """
+
+    _theta: Scalar
+    _nu: Scalar
+
+    def __init__(self, theta: ScalarLike, nu: ScalarLike):
+        checks.require_positive("theta", theta)
+        checks.require_non_negative("nu", nu)
+        self._theta = checks.as_float(theta)
+        self._nu = checks.as_float(nu)
+
+    @property
+    def theta(self) -> Scalar:
+        return self._theta
+
+    @property
+    def nu(self) -> Scalar:
+        return self._nu
+
+    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        raise TypeError(
+            "The law of a slot load must be known for the exact barrier, but `Moments` has only theta and nu: use "
+            "`Gaussian()`, or give a `Workload`."
+        )
+
+    def slot_range(self) -> tuple[Scalar, Scalar]:
+        raise TypeError("The range of a slot load is not known from `Moments`: give a `Workload`.")
+
+
+class Rescaled(SlotLoad):
+    """The slot load of `base`, moved and stretched to another mean and standard deviation.
+
+    The planner differentiates with respect to `theta` and `nu` through this class: the shape of the law is kept.
+    """
+
+    base: SlotLoad
+    _theta: Scalar
+    _nu: Scalar
+
+    def __init__(self, base: SlotLoad, theta: ScalarLike, nu: ScalarLike):
+        self.base = base
+        self._theta = checks.as_float(theta)
+        self._nu = checks.as_float(nu)
+
+    @property
+    def theta(self) -> Scalar:
+        return self._theta
+
+    @property
+    def nu(self) -> Scalar:
+        return self._nu
+
+    @property
+    def variation(self) -> Scalar | None:
+        known = self.base.variation
+        return None if known is None else known * self._stretch() ** 2
+
+    def _stretch(self) -> Scalar:
+        spread = self.base.nu
+        return jnp.where(spread > 0, self._nu / jnp.where(spread > 0, spread, 1.0), 1.0)
+
+    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.base.slot_cdf(self.base.theta + (load - self._theta) / self._stretch())
+
+    def slot_range(self) -> tuple[Scalar, Scalar]:
+        low, high = self.base.slot_range()
+        move = lambda load: self._theta + (load - self.base.theta) * self._stretch()
+        return move(low), move(high)
