@@ -120,8 +120,8 @@ def plan(
     with refusing():
         if plot is not None:
             check_target(plot, ".png")
-        columns = afdjax.Columns(prompt_column, decode_column, time_column)
-        law = _load_workload(workload, columns, first_token_from_prefill, skip_bad_rows)
+        columns = prompt_column, decode_column, time_column
+        law = afdjax.load_workload(workload, afdjax.LogOptions(*columns, first_token_from_prefill, skip_bad_rows))
         times = afdjax.load_profile(profile)
         bundle = _bundle(
             profile, attention_start, batch_size=batch_size, in_flight=in_flight, ffn_workers=ffn_workers,
@@ -193,8 +193,8 @@ def simulate(
             if target is not None:
                 check_target(target, ".png")
         numbers = _numbers(ratios)
-        columns = afdjax.Columns(prompt_column, decode_column, time_column)
-        law = _load_workload(workload, columns, first_token_from_prefill, skip_bad_rows)
+        columns = prompt_column, decode_column, time_column
+        law = afdjax.load_workload(workload, afdjax.LogOptions(*columns, first_token_from_prefill, skip_bad_rows))
         times = afdjax.load_profile(profile)
         bundle = _bundle(
             profile, attention_start, batch_size=batch_size, in_flight=in_flight, ffn_workers=ffn_workers,
@@ -237,12 +237,8 @@ def summarize(
 
     with refusing():
         check_target(output, ".json")
-        requests = afdjax.load_trace(
-            log,
-            columns=afdjax.Columns(prompt_column, decode_column, time_column),
-            first_token_from_prefill=first_token_from_prefill,
-            skip_bad_rows=skip_bad_rows,
-        )
+        columns = prompt_column, decode_column, time_column
+        requests = afdjax.load_trace(log, afdjax.LogOptions(*columns, first_token_from_prefill, skip_bad_rows))
         document = afdjax.summarize(requests, name=name or output.stem, origin=source, licence=licence)
         write(output, document.encode())
     print(document if json else workload_report(requests))
@@ -297,14 +293,6 @@ def _refuse(message: str) -> None:
 
 def _say(message: str) -> None:
     print(f"afdjax: {message}", file=sys.stderr)
-
-
-def _load_workload(name: str, columns, first_token_from_prefill: bool, skip_bad_rows: bool):
-    import afdjax
-
-    return afdjax.load_workload(
-        name, columns=columns, first_token_from_prefill=first_token_from_prefill, skip_bad_rows=skip_bad_rows
-    )
 
 
 def _bundle(profile: str, attention_start: AttentionStartName | None, **numbers: float | int | None):
