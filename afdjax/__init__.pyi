@@ -76,6 +76,6 @@ from .workload.lengths import (
     Uniform as Uniform,
 )
 from .workload.slots import Moments as Moments, Rescaled as Rescaled, SlotLoad as SlotLoad
-from .workload.traces import Columns as Columns, load_trace as load_trace
+from .workload.traces import LogOptions as LogOptions, load_trace as load_trace
 
 __version__: str
