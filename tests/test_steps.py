@@ -216,6 +216,8 @@ def test_a_log_of_steps_is_read_and_refused(tmp_path):
         ({"step_time": [1.0, 0.0]}, "must be above 0, but in row 2 it is 0"),
         ({"unit": ["ms", "us"]}, "column 'unit' must hold one value"),
         ({"unit": "min"}, "must be one of ns, us"),
+        ({"in_flight": 2.5}, "column 'in_flight' must be a whole number of at least 1, but it is 2.5"),
+        ({"in_flight": float("inf")}, "column 'in_flight' must be a whole number of at least 1, but it is inf"),
     ):
         pl.DataFrame(rows | change).write_csv(path)
         with pytest.raises(ValueError, match=message):

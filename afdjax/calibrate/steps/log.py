@@ -91,12 +91,15 @@ def load_steps(path: str | Path, workload: Workload | None = None) -> StepLog:
     unit = _once(frame, "unit", path)
     if unit not in UNITS:
         raise FileError(f"{path}: column 'unit' must be one of {', '.join(UNITS)}, but it is {unit}.")
+    in_flight = _once(frame, "in_flight", path, 2.0)
+    if not (in_flight >= 1 and in_flight.is_integer()):
+        raise FileError(f"{path}: column 'in_flight' must be a whole number of at least 1, but it is {in_flight:g}.")
     column = lambda name, default=0.0: frame[name].to_numpy() if name in frame.columns else np.full(len(frame), default)
     with first_problem(str(path)):
         return StepLog(
             column("batch"), column("token_load"), column("spread"), column("attention_workers"),
             column("ffn_workers", 1.0), column("step_time") * UNITS[unit],
-            int(_once(frame, "in_flight", path, 2.0)), float(_once(frame, "layers", path, 1.0)),
+            int(in_flight), _once(frame, "layers", path, 1.0),
         )  # fmt: skip
 
 
