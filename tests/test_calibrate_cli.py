@@ -11,7 +11,7 @@ import pytest
 
 import afdjax as afd
 import afdjax.figures
-from afdjax.calibrate import search
+from afdjax.calibrate.kernels import batched
 from afdjax.cli import main as cli
 
 
@@ -24,7 +24,7 @@ NOISE = 0.01
 @pytest.fixture(autouse=True)
 def one_set_of_programs(monkeypatch):
     """Every fit in here runs in blocks of one size, so that its programs are compiled once."""
-    monkeypatch.setattr(search, "_block", lambda size, lanes: 32)
+    monkeypatch.setattr(batched, "lanes_at_once", lambda size, lanes: 32)
 
 
 def attention(device="toy", operation="paged", scale=1.0, bytes_per_token=""):
@@ -157,8 +157,8 @@ def test_a_table_goes_through_its_file(run, table):
         np.testing.assert_allclose(profile.attention(tokens, batch_size), expected, rtol=5 * NOISE)
 
 
-def test_forms_and_level_are_the_users_choice(run, table):
-    out = run("calibrate", table, "-o", "profile.json", "--attention-form", "affine", "--no-level")
+def test_forms_and_minimax_are_the_users_choice(run, table):
+    out = run("calibrate", table, "-o", "profile.json", "--attention-form", "affine", "--no-minimax")
     assert "Attention: affine\n" in out and "robust" in out and "levelled" not in out
     assert "Missing: per_slot" in out
     assert isinstance(afd.load_profile("profile.json").attention, afd.Affine)
@@ -186,7 +186,8 @@ def test_one_of_several_series(run, refused, tmp_path):
     listed = run("calibrate", table, "--list")
     assert listed.count("attention") == 3 and "dense" in listed and "2,048 to 524,288" in listed
     series = json.loads(run("calibrate", table, "--list", "--json"))["series"]
-    assert series[1] == {"component": "attention", "operation": "dense", "device": "toy", "points": 25}
+    assert series[1] == {"component": "attention", "operation": "dense", "device": "toy", "points": 25,
+                         "batch": [8.0, 128.0], "tokens": [2048.0, 524288.0]}  # fmt: skip
     line = refused(table, "-o", "profile.json")
     assert (
         "has 3 attention series: choose one by a part of its operation (--attention), of paged on toy; dense on" in line
@@ -298,7 +299,7 @@ def test_help_has_an_example(run):
 
 def test_terms_without_effect_are_not_in_the_plan(run, table):
     """A general form has terms that a stage does not use; the plan does not say to measure them."""
-    run("calibrate", table, "-o", "profile.json", "--attention-form", "roofline", "--no-level")
+    run("calibrate", table, "-o", "profile.json", "--attention-form", "roofline", "--no-minimax")
     profile = afd.load_profile("profile.json")
     with jax.enable_x64(True):
         neutral = profile.with_coefficients({"attention.per_recent": np.zeros(()), "attention.window": np.ones(())})

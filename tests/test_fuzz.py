@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import afdjax as afd
 from afdjax._tools.files import FileError
-from afdjax.deployment.files import FORMS, parse_profile
+from afdjax.deployment.files import parse_profile
+from afdjax.deployment.forms import FORMS
 from afdjax.workload.files import parse_summary
 
 

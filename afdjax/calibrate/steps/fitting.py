@@ -23,7 +23,9 @@ import optimistix
 from jaxtyping import Array, ArrayLike
 
 from afdjax._tools import checks
+from afdjax._tools.robust import EFFICIENT, cauchy
 from afdjax.calibrate.steps.log import Row, StepLog, contradictions, simulated_steps
+from afdjax.calibrate.uncertainty import gauss_newton
 from afdjax.cycles.barrier import Barrier, Gaussian
 from afdjax.cycles.cycle import Performance, performance
 from afdjax.deployment.bundle import Bundle, Start, WorkerWise
@@ -209,7 +211,6 @@ _ROUNDS = 6
 """Fits with the scatter of the one before."""
 _FOLDS = 4
 """Blocks of neighbouring steps that are held out in turn."""
-_CAUCHY = 2.385
 
 
 class _Problem(eqx.Module):
@@ -273,9 +274,8 @@ class _Problem(eqx.Module):
 
         def residuals(logs: Array, _) -> Array:
             misfit = (self.log_steps(logs) - self.measured) / scatter
-            # Cauchy: a step with a hiccup in it has little influence
-            robust = jnp.sign(misfit) * _CAUCHY * jnp.sqrt(jnp.log1p((misfit / _CAUCHY) ** 2) + 1e-24)
-            return jnp.concatenate([weight * robust, (logs - self.middle) / self.width])
+            # a step with a hiccup in it has little influence
+            return jnp.concatenate([weight * cauchy(misfit, EFFICIENT), (logs - self.middle) / self.width])
 
         solver = optimistix.LevenbergMarquardt(rtol=1e-9, atol=1e-9, linear_solver=lineax.QR())
         return optimistix.least_squares(residuals, solver, jnp.asarray(logs), max_steps=200, throw=False).value
@@ -322,9 +322,8 @@ def _judged(problem: _Problem, logs: np.ndarray, scatter: float) -> tuple[np.nda
     """Log residuals, covariance of the log coefficients with this scatter, and the scatter that the residuals show."""
     steps, slopes = map(np.asarray, problem.steps_and_slopes(logs))
     residuals = steps - np.asarray(problem.measured)
-    information = slopes.T @ slopes / scatter**2
-    covariance = np.linalg.inv(information + np.diag(np.asarray(problem.width) ** -2.0))
-    spent = float(np.trace(covariance @ information))
+    covariance = gauss_newton(slopes / scatter, np.asarray(problem.width) ** -2.0)
+    spent = float(np.trace(covariance @ slopes.T @ slopes)) / scatter**2
     seen = float(np.sqrt(np.sum(residuals**2) / max(len(residuals) - spent, 1.0)))
     return residuals, covariance, max(seen, TIMER)
 
