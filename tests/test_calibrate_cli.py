@@ -13,6 +13,7 @@ import afdjax as afd
 import afdjax.figures
 from afdjax.calibrate.kernels import batched
 from afdjax.cli import main as cli
+from afdjax.report.calibration import calibration_report, series_report
 
 
 HEADER = "component,operation,device,batch,context,tokens,latency,unit,bytes_per_token"
@@ -142,6 +143,22 @@ def test_json_holds_the_calibration_and_the_profile(run, table):
     # the file is the profile: written again from what was read, it is the same
     profile = afd.load_profile("profile.json")
     assert afd.profile_to_json(profile) == Path("profile.json").read_text()
+
+
+def test_a_saved_document_prints_the_same_text(run, table):
+    text = run("calibrate", table, "-o", "profile.json", "--attention-form", "affine", "--name", "toy")
+    document = json.loads(
+        run("calibrate", table, "-o", "profile.json", "--attention-form", "affine", "--name", "toy", "--json")
+    )
+    assert calibration_report(document) == text.rstrip("\n")
+    assert document["inputs"]["timings"] == {
+        "source": table,
+        "rows": 47,
+        "sha256": document["inputs"]["timings"]["sha256"],
+    }
+    assert document["options"]["forms"] == {"attention": "affine"} and "jax" in document["versions"]
+    listed = json.loads(run("calibrate", table, "--list", "--json"))
+    assert series_report(listed) == run("calibrate", table, "--list").rstrip("\n")
 
 
 def test_a_table_goes_through_its_file(run, table):

@@ -14,9 +14,9 @@ NORMAL_95 = 1.96
 """Half of a 95 % interval in standard deviations of a normal law."""
 
 
-def gauss_newton(slopes: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Covariance of coefficients: the inverse of the information of unit-variance residuals and of a prior (its diagonal)."""
-    return np.linalg.inv(slopes.T @ slopes + np.diag(prior))
+def gauss_newton(information: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Covariance of coefficients: the inverse of what the data and a prior (its diagonal) say of them."""
+    return np.linalg.inv(information + np.diag(prior))
 
 
 def robust_covariance(slopes: np.ndarray, residuals: np.ndarray, scale: float) -> np.ndarray:
@@ -35,7 +35,8 @@ def robust_covariance(slopes: np.ndarray, residuals: np.ndarray, scale: float) -
     # a weak prior, that no term is unsure by more than the times themselves: without it what the data cannot see would
     # make everything unsure
     prior = np.full(len(size), variance / len(residuals))
-    inverse = gauss_newton(slopes / size, prior) * np.outer(fitted, fitted)
+    scaled = slopes / size
+    inverse = gauss_newton(scaled.T @ scaled, prior) * np.outer(fitted, fitted)
     return variance * inverse / np.outer(size, size)
 
 

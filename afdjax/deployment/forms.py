@@ -9,7 +9,7 @@ Every form is a pytree of coefficients with the same call, `latency(tokens, batc
 Times are in the one unit that the `Profile` names. All forms are differentiable in all coefficients and arguments.
 
 A form is one class, here or in a program of the user's, with all that files, fits and texts need to know beside its
-formula. `register` makes it known.
+formula. `register_form` makes it known.
 """
 
 import abc
@@ -104,7 +104,7 @@ FORMS: dict[str, type[Latency]] = {}
 Kind = TypeVar("Kind", bound=type[Latency])
 
 
-def register(kind: Kind) -> Kind:
+def register_form(kind: Kind) -> Kind:
     """Make a form known to profile files, fits and reports; to be used as a decorator of its class.
 
     Raises `ValueError` if its name is another form's.
@@ -121,7 +121,7 @@ _SLOTS = ("attention", "step")
 _READ_AND_WORK = ("base", "weights", "saturation", "sharpness", "per_token")
 
 
-@register
+@register_form
 class Affine(RooflineForm):
     """`per_token * tokens + base`: the paper's form for all three stages (arXiv:2601.21351 v1, eqs 2-4).
 
@@ -142,7 +142,7 @@ class Affine(RooflineForm):
         return self.per_token * tokens + self.base
 
 
-@register
+@register_form
 class AffineWithSlots(RooflineForm):
     """`per_token * tokens + per_slot * batch_size + base`: the shape of measured attention times.
 
@@ -166,7 +166,7 @@ class AffineWithSlots(RooflineForm):
         return self.per_token * tokens + self.per_slot * batch_size + self.base
 
 
-@register
+@register_form
 class FloorLinear(RooflineForm):
     """A floor, then a line: `base + (floor^s + (per_token * tokens)^s)^(1/s)`, s = `sharpness`.
 
@@ -194,7 +194,7 @@ class FloorLinear(RooflineForm):
         return self.base + power_sum(self.floor, self.per_token * tokens, self.sharpness)
 
 
-@register
+@register_form
 class ExpertHit(RooflineForm):
     """`base + weights * (1 - exp(-tokens / saturation)) + per_token * tokens`: a sparse (MoE) FFN.
 
@@ -223,7 +223,7 @@ class ExpertHit(RooflineForm):
         return self.base - self.weights * jnp.expm1(-(tokens / self.saturation)) + self.per_token * tokens
 
 
-@register
+@register_form
 class Roofline(RooflineForm):
     """A stage that reads weights and does work, the longer of which counts: the most general form that is fitted,
 

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float
 from afdjax._tools import checks
 from afdjax._tools.fields import Number
 from afdjax._tools.types import Scalar, ScalarLike
-from afdjax.deployment.forms import Latency, coefficient, register
+from afdjax.deployment.forms import Latency, coefficient, register_form
 
 
-@register
+@register_form
 class Table(Latency):
     """Measured times, interpolated by monotone cubics in log-log, times `scale`.
 
