@@ -12,7 +12,7 @@ from afdjax.calibrate.uncertainty import NORMAL_95
 
 CURVES = 6
 """Batch sizes through whose points a curve is drawn."""
-MOST_CLIFFS = 6
+MARKED_CLIFFS = 6
 """Cliffs that are marked, the largest ones."""
 _PLACES = 200
 
@@ -46,7 +46,7 @@ def stage_picture(fit: SeriesFit) -> dict[str, Any]:
                     "after": cliff.after,
                     "ends": [list(_measured(samples, cliff, place)) for place in (cliff.before, cliff.after)],
                 }
-                for cliff in fit.cliffs[:MOST_CLIFFS]
+                for cliff in fit.cliffs[:MARKED_CLIFFS]
             ],
         },
     }

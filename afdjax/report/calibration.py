@@ -10,7 +10,7 @@ from afdjax.report.layout import headline, pairs, render
 
 
 STAGE_NAMES = {"attention": "Attention", "ffn": "FFN", "communication": "Communication"}
-MOST_CLIFFS = 3
+SHOWN_CLIFFS = 3
 """Cliffs that are shown; the others are counted."""
 
 _NOTHING = 1e-12
@@ -117,8 +117,8 @@ def _validity(stage: dict[str, Any]) -> str:
 
 
 def _cliffs(cliffs: list[str]) -> str:
-    more = len(cliffs) - MOST_CLIFFS
-    return "\n".join([*cliffs[:MOST_CLIFFS], *([f"and {more} more"] if more > 0 else [])])
+    more = len(cliffs) - SHOWN_CLIFFS
+    return "\n".join([*cliffs[:SHOWN_CLIFFS], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _next(stages: dict[str, Any], profile_file: str) -> list:

@@ -65,7 +65,7 @@ def family_forms(component: str) -> list[FamilyForm]:
     return [FamilyForm(kind, variant.name, frozenset(variant.terms)) for kind, variant in variants]
 
 
-def explained(term: str) -> str:
+def term_in_words(term: str) -> str:
     """A term of the family and what a stage does where it matters."""
     words = next(field.metadata["explanation"] for field in coefficient_fields(Roofline) if field.name == term)
     return f"{term} ({words})" if words else term

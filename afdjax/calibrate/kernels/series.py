@@ -12,7 +12,7 @@ import polars as pl
 
 from afdjax._tools.robust import robust_scale
 from afdjax.calibrate.kernels.batched import predictions
-from afdjax.calibrate.kernels.family import TERMS, FamilyForm, explained, family_forms
+from afdjax.calibrate.kernels.family import TERMS, FamilyForm, family_forms, term_in_words
 from afdjax.calibrate.kernels.findings import (
     Cliff,
     Finding,
@@ -293,7 +293,7 @@ def _seen(key: Series, part: Timings, samples: Samples, residuals: np.ndarray) -
 
 def _pattern(best: FormFit, tried: Sequence[FormFit]) -> list[Finding]:
     better = min(tried, key=_score)
-    extra = [explained(term) for term in TERMS if term in better.form.terms - best.form.terms]
+    extra = [term_in_words(term) for term in TERMS if term in better.form.terms - best.form.terms]
     return missing_terms(best.form.name, extra, best.left_out, better.form.name, better.left_out)
 
 

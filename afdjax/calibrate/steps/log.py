@@ -56,15 +56,15 @@ class StepLog:
 
     def select(self, rows: np.ndarray) -> "StepLog":
         """Only these rows (a mask or indices)."""
-        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in STEP_COLUMNS})
 
     def digest(self) -> str:
         """SHA-256 of the steps, whatever file they came from."""
-        columns = [np.asarray(getattr(self, name), float).tobytes() for name in COLUMNS]
+        columns = [np.asarray(getattr(self, name), float).tobytes() for name in STEP_COLUMNS]
         return digest(b"".join([*columns, f"{self.in_flight} {float(self.layers)}".encode()]))
 
 
-COLUMNS = ("batch_size", "token_load", "spread", "attention_workers", "ffn_workers", "step_us")
+STEP_COLUMNS = ("batch_size", "token_load", "spread", "attention_workers", "ffn_workers", "step_us")
 """Those of a `StepLog`, one entry a row each."""
 
 
