@@ -24,7 +24,10 @@ from .deployment.forms import (
     ExpertHit as ExpertHit,
     FloorLinear as FloorLinear,
     Latency as Latency,
+    OwnForm as OwnForm,
     Roofline as Roofline,
+    coefficient as coefficient,
+    register_form as register_form,
 )
 from .deployment.profile import (
     Communication as Communication,

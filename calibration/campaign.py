@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from series import Point, Series
+from series import Point, PointSeries
 from timer import Timing, time_calls
 
 
@@ -67,7 +67,7 @@ class Record:
                     f"{self.timings}: line {rows.line_num}: is not a timing of a campaign. Give --restart."
                 ) from None
 
-    def add(self, series: Series, point: Point, timing: Timing, device: str, precision: str) -> None:
+    def add(self, series: PointSeries, point: Point, timing: Timing, device: str, precision: str) -> None:
         """Write one line, all of it at once."""
         row = (
             series.component, series.operation, device, point.batch, point.context, point.tokens, 1,
@@ -100,7 +100,7 @@ class Record:
             self.timings.write_bytes(whole)
 
 
-def in_order(series: Iterable[Series], seed: int) -> list[tuple[Series, Point]]:
+def in_order(series: Iterable[PointSeries], seed: int) -> list[tuple[PointSeries, Point]]:
     """All points of all series in random order, so that a drift of the device looks like noise and not like a trend."""
     points = [(one, point) for one in series for point in one.points]
     random.Random(seed).shuffle(points)
@@ -108,7 +108,7 @@ def in_order(series: Iterable[Series], seed: int) -> list[tuple[Series, Point]]:
 
 
 def measure(
-    todo: Iterable[tuple[Series, Point]],
+    todo: Iterable[tuple[PointSeries, Point]],
     record: Record,
     device: str,
     precision: str,

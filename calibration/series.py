@@ -22,7 +22,7 @@ class Point:
 
 
 @dataclasses.dataclass(frozen=True)
-class Series:
+class PointSeries:
     """One operation over its points.
 
     `prepare` puts the arrays of a point on the device and returns the call to be timed; `needs` is the memory [bytes]
@@ -77,7 +77,7 @@ _ragged = jax.jit(kernels.ragged_swiglu)
 _negative = jax.jit(jnp.negative)
 
 
-def all_series(model: Model, grid: Grid, operations: Iterable[str], place: Place) -> list[Series]:
+def all_series(model: Model, grid: Grid, operations: Iterable[str], place: Place) -> list[PointSeries]:
     """The series of a campaign, by the names of `Model.operations`."""
     makers = {
         "gqa": gqa, "mla": mla, "dense": dense, "experts": experts, "ragged": ragged, "communication": communication
@@ -85,7 +85,7 @@ def all_series(model: Model, grid: Grid, operations: Iterable[str], place: Place
     return [makers[name](model, grid, place) for name in operations]
 
 
-def gqa(model: Model, grid: Grid, place: Place) -> Series:
+def gqa(model: Model, grid: Grid, place: Place) -> PointSeries:
     """Decode attention of one layer with grouped queries."""
     shape = model.gqa
     per_token = 2 * shape.kv_heads * shape.head_dim * place.element_bytes
@@ -95,7 +95,7 @@ def gqa(model: Model, grid: Grid, place: Place) -> Series:
         cache = (point.batch, shape.kv_heads, point.context, shape.head_dim)
         return functools.partial(_gqa, *place.draw(query, cache, cache))
 
-    return Series(
+    return PointSeries(
         "attention",
         f"decode attention gqa heads={shape.heads} kv_heads={shape.kv_heads} head_dim={shape.head_dim}",
         _rectangle(grid),
@@ -106,7 +106,7 @@ def gqa(model: Model, grid: Grid, place: Place) -> Series:
     )
 
 
-def mla(model: Model, grid: Grid, place: Place) -> Series:
+def mla(model: Model, grid: Grid, place: Place) -> PointSeries:
     """Decode attention of one layer with a latent cache, absorbed."""
     shape = model.mla
     per_token = (shape.latent + shape.rope) * place.element_bytes
@@ -117,7 +117,7 @@ def mla(model: Model, grid: Grid, place: Place) -> Series:
         caches = [(point.batch, point.context, size) for size in sizes]
         return functools.partial(_mla, *place.draw(*queries, *caches), shape.head_dim)
 
-    return Series(
+    return PointSeries(
         "attention",
         f"decode attention mla heads={shape.heads} latent={shape.latent} rope={shape.rope}",
         _rectangle(grid),
@@ -128,10 +128,10 @@ def mla(model: Model, grid: Grid, place: Place) -> Series:
     )
 
 
-def dense(model: Model, grid: Grid, place: Place) -> Series:
+def dense(model: Model, grid: Grid, place: Place) -> PointSeries:
     """The FFN of one dense layer."""
     hidden, inner = model.hidden, model.dense
-    return Series(
+    return PointSeries(
         "ffn",
         f"dense ffn swiglu hidden={hidden} intermediate={inner}",
         _line(grid),
@@ -143,7 +143,7 @@ def dense(model: Model, grid: Grid, place: Place) -> Series:
     )
 
 
-def experts(model: Model, grid: Grid, place: Place) -> Series:
+def experts(model: Model, grid: Grid, place: Place) -> PointSeries:
     """The FFN of one layer of experts, routing balanced: one batched product over experts with equal numbers of rows."""
     hidden, inner = model.hidden, model.experts.intermediate
 
@@ -168,7 +168,7 @@ def experts(model: Model, grid: Grid, place: Place) -> Series:
     )
 
 
-def ragged(model: Model, grid: Grid, place: Place) -> Series:
+def ragged(model: Model, grid: Grid, place: Place) -> PointSeries:
     """The same layer by `jax.lax.ragged_dot`, which takes groups of any size."""
     hidden, inner, hosted = model.hidden, model.experts.intermediate, model.experts.hosted
 
@@ -189,7 +189,7 @@ def ragged(model: Model, grid: Grid, place: Place) -> Series:
     return _expert_series("ragged_dot", model, grid, needs, prepare)
 
 
-def communication(model: Model, grid: Grid, place: Place) -> Series:
+def communication(model: Model, grid: Grid, place: Place) -> PointSeries:
     """Activations of so many tokens to another device and back; with one device, a stand-in within its memory."""
     if place.peer is None:
         operation = f"no network: copy within memory and back hidden={model.hidden}"
@@ -210,7 +210,7 @@ def communication(model: Model, grid: Grid, place: Place) -> Series:
 
         return call
 
-    return Series(
+    return PointSeries(
         "communication",
         operation,
         _line(grid),
@@ -224,10 +224,10 @@ def dispatch(place: Place) -> Callable[[], Array]:
     return functools.partial(_negative, *place.draw((1,)))
 
 
-def _expert_series(kind, model, grid, needs, prepare) -> Series:
+def _expert_series(kind, model, grid, needs, prepare) -> PointSeries:
     experts, hidden = model.experts, model.hidden
     share = "" if experts.hosted == experts.count else f" hosted={experts.hosted}"
-    return Series(
+    return PointSeries(
         "ffn",
         f"expert ffn {kind} hidden={hidden} intermediate={experts.intermediate} experts={experts.count}"
         f" top_k={experts.top_k}{share}",

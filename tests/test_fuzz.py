@@ -1,5 +1,6 @@
 """Anything at all as a file: a workload or a profile, or one line about the file; never another error."""
 
+import dataclasses
 import gzip
 import json
 
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import afdjax as afd
 from afdjax._tools.files import FileError
-from afdjax.deployment.files import FORMS, parse_profile
+from afdjax.deployment.files import parse_profile
+from afdjax.deployment.forms import FORMS
 from afdjax.workload.files import parse_summary
 
 
@@ -102,7 +104,7 @@ def test_profiles_survive_a_round_trip(form, data, tmp_path):
 
     def build(kind):
         if kind is not afd.Table:
-            return kind(*[data.draw(number) for _ in kind.__dataclass_fields__])
+            return kind(*[data.draw(number) for _ in dataclasses.fields(kind)])
         places, batches = data.draw(rising), data.draw(rising)
         times = [[data.draw(number) for _ in places] for _ in batches]
         return kind(*map(np.array, (places, batches, times)), data.draw(number), data.draw(st.booleans()))

@@ -14,6 +14,7 @@ from afdjax.calibrate import Region, fit_series, load_timings
 from afdjax.calibrate.steps.fitting import fit_steps
 from afdjax.calibrate.steps.log import StepLog, load_steps
 from afdjax.cli.main import main
+from afdjax.report.steps import steps_report
 
 
 TRUTH = {
@@ -53,7 +54,7 @@ def test_coefficients_are_found_again_from_simulated_steps(log):
     assert fit.held_out < 0.02
     intervals = fit.intervals()
     assert set(intervals) == set(TRUTH)
-    assert all(fit.told.values())
+    assert all(fit.identified.values())
     off = {name: np.log(TRUTH[name] / intervals[name][0]) / deviation for name, deviation in fit.deviation.items()}
     print(fit, off)
     assert all(abs(sigmas) < 3.0 for sigmas in off.values()), off
@@ -72,7 +73,7 @@ def test_where_only_the_ffn_binds_the_other_stages_are_not_told(log):
     only = log.select((ffn > 1.5 * attention) & (ffn > attention + 50.0))
     assert len(only.step_us) >= 8
     fit = fit_steps(only, GUESS)
-    told = fit.told
+    told = fit.identified
     assert told["ffn.per_token"] and told["ffn.base"]
     assert not any(told[name] for name in told if not name.startswith("ffn"))
     advice = "\n".join(fit.advice())
@@ -189,6 +190,9 @@ def test_the_command_fits_predicts_and_refuses(tmp_path, capsys):
     assert code == 0 and document["prediction"]["mean_relative_error"] < 0.02
     assert document["coefficients"]["ffn.per_token"]["told"] and document["prediction"]["share_inside"] == 1.0
     assert afd.load_profile(out).covariance is not None
+    code, shown = run(log, "--prior", prior, "--unknown", "ffn", "--predict", tmp_path / "two.csv", "-o", out)
+    assert code == 0 and shown.out == steps_report(document) + "\n"
+    assert f"{tmp_path / 'two.csv'}: 7 steps predicted within" in shown.out
     for arguments, message in (
         ((log, "--unknown", "network"), "--unknown must be one of attention, ffn, communication"),
         ((log, "--prior", prior, "--unsure", 0), "--unsure must be a finite number above 0, but it is 0"),

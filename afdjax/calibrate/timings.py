@@ -7,11 +7,12 @@ with one line that names the file, the row, what is wrong and what would be righ
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from afdjax._tools.files import FileError, suggestion
+from afdjax._tools.provenance import digest
 from afdjax.hardware.formats import MEASURED_AS
 
 
@@ -148,6 +149,19 @@ class Timings:
             for part in self.frame.partition_by(keys, maintain_order=True)
         ]
 
+    def digest(self) -> str:
+        """SHA-256 of the table, whatever file it came from."""
+        return digest(self.frame.write_csv().encode())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The series that there are, how many points they have and where they were measured, for JSON."""
+        series = [
+            key._asdict()
+            | {"points": len(part), "batch": _ends(part.frame["batch"]), "tokens": _ends(part.frame["tokens"])}
+            for key, part in self.groups()
+        ]
+        return {"source": self.source, "series": series}
+
     def select(
         self, component: str | None = None, operation_contains: str | None = None, device: str | None = None
     ) -> "Timings":
@@ -279,6 +293,12 @@ def _refuse_contradictions(tidy: pl.DataFrame, source: str) -> None:
             f"{source}: row {row['slow']}: `latency` must be within {CONTRADICTION:g}x of the same measurement in row "
             f"{row['fast']} ({row['low']:g} us), but it is {row['high']:g} us: name what differs in `operation`."
         )
+
+
+def _ends(values: pl.Series) -> list[float] | None:
+    """Least and largest; None where there is nothing."""
+    known = values.drop_nulls().to_list()
+    return [min(known), max(known)] if known else None
 
 
 def _text(name: str) -> pl.Expr:

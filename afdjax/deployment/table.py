@@ -1,16 +1,19 @@
 """Stage times by interpolation: measured times as they are, for kernels that no formula follows."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.fields import Number
 from afdjax._tools.types import Scalar, ScalarLike
-from afdjax.deployment.forms import Latency
+from afdjax.deployment.forms import Latency, coefficient, register_form
 
 
+@register_form
 class Table(Latency):
     """Measured times, interpolated by monotone cubics in log-log, times `scale`.
 
@@ -27,10 +30,12 @@ class Table(Latency):
     Fritsch and Butland (1984): they never overshoot, so a table that rises stays rising.
     """
 
+    form: ClassVar[str] = "table"
+
     places: Float[Array, " places"] = eqx.field(converter=checks.as_float, metadata={"tabulated": True})
     batch_sizes: Float[Array, " batches"] = eqx.field(converter=checks.as_float, metadata={"tabulated": True})
     times: Float[Array, "batches places"] = eqx.field(converter=checks.as_float, metadata={"tabulated": True})
-    scale: Number = number(1.0)
+    scale: Number = coefficient("times the table", 1.0)
     per_slot: bool = eqx.field(static=True, default=False, metadata={"tabulated": True})
 
     def __check_init__(self):

@@ -12,6 +12,7 @@ import polars as pl
 from jaxtyping import Array
 
 from afdjax._tools.files import FileError, first_problem
+from afdjax._tools.provenance import digest
 from afdjax._tools.tables import TableReader, with_clean_names
 from afdjax.calibrate.timings import UNITS, missing_column
 from afdjax.deployment.bundle import Bundle, Start
@@ -37,6 +38,8 @@ class StepLog:
     step_us: np.ndarray
     in_flight: int = 2
     layers: float = 1.0
+    source: str = ""
+    """Where the log comes from, for documents."""
 
     def __post_init__(self):
         for name in ("batch_size", "token_load", "attention_workers", "ffn_workers", "step_us"):
@@ -54,8 +57,16 @@ class StepLog:
 
     def select(self, rows: np.ndarray) -> "StepLog":
         """Only these rows (a mask or indices)."""
-        columns = ("batch_size", "token_load", "spread", "attention_workers", "ffn_workers", "step_us")
-        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in columns})
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in STEP_COLUMNS})
+
+    def digest(self) -> str:
+        """SHA-256 of the steps, whatever file they came from."""
+        columns = [np.asarray(getattr(self, name), float).tobytes() for name in STEP_COLUMNS]
+        return digest(b"".join([*columns, f"{self.in_flight} {float(self.layers)}".encode()]))
+
+
+STEP_COLUMNS = ("batch_size", "token_load", "spread", "attention_workers", "ffn_workers", "step_us")
+"""Those of a `StepLog`, one entry a row each."""
 
 
 class Row(eqx.Module):

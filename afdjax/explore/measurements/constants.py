@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optimistix
 from jaxtyping import Array, Float
 
+from afdjax._tools.robust import cauchy
 from afdjax.explore.costs.kernels import Efficiency
 from afdjax.explore.costs.setting import Setting, in_double
 from afdjax.explore.measurements.tables import Series, fastest, nothing_of, series_of, times_of
@@ -55,9 +56,7 @@ def fit_efficiency(setting: Setting, series: Sequence[Series], steps: int = 64) 
             found = [_HELD * (logs - start)]
             for one in series:
                 error = jnp.log(times_of(here, one) / one.seconds) / _SOFTNESS
-                # Cauchy's loss as a square, smooth where the error is nothing
-                square = jnp.maximum(error**2, 1e-12)
-                found.append(error * jnp.sqrt(jnp.log1p(square) / square / len(one.seconds)))
+                found.append(cauchy(error, 1.0) / len(one.seconds) ** 0.5)
             return found
 
         solver = optimistix.LevenbergMarquardt(rtol=1e-6, atol=1e-8)
