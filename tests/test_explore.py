@@ -15,14 +15,15 @@ import pytest
 
 import afdjax as afd
 from afdjax.cli.main import main
-from afdjax.explore import candidates, load_model
+from afdjax.explore import load_model
 from afdjax.explore.costs.routing import Even
 from afdjax.explore.costs.setting import Setting, UseCase
-from afdjax.explore.explain.as_bundle import as_bundle
 from afdjax.explore.explain.binding import use_of
-from afdjax.explore.explain.explained import explained_ahead
+from afdjax.explore.explain.facts import facts_ahead
+from afdjax.explore.explain.handover import as_bundle
 from afdjax.explore.explain.sensitivity import elasticities, margins, model_elasticities, name_of, rate
-from afdjax.explore.plans.columns import Table, tables_ahead
+from afdjax.explore.plans import candidates
+from afdjax.explore.plans.columns import Candidates, evaluation_ahead
 from afdjax.explore.plans.exploration import LEVELS, REASONS, Targets
 from afdjax.explore.plans.levels import search
 from afdjax.explore.plans.replica import Replica, chunked, memory, spare, step, times
@@ -135,7 +136,7 @@ def test_a_dense_model_sends_its_ffns_away():
 
 def test_of_equal_throughputs_the_sooner_first_token_wins(found):
     # rounding would choose among chunks of many sizes, which use a replica just as well
-    table = Table("chunked", (0,), 1, np.ones((6, 4)), np.array([
+    table = Candidates("chunked", (0,), 1, np.ones((6, 4)), np.array([
         # tokens per second, time per token, time to the first token, feeding, memory to spare (twice)
         [100.0, 100.0 * (1 - 1e-9), 100.0 * (1 - 1e-9), 99.9], [0.1, 0.1, 0.09, 0.05], [3.0, 2.0, 2.0, 1.0], [2.0] * 4, [1.0] * 4,
         [1.0] * 4,
@@ -312,9 +313,9 @@ def test_programs_are_compiled_ahead(found, caplog):
         caplog.clear()
         with jax.log_compiles():
             do()
-        return sum(bool(re.search(r"XLA compilation of jit\(_(evaluated|explained)", each)) for each in caplog.messages)
+        return sum(bool(re.search(r"XLA compilation of jit\(_(evaluated|facts)", each)) for each in caplog.messages)
 
-    assert compiled(lambda: (tables_ahead(AtOnce(), other.setting), explained_ahead(AtOnce(), other.setting))) == 2
+    assert compiled(lambda: (evaluation_ahead(AtOnce(), other.setting), facts_ahead(AtOnce(), other.setting))) == 2
     assert compiled(lambda: search(other.setting, 4, other.targets)) == 0
     plan = found.best.plan
     assert compiled(lambda: [margins(other), *(use_of(other, plan, part) for part in plan.parts)]) == 0

@@ -88,8 +88,8 @@ def explore(
     from afdjax.explore.costs.network import ROUTES, Network
     from afdjax.explore.costs.schedule import SCHEDULES
     from afdjax.explore.costs.setting import Setting
-    from afdjax.explore.explain.explained import explained_ahead
-    from afdjax.explore.plans.columns import tables_ahead
+    from afdjax.explore.explain.facts import facts_ahead
+    from afdjax.explore.plans.columns import evaluation_ahead
     from afdjax.explore.plans.exploration import Targets
     from afdjax.explore.plans.levels import search
     from afdjax.hardware.files import load_accelerator
@@ -98,7 +98,7 @@ def explore(
 
     with refusing(lambda name: {"devices": "--gpus", "rules": "--rule"}.get(name, option(name))):
         if level is not None:
-            _named("level", level, dict.fromkeys(("aggregated-afd", "disaggregated-afd")))
+            _one_of("level", level, dict.fromkeys(("aggregated-afd", "disaggregated-afd")))
             if output is None:
                 raise Refusal("--level says whose plan -o writes: give -o as well.")
         for target, suffix in ((plot, ".png"), (output, ".json")):
@@ -114,7 +114,7 @@ def explore(
             chosen, kinds[0], kinds[-1], _requests(workload), imbalance=_imbalance(chosen, imbalance, skew), cache=cache,
             with_attention=() if with_attention == "none" else tuple(with_attention.split(",")),
             accepted=accepted, drafted=drafted,
-            schedule=_named("schedule", schedule, SCHEDULES), network=Network(routes=_named("routes", routes, ROUTES)),
+            schedule=_one_of("schedule", schedule, SCHEDULES), network=Network(routes=_one_of("routes", routes, ROUTES)),
         )  # fmt: skip
         if fit and (not tables or len(kinds) > 1):
             raise Refusal("--fit needs --tables of one kind of device.")
@@ -123,11 +123,11 @@ def explore(
             from afdjax.explore.measurements.tables import with_tables
 
             setting = with_fitted_constants(setting, tables) if fit else with_tables(setting, tables)
-        targets = Targets(_seconds("--ttft", ttft), _seconds("--tpot", tpot))
+        targets = Targets(_duration("--ttft", ttft), _duration("--tpot", tpot))
         # the first is compiled while the second is traced, and that while the search runs; a refusal waits for neither
         beside = ThreadPoolExecutor(1)
-        tables_ahead(beside, setting, len(counts))
-        explained_ahead(beside, setting, len(counts))
+        evaluation_ahead(beside, setting, len(counts))
+        facts_ahead(beside, setting, len(counts))
         found = search(setting, counts, targets, objective=objective, rules=rule or ())
         beside.shutdown()
         if plot is not None:
@@ -139,7 +139,7 @@ def explore(
     print(text)
 
 
-def _named(name: str, value: str, known):
+def _one_of(name: str, value: str, known):
     if value not in known:
         raise Refusal(f"--{name} must be one of {', '.join(known)}, but it is {value}.")
     return known[value]
@@ -164,7 +164,7 @@ def _imbalance(model, factor: float, skew: float | None):
 def _written(found, output: Path, chosen: str | None) -> str:
     """Write the best plan with FFN devices (of the chosen level), and say how to plan with it."""
     from afdjax.deployment.files import profile_to_json
-    from afdjax.explore.explain.as_bundle import as_bundle
+    from afdjax.explore.explain.handover import as_bundle
 
     plans = [
         level.plan
@@ -191,7 +191,7 @@ def _devices(gpus: str) -> list[tuple[int, str]]:
     return [(int(match[1]), match[2]) for match in found if match]
 
 
-def _seconds(name: str, text: str | None) -> float:
+def _duration(name: str, text: str | None) -> float:
     if text is None:
         return float("inf")
     found = re.fullmatch(r"([0-9.]+)\s*(us|ms|s)", text)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from afdjax.explore.explain.binding import Use, use_of
 from afdjax.explore.explain.sensitivity import elasticities, margins, model_elasticities
-from afdjax.explore.plans.exploration import OBJECTIVES, REASONS, Exploration, Level, Part, Plan
+from afdjax.explore.plans.exploration import OBJECTIVES, REASONS, Exploration, Level, PlanPart, ServingPlan
 from afdjax.report.layout import headline, notes, pairs, render
 
 
@@ -24,7 +24,7 @@ COLOURS = {
 }
 
 
-def split_of(found: Exploration, part: Part) -> str:
+def split_of(found: Exploration, part: PlanPart) -> str:
     """`3 x 8A+24F, TP 2` or `16 x 8, TP 8`; with two pools `3 x 8A h20 + 24F l40s, TP 2`."""
     replica = part.replica
     near, far = round(float(replica.attention_devices)), round(float(replica.ffn_devices))
@@ -35,7 +35,7 @@ def split_of(found: Exploration, part: Part) -> str:
     return f"{part.count} x {size}, TP {float(replica.tensor_parallel):.0f}"
 
 
-def load_of(part: Part) -> str:
+def load_of(part: PlanPart) -> str:
     """Batches and microbatches of a replica."""
     replica = part.replica
     chunk = f", chunk {float(replica.chunk):,.0f}" if float(replica.chunk) else ""
@@ -199,7 +199,7 @@ def _level(found: Exploration, level: Level) -> dict[str, Any]:
     }
 
 
-def _part(found: Exploration, plan: Plan, part: Part) -> dict[str, Any]:
+def _part(found: Exploration, plan: ServingPlan, part: PlanPart) -> dict[str, Any]:
     use, here = use_of(found, plan, part), found.setting_of(part)
     return {
         "kind": part.kind,

@@ -11,7 +11,7 @@ from afdjax._tools import checks
 from afdjax._tools.fields import Number, number
 from afdjax._tools.types import Scalar
 from afdjax.explore.costs.kernels import Efficiency, Kernels
-from afdjax.explore.costs.measured import Measured
+from afdjax.explore.costs.measured import MeasuredKernels
 from afdjax.explore.costs.network import Links, Network, links_between, links_within
 from afdjax.explore.costs.routing import Even, Imbalance
 from afdjax.explore.costs.schedule import FourStage, Schedule
@@ -103,7 +103,7 @@ class Setting(eqx.Module):
     accepted: Number = number(1.0)
     drafted: Number = number(0.0)
     reserve: Number = number(3.9 * GIBI)
-    measured: dict[str, tuple[Measured, ...]] = eqx.field(default_factory=dict)
+    measured: dict[str, tuple[MeasuredKernels, ...]] = eqx.field(default_factory=dict)
     cache: str = eqx.field(static=True, default="bf16")
     with_attention: tuple[str, ...] = eqx.field(static=True, default=("router", "dense"))
     joined: bool = eqx.field(static=True, default=True)
@@ -155,5 +155,5 @@ class Setting(eqx.Module):
     def kernels(self, device: Accelerator, part: int) -> Kernels:
         """Costs of one kind of layer on one kind of device."""
         parts = self.measured.get(device.name)
-        measured = parts[part] if parts else Measured()
+        measured = parts[part] if parts else MeasuredKernels()
         return Kernels(device, self.efficiency, self.model.formats, self.cache, measured)

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
-from afdjax.explore.explain.explained import explained
-from afdjax.explore.plans.exploration import Exploration, Part, Plan
+from afdjax.explore.explain.facts import facts_of
+from afdjax.explore.plans.exploration import Exploration, PlanPart, ServingPlan
 
 
 BINDINGS = {
@@ -38,9 +38,9 @@ class Use:
     links: float
 
 
-def use_of(found: Exploration, plan: Plan, part: Part) -> Use:
+def use_of(found: Exploration, plan: ServingPlan, part: PlanPart) -> Use:
     """What a part of a plan of an exploration uses."""
-    facts = explained(found.setting_of(part), part.replica, part.kind)
+    facts = facts_of(found.setting_of(part), part.replica, part.kind)
     attention, transfers, ffn = map(float, facts.stages)
     # what transfers can hide behind
     work = max(attention, ffn) if float(part.replica.ffn_devices) else attention + ffn

@@ -12,14 +12,14 @@ import numpy as np
 from afdjax._tools.programs import compiled_quickly
 from afdjax._tools.types import Scalar
 from afdjax.explore.costs.setting import Setting, in_double
-from afdjax.explore.explain.explained import constants, explained, is_constant
+from afdjax.explore.explain.facts import constants, facts_of, is_constant
 from afdjax.explore.models.model import Model
 from afdjax.explore.plans.columns import OUTCOMES
-from afdjax.explore.plans.exploration import Corrections, Exploration, Part, Plan, placed
+from afdjax.explore.plans.exploration import Corrections, Exploration, PlanPart, ServingPlan, placed
 from afdjax.explore.plans.replica import times
 
 
-def rate(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> Scalar:
+def rate(setting: Setting, plan: ServingPlan, corrections: Corrections, pools: int = 1) -> Scalar:
     """Output tokens per second of this plan in a setting with one or two pools: of all replicas, or of the slower kind."""
     rates = [part.count * _rate(placed(setting, pools, part.place), part) for part in plan.parts]
     if plan.parts[0].kind == "prefill":
@@ -27,12 +27,12 @@ def rate(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1)
     return sum(rates, jnp.zeros(()))
 
 
-def _rate(setting: Setting, part: Part) -> Scalar:
+def _rate(setting: Setting, part: PlanPart) -> Scalar:
     """Tokens per second of one replica."""
     return OUTCOMES[part.kind](setting, part.replica, times(setting, part.replica)).tokens_per_s
 
 
-def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
+def elasticities(setting: Setting, plan: ServingPlan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
     """Percent of throughput for a percent of every constant: accelerators (of one pool: `device`), efficiencies, network and
     requests.
 
@@ -52,7 +52,9 @@ def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: 
     return totals
 
 
-def model_elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
+def model_elasticities(
+    setting: Setting, plan: ServingPlan, corrections: Corrections, pools: int = 1
+) -> dict[str, float]:
     """Percent of throughput for a percent of every number of the model's shape but `top_k`, which has no derivative.
 
     The plan is held fixed. A program of its own: what is served is no knob of who serves it.
@@ -74,10 +76,10 @@ def model_elasticities(setting: Setting, plan: Plan, corrections: Corrections, p
         }
 
 
-def _elasticities_of(setting: Setting, part: Part, pools: int) -> tuple[float, dict[str, float]]:
+def _elasticities_of(setting: Setting, part: PlanPart, pools: int) -> tuple[float, dict[str, float]]:
     """Tokens per second of a part, and its elasticities by the names of the constants in `setting`."""
     here = placed(setting, pools, part.place)
-    facts = explained(here, part.replica, part.kind)
+    facts = facts_of(here, part.replica, part.kind)
     named, _ = jax.tree_util.tree_flatten_with_path(constants(here))
     roles = ("attention_device", "ffn_device")
     # of one pool both roles are the same device, and only what changes both is a knob

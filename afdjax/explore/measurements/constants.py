@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from afdjax.explore.costs.kernels import Efficiency
 from afdjax.explore.costs.setting import Setting, in_double
-from afdjax.explore.measurements.tables import Series, fastest, nothing_of, series_of, times_of
+from afdjax.explore.measurements.tables import KernelSeries, fastest, nothing_of, series_of, times_of
 
 
 CONSTANTS = ("memory", "dense", "experts", "attention", "kernel")
@@ -35,7 +35,7 @@ def with_fitted_constants(setting: Setting, places: Sequence[str | Path]) -> Set
     return dataclasses.replace(setting, efficiency=fit_efficiency(setting, chosen))
 
 
-def fit_efficiency(setting: Setting, series: Sequence[Series], steps: int = 64) -> Efficiency:
+def fit_efficiency(setting: Setting, series: Sequence[KernelSeries], steps: int = 64) -> Efficiency:
     """The constants of `setting.efficiency` that its attention device shows in these series, the others as they were.
 
     Least squares of Cauchy residuals of log(modelled / measured), every series with the same weight, by Levenberg-Marquardt

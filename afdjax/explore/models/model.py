@@ -42,15 +42,15 @@ class Model(eqx.Module):
     def rounds(self) -> Scalar:
         """How often a token goes to the FFN side and back, where there is one: once for each layer with experts, or each FFN."""
         kind = Experts if self.sparse else Dense
-        return _total(self, lambda part: jnp.ones(()) if isinstance(part.ffn, kind) else None)
+        return _over_layers(self, lambda part: jnp.ones(()) if isinstance(part.ffn, kind) else None)
 
     def attention_parameters(self) -> Scalar:
         """Weights of all attention layers."""
-        return _total(self, lambda part: None if part.attention is None else part.attention.parameters())
+        return _over_layers(self, lambda part: None if part.attention is None else part.attention.parameters())
 
     def routed_parameters(self) -> Scalar:
         """Weights of all routed experts."""
-        return _total(
+        return _over_layers(
             self,
             lambda part: part.ffn.experts * part.ffn.expert_parameters() if isinstance(part.ffn, Experts) else None,
         )
@@ -63,7 +63,7 @@ class Model(eqx.Module):
                 return part.ffn.shared_parameters() + part.ffn.router_parameters()
             return part.ffn.parameters() if isinstance(part.ffn, Dense) else None
 
-        return _total(self, of)
+        return _over_layers(self, of)
 
     def embedding_parameters(self) -> Scalar:
         """Weights of embedding and head (one matrix if they are tied)."""
@@ -80,7 +80,7 @@ class Model(eqx.Module):
 
     def active_parameters(self) -> Scalar:
         """Weights that one token meets, embedding and head included."""
-        unused = _total(
+        unused = _over_layers(
             self,
             lambda part: (
                 (part.ffn.experts - part.ffn.top_k) * part.ffn.expert_parameters()
@@ -102,18 +102,22 @@ class Model(eqx.Module):
 
     def token_bytes(self, kind: str) -> Scalar:
         """KV cache that one token leaves in all layers [bytes], with elements of this format (windows not counted)."""
-        return _total(self, lambda part: None if part.attention is None else part.attention.token_bytes(kind))
+        return _over_layers(self, lambda part: None if part.attention is None else part.attention.token_bytes(kind))
 
     def cache_bytes(self, context: ScalarLike, kind: str) -> Scalar:
         """KV cache and states of one request with so many tokens [bytes]."""
-        return _total(self, lambda part: None if part.attention is None else part.attention.cache_bytes(context, kind))
+        return _over_layers(
+            self, lambda part: None if part.attention is None else part.attention.cache_bytes(context, kind)
+        )
 
     def attention_operations(self, context: ScalarLike) -> Scalar:
         """Operations of one decoded token in attention, beyond its products with weights."""
-        return _total(self, lambda part: None if part.attention is None else part.attention.core_operations(context))
+        return _over_layers(
+            self, lambda part: None if part.attention is None else part.attention.core_operations(context)
+        )
 
 
-def _total(model: Model, of) -> Scalar:
+def _over_layers(model: Model, of) -> Scalar:
     """The sum over all layers; parts for which there is nothing to add are left out."""
     found = [(part.count, of(part)) for part in model.layers]
     return sum((count * value for count, value in found if value is not None), jnp.zeros(()))

@@ -16,7 +16,7 @@ from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.plans.candidates import Loads, replica_of
-from afdjax.explore.plans.exploration import Part, Targets, settings_ahead
+from afdjax.explore.plans.exploration import PlanPart, Targets, settings_ahead
 from afdjax.explore.plans.replica import Outcome, Replica, Times, chunked, decode_only, prefill_only, spare, times
 
 
@@ -54,7 +54,7 @@ _DEPTHS = 4
 """Loads, and at least so many numbers of microbatches, evaluated at a time: one program for every size of search."""
 
 
-def tables_ahead(executor: Executor, setting: Setting, pools: int = 1) -> None:
+def evaluation_ahead(executor: Executor, setting: Setting, pools: int = 1) -> None:
     """Have `executor` compile the programs of a search on one or two pools."""
     with jax.enable_x64(True):
         for here in settings_ahead(setting, pools):
@@ -71,13 +71,13 @@ class Choice:
     `rate` and `tpot` have shape (rows,), `used` (rows, pools).
     """
 
-    rows: list[tuple["Table", int]]
+    rows: list[tuple["Candidates", int]]
     rate: np.ndarray
     tpot: np.ndarray
     used: np.ndarray
 
     @classmethod
-    def of(cls, tables: list["Table"], targets: Targets, counts: np.ndarray) -> "Choice":
+    def of(cls, tables: list["Candidates"], targets: Targets, counts: np.ndarray) -> "Choice":
         rows = [(table, int(i)) for table in tables for i in table.best_by_size(targets)]
         # what each gives for its share of the scarcer pool
         worth = np.array([table.rate[i] / (table.used[i] / counts).max() for table, i in rows])
@@ -86,7 +86,7 @@ class Choice:
         used = np.array([table.used[i] for table, i in rows]).reshape(len(rows), len(counts))
         return cls(rows, rate, tpot, used)
 
-    def part(self, i: int, count: int) -> Part:
+    def part(self, i: int, count: int) -> PlanPart:
         table, row = self.rows[i]
         return table.part(row, count)
 
@@ -107,7 +107,7 @@ def times_within(used: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Table:
+class Candidates:
     """Candidates and their outcomes, as columns. `place`: which of `pools` pools the devices are of, attention's and experts'."""
 
     kind: str
@@ -119,7 +119,7 @@ class Table:
     @classmethod
     def of(
         cls, setting: Setting, kind: str, place: tuple[int, ...], pools: int, loads: Loads, depths: tuple[int, ...]
-    ) -> "Table":
+    ) -> "Candidates":
         """Every load with every number of microbatches."""
         rows, index = loads.shape[1], np.asarray(KINDS.index(kind))
         some = np.resize(np.array(depths, float), max(len(depths), _DEPTHS))
@@ -133,14 +133,14 @@ class Table:
         return cls(kind, place, pools, columns, outcomes.reshape(6, -1))
 
     @classmethod
-    def joined(cls, tables: list["Table"]) -> "Table":
+    def joined(cls, tables: list["Candidates"]) -> "Candidates":
         """The rows of all of them, which are of one kind and place."""
         columns, outcomes = (
             np.concatenate([getattr(table, name) for table in tables], axis=1) for name in ("columns", "outcomes")
         )
         return dataclasses.replace(tables[0], columns=columns, outcomes=outcomes)
 
-    def rows(self, index: np.ndarray) -> "Table":
+    def rows(self, index: np.ndarray) -> "Candidates":
         """These rows only."""
         return dataclasses.replace(self, columns=self.columns[:, index], outcomes=self.outcomes[:, index])
 
@@ -162,8 +162,8 @@ class Table:
         """How many of each replica so many devices of each pool make."""
         return times_within(self.used, counts)
 
-    def part(self, i: int, count: int) -> Part:
-        return Part(count, self.replica(i), self.outcome(i), self.kind, self.place)
+    def part(self, i: int, count: int) -> PlanPart:
+        return PlanPart(count, self.replica(i), self.outcome(i), self.kind, self.place)
 
     @property
     def loads(self) -> Loads:

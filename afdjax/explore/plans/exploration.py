@@ -40,7 +40,7 @@ class Corrections:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class PlanPart:
     """`count` replicas of one kind, what one of them does, and of which pools its devices are: attention's, experts'."""
 
     count: int
@@ -56,14 +56,14 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class ServingPlan:
     """The best plan of a level: its `parts` (replicas that do everything, or prefill and decode), and what they do together.
 
     `value` is what plans are chosen by: `tokens_per_s`, or that over the price or power of the devices in use.
     """
 
     level: str
-    parts: tuple[Part, ...]
+    parts: tuple[PlanPart, ...]
     tokens_per_s: float
     tpot: float
     ttft: float
@@ -81,7 +81,7 @@ class Level:
     how fast candidates that fit and keep the other target can be, and the frontier [tokens/s/user, tokens/s]."""
 
     name: str
-    plan: Plan | None
+    plan: ServingPlan | None
     candidates: int
     reasons: dict[str, int]
     hurdle: str
@@ -101,7 +101,7 @@ OBJECTIVES = {
     "price": "tokens/s over the price (per hour, or relative to an L20)",
     "power": "tokens/s per W",
 }
-"""What a search maximises, and the unit of `Plan.value`."""
+"""What a search maximises, and the unit of `ServingPlan.value`."""
 
 
 def weights_of(setting: Setting, pools: int, objective: str) -> np.ndarray | None:
@@ -153,7 +153,7 @@ class Exploration:
         kinds = (self.setting.attention_device, self.setting.ffn_device)
         return " + ".join(f"{count} x {kind.name}" for count, kind in zip(self.pools, kinds, strict=False))
 
-    def setting_of(self, part: Part) -> Setting:
+    def setting_of(self, part: PlanPart) -> Setting:
         """The setting with the devices that this part has."""
         return placed(self.setting, len(self.pools), part.place)
 

@@ -18,14 +18,14 @@ import numpy as np
 from afdjax._tools.programs import compiled_quickly
 from afdjax.explore.costs.setting import Setting, in_double
 from afdjax.explore.plans import candidates
-from afdjax.explore.plans.columns import EQUAL, Choice, Table, times_within
+from afdjax.explore.plans.columns import EQUAL, Candidates, Choice, times_within
 from afdjax.explore.plans.exploration import (
     OBJECTIVES,
     Corrections,
     Exploration,
     Level,
-    Part,
-    Plan,
+    PlanPart,
+    ServingPlan,
     Targets,
     last_hurdle,
     placed,
@@ -109,18 +109,18 @@ class _Pools:
         self.weights = weights_of(setting, len(counts), objective)
         self.prompt = float(setting.requests.prompt)
         self.transfer = float(_transfer_time(placed(setting, len(counts), (0, len(counts) - 1))))
-        self.evaluated: dict[tuple[str, Place], Table] = {}
+        self.evaluated: dict[tuple[str, Place], Candidates] = {}
 
     def places(self, apart: bool) -> list[Place]:
         """Pools that a replica can be on: one, or attention's and experts'."""
         return list(itertools.product(range(len(self.counts)), repeat=2 if apart else 1))
 
-    def table(self, kind: str, place: Place) -> Table:
+    def table(self, kind: str, place: Place) -> Candidates:
         if (kind, place) not in self.evaluated:
             self.evaluated[kind, place] = self._evaluate(kind, place)
         return self.evaluated[kind, place]
 
-    def _evaluate(self, kind: str, place: Place) -> Table:
+    def _evaluate(self, kind: str, place: Place) -> Candidates:
         apart = len(place) == 2
         setting = placed(self.setting, len(self.counts), place)
         chunks = np.unique(np.maximum(np.round(np.array(candidates.CHUNKS) * self.prompt), 1.0))
@@ -134,7 +134,7 @@ class _Pools:
         depths = self.setting.schedule.depths if apart else candidates.DEPTHS
         make = candidates.disaggregated if apart else candidates.aggregated
         setting = setting.anonymous
-        evaluate = lambda loads: Table.of(
+        evaluate = lambda loads: Candidates.of(
             setting, kind, place, len(self.counts), candidates.allowed(loads, setting, self.rules), depths
         )
         tables = [evaluate(make(limits, chunk, batch))]
@@ -147,17 +147,17 @@ class _Pools:
                 best = self._best_by_size([best, tables[-1]], kind)
                 tables.append(evaluate(candidates.finer(best.loads, spread)))
                 best = self._best_by_size([best, tables[-1]], kind)
-        return Table.joined(tables)
+        return Candidates.joined(tables)
 
-    def _best_by_size(self, tables: list[Table], kind: str) -> Table:
-        table = Table.joined(tables)
+    def _best_by_size(self, tables: list[Candidates], kind: str) -> Candidates:
+        table = Candidates.joined(tables)
         return table.rows(table.best_by_size(self.targets_of(kind)))
 
     def _limits(self, place: Place) -> candidates.Limits:
         near, far = int(self.counts[place[0]]), int(self.counts[place[-1]])
         return candidates.Limits(near, far if len(place) == 2 else 0, near if place[0] == place[-1] else near + far)
 
-    def _best(self, table: Table, targets: Targets) -> int | None:
+    def _best(self, table: Candidates, targets: Targets) -> int | None:
         """The row with the largest value, with as many replicas as the pools hold."""
         good = table.good(targets)
         if not good.any():
@@ -184,7 +184,9 @@ class _Pools:
         """Time that is left for the prompt itself when its cache must travel."""
         return max(self.targets.ttft - self.transfer, 0.0) / self.corrections.ttft
 
-    def _plan(self, level: str, parts: Sequence[Part], tokens_per_s: float, tpot: float, ttft: float) -> Plan:
+    def _plan(
+        self, level: str, parts: Sequence[PlanPart], tokens_per_s: float, tpot: float, ttft: float
+    ) -> ServingPlan:
         used = np.zeros(len(self.counts))
         for part in parts:
             for pool, devices in zip(
@@ -192,7 +194,7 @@ class _Pools:
             ):
                 used[pool] += part.count * float(devices)
         value = float(self._value(np.asarray(tokens_per_s), used))
-        return Plan(level, tuple(parts), tokens_per_s, tpot, ttft, value)
+        return ServingPlan(level, tuple(parts), tokens_per_s, tpot, ttft, value)
 
     def whole(self, name: str, apart: bool) -> Level:
         """Equal replicas that do everything; with two pools, replicas of each beside one another or across both."""
@@ -214,7 +216,7 @@ class _Pools:
         best = max(plans, key=lambda plan: plan.value, default=None)
         return Level(name, best, size, dict(reasons), last_hurdle(reasons), floor, frontier)
 
-    def _side_by_side(self, name: str, fleet: Sequence[Table], limit: Targets) -> Plan | None:
+    def _side_by_side(self, name: str, fleet: Sequence[Candidates], limit: Targets) -> ServingPlan | None:
         found = [(table, i) for table in fleet if (i := self._best(table, limit)) is not None]
         if self.weights is not None and found:
             # replicas of the worse kind only dilute what a price buys
@@ -230,7 +232,7 @@ class _Pools:
         ttft = max(float(part.outcome.ttft) for part in parts) * self.corrections.whole_ttft
         return self._plan(name, parts, total, max(float(part.outcome.tpot) for part in parts), ttft)
 
-    def _frontier(self, table: Table, targets: Targets) -> np.ndarray:
+    def _frontier(self, table: Candidates, targets: Targets) -> np.ndarray:
         good = table.good(targets)
         return _frontier(1.0 / table.tpot[good], (table.fits(self.counts) * table.rate)[good])
 
@@ -265,7 +267,7 @@ class _Pools:
         where = np.array(points).reshape(-1, 2)
         return Level(name, found, size, dict(reasons), hurdle, floor, _frontier(where[:, 0], where[:, 1]))
 
-    def _matched_plan(self, name: str, feeders: Choice, users: Choice, match: "_Match") -> Plan:
+    def _matched_plan(self, name: str, feeders: Choice, users: Choice, match: "_Match") -> ServingPlan:
         parts = feeders.part(match.feeder, match.feeders), users.part(match.user, match.users)
         ttft = self.corrections.ttft * float(parts[0].outcome.ttft) + self.transfer
         return self._plan(name, parts, match.tokens_per_s, float(parts[1].outcome.tpot), ttft)

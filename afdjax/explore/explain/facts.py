@@ -23,7 +23,7 @@ from afdjax.explore.plans.replica import Replica, Times, memory, resident, step
 
 
 @dataclasses.dataclass(frozen=True)
-class Explained:
+class Facts:
     """One replica in numbers, on the host.
 
     - `log_rate`: logarithm of its tokens/s; `slopes`: its derivatives by the `constants` of the setting.
@@ -44,19 +44,19 @@ class Explained:
     latency: Float[np.ndarray, ""]
 
 
-def explained(setting: Setting, replica: Replica, kind: str) -> Explained:
+def facts_of(setting: Setting, replica: Replica, kind: str) -> Facts:
     """A replica of one of `KINDS`; `setting` has the devices that it is on."""
     with jax.enable_x64(True):
-        found = _explained(in_double(setting).anonymous, replica, jnp.asarray(KINDS.index(kind)))
-        return Explained(**jax.device_get(found))
+        found = _facts(in_double(setting).anonymous, replica, jnp.asarray(KINDS.index(kind)))
+        return Facts(**jax.device_get(found))
 
 
-def explained_ahead(executor: Executor, setting: Setting, pools: int = 1) -> None:
+def facts_ahead(executor: Executor, setting: Setting, pools: int = 1) -> None:
     """Have `executor` compile the programs that explain plans on one or two pools, before there is a plan."""
     with jax.enable_x64(True):
         some = Replica(*map(jnp.asarray, (1.0, 0.0, 1.0, 1.0, 1.0, 1.0)))
         for here in settings_ahead(setting, pools):
-            _explained.ahead(executor, here, some, jnp.asarray(0))
+            _facts.ahead(executor, here, some, jnp.asarray(0))
 
 
 def constants(setting: Setting) -> Setting:
@@ -70,8 +70,8 @@ def is_constant(leaf: Any) -> bool:
 
 
 @functools.partial(kept, quickly=True)
-def _explained(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> dict[str, Array]:
-    """The fields of `Explained`.
+def _facts(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> dict[str, Array]:
+    """The fields of `Facts`.
 
     Forward mode, along all constants at once: for so few as fast as reverse mode, and traced sooner.
     """
