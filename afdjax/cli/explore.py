@@ -1,8 +1,10 @@
 """The command `afdjax explore`: the best plan of every level of disaggregation, in one table."""
 
 import re
+from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -84,17 +86,14 @@ def explore(
     import dataclasses
     from concurrent.futures import ThreadPoolExecutor
 
-    from afdjax.explore import load_model
-    from afdjax.explore.costs.network import ROUTES, Network
+    from afdjax.explore import Fleet, Network, Setting, Targets, load_model, search
+    from afdjax.explore.costs.network import ROUTES
     from afdjax.explore.costs.schedule import SCHEDULES
-    from afdjax.explore.costs.setting import Setting
     from afdjax.explore.explain.facts import facts_ahead
-    from afdjax.explore.plans.columns import evaluation_ahead
-    from afdjax.explore.plans.exploration import Targets
-    from afdjax.explore.plans.levels import search
+    from afdjax.explore.plans.candidates import evaluation_ahead
     from afdjax.hardware.files import load_accelerator
     from afdjax.hardware.formats import bytes_of
-    from afdjax.report.exploration import exploration_document, exploration_report
+    from afdjax.report.exploration import exploration_report
 
     with refusing(lambda name: {"devices": "--gpus", "rules": "--rule"}.get(name, option(name))):
         if level is not None:
@@ -124,15 +123,19 @@ def explore(
 
             setting = with_fitted_constants(setting, tables) if fit else with_tables(setting, tables)
         targets = Targets(_duration("--ttft", ttft), _duration("--tpot", tpot))
+        fleet = Fleet.of(setting, counts)
         # the first is compiled while the second is traced, and that while the search runs; a refusal waits for neither
         beside = ThreadPoolExecutor(1)
-        evaluation_ahead(beside, setting, len(counts))
-        facts_ahead(beside, setting, len(counts))
-        found = search(setting, counts, targets, objective=objective, rules=rule or ())
+        evaluation_ahead(beside, setting, fleet)
+        facts_ahead(beside, setting, fleet)
+        found = search(setting, fleet, targets, objective=objective, rules=rule or ())
         beside.shutdown()
+        found = dataclasses.replace(found, inputs=_inputs(model, parts, workload, tables, skew))
+        # the ranking of constants that people read leaves the model's shape out
+        document = found.to_dict(sensitivity, of_model=json)
         if plot is not None:
-            save_figure(plot, lambda module: module.exploration_figure(found), "exploration")
-        text = exploration_document(found, sensitivity) if json else exploration_report(found, sensitivity)
+            save_figure(plot, lambda module: module.exploration_figure(document), "exploration")
+        text = dumps(document, indent=2, allow_nan=False) if json else exploration_report(document)
         if output is not None:
             said = _written(found, output, level)
             text = text if json else f"{text}\n\n{said}"
@@ -161,10 +164,33 @@ def _imbalance(model, factor: float, skew: float | None):
     return drawn(jax.random.key(0), experts[0], zipf(int(experts[0].experts), skew))
 
 
+def _inputs(
+    model: str, accelerators: Sequence[str], workload: str, tables: Sequence[Path] | None, skew: float | None
+) -> dict[str, Any]:
+    """Names and files that were asked for, with digests of their contents, and the option that a setting does not keep."""
+    from afdjax._tools.provenance import digest
+    from afdjax._tools.shipped import Shipped
+
+    def source(folder: str, name: str) -> dict[str, str | None]:
+        shipped = Shipped(folder, "", "").document(name)
+        if shipped is not None:
+            return {"name": name, "digest": digest(shipped.encode())}
+        return {"name": name, "digest": digest(Path(name).read_bytes()) if Path(name).is_file() else None}
+
+    files = [file for table in tables or () for file in (sorted(table.rglob("*")) if table.is_dir() else [table])]
+    return {
+        "model": source("models", model),
+        "accelerators": [source("accelerators", name) for name in accelerators],
+        "workload": source("workloads", workload),
+        "tables": [source("", str(file)) for file in files if file.is_file()],
+        "skew": skew,
+    }
+
+
 def _written(found, output: Path, chosen: str | None) -> str:
     """Write the best plan with FFN devices (of the chosen level), and say how to plan with it."""
     from afdjax.deployment.files import profile_to_json
-    from afdjax.explore.explain.handover import as_bundle
+    from afdjax.explore import as_bundle
 
     plans = [
         level.plan
@@ -176,7 +202,7 @@ def _written(found, output: Path, chosen: str | None) -> str:
         raise Refusal(f"{output}: there is no plan with FFN devices{which} to write: relax the targets.")
     best = max(plans, key=lambda plan: plan.value)
     part = next(part for part in reversed(best.parts) if float(part.replica.ffn_devices))
-    profile, bundle, workers = as_bundle(found.setting_of(part), part.replica, output.stem)
+    profile, bundle, workers = as_bundle(found.question.placed(part.place), part.replica, output.stem)
     write(output, profile_to_json(profile, bundle).encode())
     return f"wrote {output} ({best.level}, {workers} attention workers):\n  afdjax plan --profile {output}"
 

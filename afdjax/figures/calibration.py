@@ -6,7 +6,7 @@ import numpy as np
 
 from afdjax.calibrate import Calibration, SeriesFit
 from afdjax.calibrate.kernels.findings import Cliff
-from afdjax.figures.plans import blank_figure
+from afdjax.figures.canvas import blank_figure
 from afdjax.report.calibration import STAGE_NAMES
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from afdjax.figures.canvas import blank_figure
 from afdjax.planning.model_check import Comparison
 from afdjax.planning.planner import Plan
 from afdjax.simulation import Timeline
@@ -139,14 +140,4 @@ def timeline_figure(timeline: Timeline, time_unit: str) -> "Figure":
     axes.legend(
         handles=handles, fontsize="small", loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=timeline.in_flight
     )
-    return figure
-
-
-def blank_figure(width: float, height: float) -> "Figure":
-    """A figure that needs no display and no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure
