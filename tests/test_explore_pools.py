@@ -16,7 +16,7 @@ from afdjax.explore.costs.routing import Even
 from afdjax.explore.explain.sensitivity import name_of, rate
 from afdjax.explore.explain.uses import BINDINGS
 from afdjax.explore.plans.outcomes import chunked, decode_only, spare, step, times, transfer_time
-from afdjax.explore.plans.plan import devices_of
+from afdjax.explore.plans.plan import devices_in_use
 from afdjax.explore.plans.rules import RULES
 from afdjax.hardware.files import load_accelerator
 
@@ -34,7 +34,7 @@ def both():
 
 def used(found, plan):
     """Devices of each pool that a plan has."""
-    return devices_of(plan.parts, len(found.question.fleet.counts))
+    return devices_in_use(plan.parts, len(found.question.fleet.counts))
 
 
 def test_plans_on_two_pools_keep_both_budgets(both):

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from afdjax.figures.canvas import blank_figure
-from afdjax.report.exploration import devices_of
+from afdjax.report.exploration import fleet_text
 
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def exploration_figure(document: dict[str, Any]) -> "Figure":
         axes.text(fastest, axes.get_ylim()[1], " TPOT target", va="top", color="0.4")
     axes.set(
         xlabel="interactivity [tokens / s of one user]",
-        ylabel=f"output of {devices_of(document)} [tokens / s]",
+        ylabel=f"output of {fleet_text(document)} [tokens / s]",
         yscale="log",
         title=f"{document['model']}: best plans of each level (dots: the recommendation)",
     )

@@ -39,7 +39,7 @@ def split_of(part: Document, pools: int) -> str:
     return f"{part['replicas']} x {size}, TP {part['tensor_parallel']:.0f}"
 
 
-def devices_of(document: Document) -> str:
+def fleet_text(document: Document) -> str:
     """What there is: `64 x h20 + 32 x l40s`."""
     return " + ".join(f"{pool['count']} x {pool['accelerator']}" for pool in document["devices"])
 
@@ -49,7 +49,7 @@ def _question(document: Document) -> list[tuple[str, str]]:
     lengths = "/".join(f"{requests[name]:,.0f}" for name in ("prefix", "prompt", "output"))
     rows = [
         ("model", f"{document['model']}, KV cache in {document['formats']['cache']}"),
-        ("devices", devices_of(document)),
+        ("devices", fleet_text(document)),
         ("requests", f"{lengths} tokens (in the cache, new prompt, output)"),
         ("targets", f"TTFT {_time(targets['ttft'])}, TPOT {_time(targets['tpot'])}"),
         ("looked at", f"{document['evaluations']:,} replicas"),
@@ -76,11 +76,11 @@ def _levels(document: Document) -> Table:
         mark = " *" if level["name"] == document["best"] else ""
         value = [f"{plan['value']:,.3g}"] if by_cost else []
         times = (_time(plan["tpot"]), _time(plan["ttft"]))
-        table.add_row(level["name"] + mark, f"{plan['tokens_per_s']:,.0f}", *times, *value, _plan(document, plan))
+        table.add_row(level["name"] + mark, f"{plan['tokens_per_s']:,.0f}", *times, *value, _plan_text(document, plan))
     return table
 
 
-def _plan(document: Document, plan: Document) -> str:
+def _plan_text(document: Document, plan: Document) -> str:
     pools = len(document["devices"])
     return "\n".join(
         f"{'' if part['kind'] == 'chunked' else part['kind'] + ': '}{split_of(part, pools)}; {_batches(part)}"
@@ -104,7 +104,7 @@ def _why_not(document: Document, level: Document) -> str:
         if floors[target] is None:
             return f"{code}, and no plan that fits keeps the other target: relax both"
         return f"{code}: the least {what} of plans that fit and keep the other target is {_time(floors[target])}"
-    return f"{code}: {level['why'] or f'no replica of this kind on {devices_of(document)}'}"
+    return f"{code}: {level['why'] or f'no replica of this kind on {fleet_text(document)}'}"
 
 
 def _uses(document: Document) -> list[Any]:
@@ -116,12 +116,12 @@ def _uses(document: Document) -> list[Any]:
         for part in level["plan"]["parts"] if level["plan"] else ():
             kind = f" {part['kind']}" if part["kind"] != "chunked" else ""
             links = "-" if part["links"] is None else f"{part['links']:.0%}"
-            table.add_row(level["name"] + kind, ", ".join(part["binds"]), _memory(part["bytes"]), links)
+            table.add_row(level["name"] + kind, ", ".join(part["binds"]), _memory_text(part["bytes"]), links)
     what = "links: share of their bandwidth that would do for transfers to hide; above 100 % the network binds"
     return [table, what] if table.row_count else []
 
 
-def _memory(held: Document) -> str:
+def _memory_text(held: Document) -> str:
     near = f"weights {held['weights'] / 1e9:.0f}, cache {held['cache'] / 1e9:.0f}"
     return f"{near}; experts {held['ffn_weights'] / 1e9:.0f}" if held["ffn_weights"] else near
 

@@ -38,10 +38,10 @@ def asked(question: Question) -> dict[str, Any]:
         "efficiency": numbers(setting.efficiency),
         "targets": target_numbers(question.targets),
         "options": {
-            "schedule": _chosen(setting.schedule, SCHEDULES),
-            "routes": _chosen(setting.network.routes, ROUTES),
+            "schedule": _name_of_strategy(setting.schedule, SCHEDULES),
+            "routes": _name_of_strategy(setting.network.routes, ROUTES),
             "rules": list(question.rules),
-            "imbalance": _imbalance(setting.imbalance),
+            "imbalance": _imbalance_numbers(setting.imbalance),
             "accepted": float(setting.accepted),
             "drafted": float(setting.drafted),
             "with_attention": list(setting.with_attention),
@@ -76,12 +76,12 @@ def sources(setting: Setting) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def _chosen(strategy: Any, known: Mapping[str, Any]) -> str:
+def _name_of_strategy(strategy: Any, known: Mapping[str, Any]) -> str:
     """The name of a strategy, or that of its class where it is a user's own."""
     return next((name for name, one in known.items() if type(one) is type(strategy)), type(strategy).__name__)
 
 
-def _imbalance(imbalance: Imbalance) -> dict[str, Any]:
+def _imbalance_numbers(imbalance: Imbalance) -> dict[str, Any]:
     """A factor, or what tells one table of drawn assignments from another."""
     if isinstance(imbalance, Even):
         return {"kind": "even", "factor": float(imbalance.factor)}

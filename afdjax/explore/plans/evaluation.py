@@ -14,7 +14,7 @@ def evaluated(question: Question, kind: str, place: Place) -> Candidates:
     apart = len(place) == 2
     batch, chunk = _coarse(kind, float(question.setting.requests.prompt))
     limits = _limits(question.fleet, place)
-    depths = question.setting.schedule.depths if apart else shapes.DEPTHS
+    depths = question.setting.schedule.depths if apart else shapes.WHOLE_DEPTHS
     setting = question.placed(place).anonymous
     counts = np.array(question.fleet.counts, float)
 
@@ -25,7 +25,7 @@ def evaluated(question: Question, kind: str, place: Place) -> Candidates:
     several = [outcomes(make(limits, chunk, batch))]
     targets = question.targets_of(kind)
     best = several[0].rows(several[0].best_by_size(targets))
-    # the grid is coarse, the best is at whole numbers: around the best of all, and loads of the best of every size
+    # the grid is coarse, the best is at whole numbers: around the best of all, and batches and chunks of the best of every size
     for width in (0.2, 0.04):
         top = best_row(question, best, targets)
         if top is not None:

@@ -22,7 +22,7 @@ from afdjax.explore.plans.replica import Replica
 from afdjax.hardware.formats import bytes_of
 
 
-class Stages(NamedTuple):
+class LayerStages(NamedTuple):
     """Times [s] of one microbatch in one layer that goes to the FFN side; `serial`: of a step, what nothing hides."""
 
     attention: Scalar
@@ -97,7 +97,7 @@ class FfnSide(eqx.Module):
     """Where one kind of FFN layer runs. Abstract."""
 
     @abc.abstractmethod
-    def added(self, stages: Stages, layer: Layer, batch: Microbatch) -> Stages:
+    def added(self, stages: LayerStages, layer: Layer, batch: Microbatch) -> LayerStages:
         """The stages with those of such layers, their attention included."""
 
     @abc.abstractmethod
@@ -108,7 +108,7 @@ class FfnSide(eqx.Module):
 class Nothing(FfnSide):
     """Attention without an FFN (hybrid stacks)."""
 
-    def added(self, stages: Stages, layer: Layer, batch: Microbatch) -> Stages:
+    def added(self, stages: LayerStages, layer: Layer, batch: Microbatch) -> LayerStages:
         share = layer.part.count / batch.setting.model.rounds
         return stages._replace(attention=stages.attention + share * layer.mixing)
 
@@ -121,7 +121,7 @@ class ExpertsApart(FfnSide):
 
     ffn: Experts
 
-    def added(self, stages: Stages, layer: Layer, batch: Microbatch) -> Stages:
+    def added(self, stages: LayerStages, layer: Layer, batch: Microbatch) -> LayerStages:
         setting, replica = batch.setting, batch.replica
         attention, out, ffn, back, serial = stages
         share = layer.part.count / setting.model.rounds
@@ -139,7 +139,7 @@ class ExpertsApart(FfnSide):
             ffn += share * layer.far.router(self.ffn, batch.arriving)
             passed_on = network.passed_on(batch.across, batch.beyond, self.ffn, batch.traffic, setting.imbalance)
             there, again = map(functools.partial(jnp.where, replica.apart), passed_on, (there, again))
-        return Stages(attention, out + share * there, ffn, back + share * again, serial)
+        return LayerStages(attention, out + share * there, ffn, back + share * again, serial)
 
     def held(self, setting: Setting, replica: Replica) -> Held:
         _, experts, rest = map(bytes_of, setting.model.formats)
@@ -155,7 +155,7 @@ class DenseBeside(FfnSide):
 
     ffn: Dense
 
-    def added(self, stages: Stages, layer: Layer, batch: Microbatch) -> Stages:
+    def added(self, stages: LayerStages, layer: Layer, batch: Microbatch) -> LayerStages:
         setting, replica = batch.setting, batch.replica
         time = layer.near.dense(self.ffn, batch.tokens.count, replica.tensor_parallel) + batch.reduce
         if "dense" not in setting.with_attention:
@@ -176,7 +176,7 @@ class DenseDivided(FfnSide):
 
     ffn: Dense
 
-    def added(self, stages: Stages, layer: Layer, batch: Microbatch) -> Stages:
+    def added(self, stages: LayerStages, layer: Layer, batch: Microbatch) -> LayerStages:
         setting, replica = batch.setting, batch.replica
         attention, out, ffn, back, serial = stages
         share = layer.part.count / setting.model.rounds
@@ -191,7 +191,7 @@ class DenseDivided(FfnSide):
         there, again = setting.network.to_all(batch.across, setting.model.hidden, batch.traffic)
         out += share * jnp.where(replica.apart, there, 0.0)
         back += share * jnp.where(replica.apart, again, 0.0)
-        return Stages(attention, out, ffn, back, serial)
+        return LayerStages(attention, out, ffn, back, serial)
 
     def held(self, setting: Setting, replica: Replica) -> Held:
         whole = bytes_of(setting.model.formats[2]) * self.ffn.parameters()

@@ -11,7 +11,7 @@ from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.explore.costs.kernels import Tokens
 from afdjax.explore.costs.schedule import pipelined
 from afdjax.explore.costs.setting import Setting
-from afdjax.explore.plans.ffn_sides import Layer, Microbatch, Stages, side_of
+from afdjax.explore.plans.ffn_sides import Layer, LayerStages, Microbatch, side_of
 from afdjax.explore.plans.replica import Replica
 from afdjax.hardware.formats import bytes_of
 
@@ -43,7 +43,7 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
     )
     tp, batch = replica.tensor_parallel, Microbatch(setting, replica, tokens)
     zero = jnp.zeros(())
-    stages = Stages(zero, zero, zero, zero, zero)
+    stages = LayerStages(zero, zero, zero, zero, zero)
     for i, part in enumerate(model.layers):
         near, far = setting.kernels(setting.attention_device, i), setting.kernels(setting.ffn_device, i)
         mixing = zero if part.attention is None else near.attention(part.attention, tokens, tp) + batch.reduce

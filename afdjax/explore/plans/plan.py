@@ -65,7 +65,7 @@ class ServingPlan:
         ttft: float,
     ) -> "ServingPlan":
         """A plan with the value that the question asks for."""
-        value = float(question.value(np.asarray(tokens_per_s), devices_of(parts, len(question.fleet.counts))))
+        value = float(question.value(np.asarray(tokens_per_s), devices_in_use(parts, len(question.fleet.counts))))
         return cls(level, tuple(parts), tokens_per_s, tpot, ttft, value)
 
     @property
@@ -74,7 +74,7 @@ class ServingPlan:
         return sum(part.devices for part in self.parts)
 
 
-def devices_of(parts: Sequence[PlanPart], pools: int) -> np.ndarray:
+def devices_in_use(parts: Sequence[PlanPart], pools: int) -> np.ndarray:
     """Devices of each pool that these replicas use."""
     used = np.zeros(pools)
     for part in parts:
@@ -108,7 +108,7 @@ class Level:
 def best_of(levels: Sequence[Level]) -> tuple[str, ServingPlan] | None:
     """The name of the level whose plan has the largest value, and that plan."""
     feasible = [(level.name, level.plan) for level in levels if level.plan is not None]
-    return max(feasible, key=lambda found: found[1].value, default=None)
+    return max(feasible, key=lambda named: named[1].value, default=None)
 
 
 def last_hurdle(reasons: dict[str, int]) -> str:

@@ -67,7 +67,7 @@ class Question:
         ]:
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, but it is {value}.")
-        _weights(self.fleet, self.objective)
+        _weights_of_devices(self.fleet, self.objective)
 
     def placed(self, place: Place) -> Setting:
         """The setting with the devices of a place."""
@@ -76,7 +76,7 @@ class Question:
     @functools.cached_property
     def weights(self) -> np.ndarray | None:
         """Price or power of one device of each pool; None where only throughput counts."""
-        return _weights(self.fleet, self.objective)
+        return _weights_of_devices(self.fleet, self.objective)
 
     def value(self, tokens_per_s: np.ndarray, used: np.ndarray) -> Any:
         """What plans are chosen by; `used` devices of each pool in the last axis."""
@@ -99,7 +99,7 @@ class Question:
         return Targets(ttft=max(self.targets.ttft - self.transfer, 0.0) / self.corrections.ttft)
 
 
-def _weights(fleet: Fleet, objective: str) -> np.ndarray | None:
+def _weights_of_devices(fleet: Fleet, objective: str) -> np.ndarray | None:
     """Prices are hourly ones, or relative ones where an hourly one is not known.
 
     Raises `ValueError` where neither is known of all devices.

@@ -31,7 +31,7 @@ class Shapes(NamedTuple):
 
 
 TENSOR_PARALLEL = (1, 2, 4, 8, 16)
-DEPTHS = (1, 2)
+WHOLE_DEPTHS = (1, 2)
 """Microbatches in flight of replicas that hold everything: one, or two whose transfers hide behind the other's work."""
 CHUNKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Prompt tokens at a time, over the length of a prompt."""
