@@ -350,7 +350,7 @@ def test_a_document_has_what_a_person_needs_to_repeat_it(found):
         options["rules"],
     )
     assert repeated.to_dict() == document
-    assert set(document["versions"]) == {"afdjax", "jax", "python"}
+    assert set(document["versions"]) >= {"afdjax", "jax", "python"}
     assert document["formats"] == {"attention": "fp8", "experts": "fp8", "rest": "fp8", "cache": "fp8"}
     skewed = drawn(jax.random.key(0), setting.model.layers[-1].ffn, zipf(256, 0.5), draws=1)
     of = [

@@ -92,7 +92,7 @@ def calibrate(
             raise Refusal(f"{error} (--accept-implausible goes on in spite of it.)") from None
         document = afdjax.profile_to_json(found.profile)
         if plot is not None:
-            save_figure(plot, lambda figures: figures.calibration_figure(found), "calibration")
+            save_figure(plot, lambda figures: figures.calibration_figure(found))
         write(output, document.encode())
     if json:
         print(jsonlib.dumps(found.to_dict() | {"document": jsonlib.loads(document)}, indent=2, allow_nan=False))

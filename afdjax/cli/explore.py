@@ -134,7 +134,7 @@ def explore(
         # the ranking of constants that people read leaves the model's shape out
         document = found.to_dict(sensitivity, of_model=json)
         if plot is not None:
-            save_figure(plot, lambda module: module.exploration_figure(document), "exploration")
+            save_figure(plot, lambda module: module.exploration_figure(document))
         text = dumps(document, indent=2, allow_nan=False) if json else exploration_report(document)
         if output is not None:
             said = _written(found, output, level)

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from afdjax.explore.costs.setting import Setting, in_double
+from afdjax._tools.precision import in_double
+from afdjax.explore.costs.setting import Setting
 from afdjax.explore.explain.record import asked, finite, numbers, target_numbers
 from afdjax.explore.explain.sensitivity import Slopes, elasticities, margins, model_elasticities
 from afdjax.explore.explain.uses import Use, use_of

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def blank_figure(width: float, height: float) -> "Figure":
-    """A figure that needs no display and no global state."""
+    """A figure [inches] that needs no display and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

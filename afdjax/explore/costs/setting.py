@@ -1,10 +1,8 @@
 """What plans are judged in: a model, devices of both pools and what is reached of them, a network, a schedule, requests."""
 
 import dataclasses
-from typing import TypeVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from afdjax._tools import checks
@@ -18,14 +16,6 @@ from afdjax.explore.costs.schedule import FourStage, Schedule
 from afdjax.explore.models.model import Model
 from afdjax.hardware.accelerator import GIBI, Accelerator
 from afdjax.hardware.formats import bytes_of
-
-
-T = TypeVar("T")
-
-
-def in_double(tree: T) -> T:
-    """The same with every float leaf in double precision: one made in single precision would hold all results there."""
-    return jax.tree.map(lambda leaf: leaf.astype(float) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
 class UseCase(eqx.Module):

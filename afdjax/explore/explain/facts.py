@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from afdjax._tools.precision import in_double
 from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
-from afdjax.explore.costs.setting import Setting, in_double
+from afdjax.explore.costs.setting import Setting
 from afdjax.explore.plans.candidates import KINDS, outcome_of
 from afdjax.explore.plans.fleet import Fleet
 from afdjax.explore.plans.outcomes import Times, memory, resident, step

@@ -7,9 +7,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
 
-from afdjax._tools.provenance import digest, versions
+from afdjax._tools.provenance import digest_of, versions
 from afdjax.explore.costs.network import ROUTES
 from afdjax.explore.costs.routing import Even, Imbalance
 from afdjax.explore.costs.schedule import SCHEDULES
@@ -85,8 +84,7 @@ def _imbalance_numbers(imbalance: Imbalance) -> dict[str, Any]:
     """A factor, or what tells one table of drawn assignments from another."""
     if isinstance(imbalance, Even):
         return {"kind": "even", "factor": float(imbalance.factor)}
-    content = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(imbalance))
-    return {"kind": type(imbalance).__name__.lower(), "digest": digest(content)}
+    return {"kind": type(imbalance).__name__.lower(), "digest": digest_of(imbalance)}
 
 
 def _constants(setting: Setting) -> dict[str, float | None]:

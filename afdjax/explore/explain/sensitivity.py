@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afdjax._tools.precision import in_double
 from afdjax._tools.programs import compiled_quickly
 from afdjax._tools.types import Scalar
-from afdjax.explore.costs.setting import Setting, in_double
+from afdjax.explore.costs.setting import Setting
 from afdjax.explore.explain.facts import constants, facts_of, is_constant
 from afdjax.explore.models.model import Model
 from afdjax.explore.plans.candidates import OUTCOMES

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import optimistix
 from jaxtyping import Array, Float
 
+from afdjax._tools.precision import in_double
 from afdjax.explore.costs.kernels import Efficiency
-from afdjax.explore.costs.setting import Setting, in_double
+from afdjax.explore.costs.setting import Setting
 from afdjax.explore.measurements.tables import KernelSeries, fastest, nothing_of, series_of, times_of
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Array, Float
 
+from afdjax._tools.precision import in_double
 from afdjax._tools.programs import compiled_quickly
 from afdjax._tools.types import Scalar
 from afdjax.calibrate import load_timings
@@ -24,7 +25,7 @@ from afdjax.calibrate.readers.aiconfigurator import SPARSE
 from afdjax.calibrate.readers.labels import LATENT, device_in
 from afdjax.explore.costs.kernels import Tokens
 from afdjax.explore.costs.measured import Grid, MeasuredKernels
-from afdjax.explore.costs.setting import Setting, in_double
+from afdjax.explore.costs.setting import Setting
 from afdjax.explore.models.attention import GroupedQuery, Latent
 from afdjax.explore.models.ffn import Experts
 

@@ -4,7 +4,8 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from afdjax.explore.costs.setting import Setting, in_double
+from afdjax._tools.precision import in_double
+from afdjax.explore.costs.setting import Setting
 from afdjax.hardware.accelerator import Accelerator
 
 
