@@ -1,9 +1,10 @@
 """Pictures of an exploration."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from afdjax.figures.canvas import blank_figure
 from afdjax.report.exploration import fleet_text
+from afdjax.report.layout import Document
 
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ COLOURS = {
 }
 
 
-def exploration_figure(document: dict[str, Any]) -> "Figure":
+def exploration_figure(document: Document) -> "Figure":
     """Throughput against interactivity of every level, and the target; the document is that of `Exploration.to_dict`."""
     figure = blank_figure(7.0, 4.5)
     axes = figure.add_subplot()

@@ -9,10 +9,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from afdjax.report.layout import headline, notes, pairs, render
+from afdjax.report.layout import Document, headline, notes, pairs, render
 
-
-Document = dict[str, Any]
 
 _MOST_SENSITIVE = 12
 """Constants that the ranking shows."""

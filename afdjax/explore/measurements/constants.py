@@ -53,14 +53,14 @@ def fit_efficiency(setting: Setting, series: Sequence[KernelSeries], steps: int 
 
         def residuals(logs: Float[Array, " constants"], _: None) -> list[Array]:
             here = dataclasses.replace(setting, efficiency=with_constants(logs))
-            found = [_HELD * (logs - start)]
+            errors = [_HELD * (logs - start)]
             for one in series:
                 error = jnp.log(times_of(here, one) / one.seconds) / _SOFTNESS
                 # Cauchy's loss as a square, smooth where the error is nothing
                 square = jnp.maximum(error**2, 1e-12)
-                found.append(error * jnp.sqrt(jnp.log1p(square) / square / len(one.seconds)))
-            return found
+                errors.append(error * jnp.sqrt(jnp.log1p(square) / square / len(one.seconds)))
+            return errors
 
         solver = optimistix.LevenbergMarquardt(rtol=1e-6, atol=1e-8)
-        found = eqx.filter_jit(optimistix.least_squares)(residuals, solver, start, max_steps=steps, throw=False)
-        return with_constants(found.value)
+        solution = eqx.filter_jit(optimistix.least_squares)(residuals, solver, start, max_steps=steps, throw=False)
+        return with_constants(solution.value)

@@ -77,13 +77,15 @@ def nothing_of(setting: Setting) -> ValueError:
 
 def fastest(setting: Setting, series: list[KernelSeries]) -> list[KernelSeries]:
     """Of each kind and part the series of the fastest runtime, and of attention whole modules rather than cores."""
-    found = []
+    chosen = []
     for part, kind in itertools.product(range(len(setting.model.layers)), ("module", "core", "experts")):
         best = _fastest(setting, [one for one in series if (one.kind, one.part) == (kind, part)])
         # a module has its core inside
-        if best is not None and not (kind == "core" and any((one.kind, one.part) == ("module", part) for one in found)):
-            found.append(best)
-    return found
+        if best is not None and not (
+            kind == "core" and any((one.kind, one.part) == ("module", part) for one in chosen)
+        ):
+            chosen.append(best)
+    return chosen
 
 
 def _kernels_of(setting: Setting, chosen: list[KernelSeries], part: int) -> MeasuredKernels:
@@ -95,15 +97,15 @@ def _kernels_of(setting: Setting, chosen: list[KernelSeries], part: int) -> Meas
 def series_of(setting: Setting, places: Sequence[str | Path]) -> list[KernelSeries]:
     """All series of the tables that are kernels of this model in its formats on the attention device."""
     frame = _labelled(places, setting.attention_device.name)
-    found = []
+    series = []
     for part, layers in enumerate(setting.model.layers):
         if isinstance(layers.attention, GroupedQuery):
-            found += _grouped_query_series(frame, layers.attention, setting, part)
+            series += _grouped_query_series(frame, layers.attention, setting, part)
         elif isinstance(layers.attention, Latent):
-            found += _latent_series(frame, layers.attention, setting, part)
+            series += _latent_series(frame, layers.attention, setting, part)
         if isinstance(layers.ffn, Experts):
-            found += _experts_series(frame, layers.ffn, setting, part)
-    return found
+            series += _experts_series(frame, layers.ffn, setting, part)
+    return series
 
 
 def modelled(setting: Setting, series: KernelSeries) -> np.ndarray:
@@ -230,15 +232,15 @@ def _experts_series(frame: pl.DataFrame, layer: Experts, setting: Setting, part:
 def _by_runtime(frame: pl.DataFrame, places: list[str], kind: str, part: int) -> list[KernelSeries]:
     """A series for every runtime and kernel; repeats of a place are one, their median."""
     names = ["framework", "version", "kernel_source", "op_name"]
-    found = []
+    series = []
     for said, rows in frame.group_by(names, maintain_order=True):
         rows = rows.group_by(places).agg(pl.col("latency_us").median()).sort(places)
         if rows.height > 1:
             source = " ".join(str(name) for name in said if name) or "one runtime"
-            found.append(
+            series.append(
                 KernelSeries(kind, part, rows.select(places).to_numpy().T, rows["latency_us"].to_numpy() * 1e-6, source)
             )
-    return found
+    return series
 
 
 def _fastest(setting: Setting, series: list[KernelSeries]) -> KernelSeries | None:

@@ -27,15 +27,15 @@ def levels_of(question: Question) -> tuple[tuple[Level, ...], int]:
     }
     prefill, decode = of["prefill", False], of["decode", False]
     levels = (
-        _whole(question, LEVELS[0], of["chunked", False]),
-        _whole(question, LEVELS[1], of["chunked", True]),
-        _matched(question, LEVELS[2], prefill, decode),
-        _matched(question, LEVELS[3], prefill + of["prefill", True], of["decode", True]),
+        _whole_level(question, LEVELS[0], of["chunked", False]),
+        _whole_level(question, LEVELS[1], of["chunked", True]),
+        _matched_level(question, LEVELS[2], prefill, decode),
+        _matched_level(question, LEVELS[3], prefill + of["prefill", True], of["decode", True]),
     )
     return levels, sum(len(each) for several in of.values() for each in several)
 
 
-def _whole(question: Question, name: str, several: Sequence[Candidates]) -> Level:
+def _whole_level(question: Question, name: str, several: Sequence[Candidates]) -> Level:
     """Equal replicas that do everything; with two pools, replicas of each beside one another or across both."""
     limit = question.targets_of("chunked")
     alone = [each for each in several if len(set(each.place)) == 1]
@@ -56,7 +56,7 @@ def _whole(question: Question, name: str, several: Sequence[Candidates]) -> Leve
     return Level(name, best, sum(map(len, several)), dict(reasons), last_hurdle(reasons), floor, frontier)
 
 
-def _matched(question: Question, name: str, prefill: list[Candidates], decode: list[Candidates]) -> Level:
+def _matched_level(question: Question, name: str, prefill: list[Candidates], decode: list[Candidates]) -> Level:
     """Prefill replicas that feed decode replicas."""
     sides = ((prefill, question.targets_of("prefill")), (decode, question.targets_of("decode")))
     feeders, users = (Choice.of(side, limit) for side, limit in sides)
