@@ -148,10 +148,5 @@ def _where(point: Point) -> str:
     return " ".join(f"{name}={value}" for name, value in names.items() if value is not None)
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 80 else f"{text[:76]} ..."
-
-
 def _number(text: str) -> int | None:
     return int(text) if text else None
