@@ -45,7 +45,7 @@ from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.cycles.lead import seen_by_barrier
 from afdjax.cycles.loads import WorkerLoad, at_least_tiny
-from afdjax.deployment.bundle import Bundle, Start, Together, throughput_of
+from afdjax.deployment.bundle import Bundle, Start, Together, shared_stages, throughput_of
 from afdjax.deployment.profile import Profile
 from afdjax.workload.slots import SlotLoad
 
@@ -70,14 +70,8 @@ def stage_times(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_wo
     attention, slope = jax.jvp(
         lambda tokens: profile.attention(tokens, batch_size), (load.mean,), (jnp.ones_like(load.mean),)
     )
-    merged = attention_workers * batch_size / bundle.ffn_workers
-    return StageTimes(
-        attention=attention,
-        attention_per_token=slope,
-        ffn=profile.ffn(merged, batch_size),
-        communication=profile.communication(batch_size, attention_workers),
-        link=profile.communication.occupancy(batch_size, attention_workers),
-    )
+    shared = shared_stages(profile, bundle, attention_workers)
+    return StageTimes(attention, slope, shared.ffn, shared.communication, shared.occupancy)
 
 
 def expected_cycle(

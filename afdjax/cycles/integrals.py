@@ -30,6 +30,7 @@ from jax import lax
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
+from afdjax._tools.cubic import cubic
 from afdjax._tools.quadrature import end_values, gauss_legendre, scaled_products, tail_integrals
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.loads import WorkerLoad, double_precision, negligible, stretched
@@ -324,13 +325,7 @@ class GridLoad(SpreadLoad):
         cell, u = self._cell(z)
         ends = self.survival_at[cell], self.survival_at[cell + 1]
         slopes = -self.spacing * self.density_at[cell], -self.spacing * self.density_at[cell + 1]
-        cubic = (
-            (1.0 + 2.0 * u) * (1.0 - u) ** 2 * ends[0]
-            + u**2 * (3.0 - 2.0 * u) * ends[1]
-            + u * (1.0 - u) ** 2 * slopes[0]
-            - u**2 * (1.0 - u) * slopes[1]
-        )
-        return jnp.clip(cubic, 0.0, 1.0)
+        return jnp.clip(cubic(u, ends, slopes), 0.0, 1.0)
 
     def density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         cell, u = self._cell(z)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
+from afdjax._tools.cubic import cubic
 from afdjax._tools.fields import Number
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.forms import Latency, coefficient, register_form
@@ -71,10 +72,5 @@ def _monotone_cubic(x: Float[Array, " places"], y: Float[Array, " places"], at: 
     slopes = jnp.concatenate([secants[:1], jnp.where(same, harmonic, 0.0), secants[-1:]])
     inside = jnp.clip(at, x[0], x[-1])
     t = (inside - x[i]) / steps[i]
-    value = (
-        (1 + 2 * t) * (1 - t) ** 2 * y[i]
-        + t * (1 - t) ** 2 * steps[i] * slopes[i]
-        + t**2 * (3 - 2 * t) * y[i + 1]
-        - t**2 * (1 - t) * steps[i] * slopes[i + 1]
-    )
+    value = cubic(t, (y[i], y[i + 1]), (steps[i] * slopes[i], steps[i] * slopes[i + 1]))
     return value + slopes[-1] * jnp.maximum(at - x[-1], 0.0)

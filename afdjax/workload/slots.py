@@ -47,20 +47,11 @@ class SlotLoad(eqx.Module):
         """The loads between which all of `slot_cdf` lies [tokens]."""
 
 
-class Moments(SlotLoad):
-    """A slot load known by its mean and standard deviation alone: enough for `MeanField` and `Gaussian`.
-
-    **Arguments:** `theta`, `nu` [tokens], scalars (batch them with `jax.vmap`).
-    """
+class _GivenMoments(SlotLoad):
+    """A slot load whose mean and standard deviation were given. Abstract."""
 
     _theta: Scalar
     _nu: Scalar
-
-    def __init__(self, theta: ScalarLike, nu: ScalarLike):
-        checks.require_positive("theta", theta)
-        checks.require_non_negative("nu", nu)
-        self._theta = checks.as_float(theta)
-        self._nu = checks.as_float(nu)
 
     @property
     def theta(self) -> Scalar:
@@ -69,6 +60,19 @@ class Moments(SlotLoad):
     @property
     def nu(self) -> Scalar:
         return self._nu
+
+
+class Moments(_GivenMoments):
+    """A slot load known by its mean and standard deviation alone: enough for `MeanField` and `Gaussian`.
+
+    **Arguments:** `theta`, `nu` [tokens], scalars (batch them with `jax.vmap`).
+    """
+
+    def __init__(self, theta: ScalarLike, nu: ScalarLike):
+        checks.require_positive("theta", theta)
+        checks.require_non_negative("nu", nu)
+        self._theta = checks.as_float(theta)
+        self._nu = checks.as_float(nu)
 
     @property
     def variation(self) -> None:
@@ -84,28 +88,18 @@ class Moments(SlotLoad):
         raise TypeError("The range of a slot load is not known from `Moments`: give a `Workload`.")
 
 
-class Rescaled(SlotLoad):
+class Rescaled(_GivenMoments):
     """The slot load of `base`, moved and stretched to another mean and standard deviation.
 
     For derivatives with respect to `theta` and `nu`: the shape of the law in standard units is kept.
     """
 
     base: SlotLoad
-    _theta: Scalar
-    _nu: Scalar
 
     def __init__(self, base: SlotLoad, theta: ScalarLike, nu: ScalarLike):
         self.base = base
         self._theta = checks.as_float(theta)
         self._nu = checks.as_float(nu)
-
-    @property
-    def theta(self) -> Scalar:
-        return self._theta
-
-    @property
-    def nu(self) -> Scalar:
-        return self._nu
 
     @property
     def variation(self) -> Scalar | None:
