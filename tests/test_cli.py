@@ -12,7 +12,7 @@ import pytest
 import afdjax as afd
 import afdjax.figures
 from afdjax.cli import main as cli
-from afdjax.planning import model_check as comparison
+from afdjax.planning import model_check
 
 
 @pytest.fixture
@@ -132,13 +132,13 @@ def test_plan_check_simulates_the_recommendation(run, log):
 
 def test_interrupting_simulate_says_so_and_writes_nothing(monkeypatch, capsys, tmp_path):
     """Ctrl-C after the first chunk of a long simulation."""
-    simulate = comparison.simulate
+    simulate = model_check.simulate
 
     def interrupted(*arguments, **options):
         stop = lambda done, total: signal.raise_signal(signal.SIGINT)
-        return simulate(*arguments, **options | {"steps": 640, "chunk_steps": 64, "progress": stop})
+        return simulate(*arguments, steps=640, options=afd.RunOptions(chunk_steps=64, progress=stop))
 
-    monkeypatch.setattr(comparison, "simulate", interrupted)
+    monkeypatch.setattr(model_check, "simulate", interrupted)
     monkeypatch.chdir(tmp_path)
     scenario = ["--workload", "geometric:100,50", "--batch-size", "4", "--ratios", "1:2", "--plot", "curve.png"]
     monkeypatch.setattr(sys, "argv", ["afdjax", "simulate", *scenario])

@@ -43,7 +43,7 @@ def outcome(read) -> None:
 def test_arbitrary_bytes(content, skip, start, tmp_path):
     path = tmp_path / "log"
     path.write_bytes(start + content)
-    outcome(lambda: afd.load_workload(path, skip_bad_rows=skip))
+    outcome(lambda: afd.load_workload(path, afd.LogOptions(skip_bad_rows=skip)))
 
 
 @quick
@@ -55,7 +55,7 @@ def test_damaged_logs(log, cut, at, put, skip, packed, tmp_path):
     path = tmp_path / "log"
     content = gzip.compress(log, mtime=0) if packed else log
     path.write_bytes((content[:at] + put + content[at + len(put) :])[: max(cut, 1)])
-    outcome(lambda: afd.load_trace(path, skip_bad_rows=skip))
+    outcome(lambda: afd.load_trace(path, afd.LogOptions(skip_bad_rows=skip)))
 
 
 @quick
@@ -80,7 +80,7 @@ def test_whatever_was_written_is_read(rows, write, packed, tmp_path):
 def test_arbitrary_profiles(document, place):
     from importlib import resources
 
-    text = (resources.files("afdjax.profiles") / "deepseek-v3-ascend-910c.json").read_text()
+    text = (resources.files("afdjax") / "shipped/profiles/deepseek-v3-ascend-910c.json").read_text()
     whole = json.loads(text) | {place: document} if place != "whole" else document
     try:
         assert isinstance(parse_profile(json.dumps(whole), "fuzz"), afd.Profile)

@@ -707,8 +707,8 @@ def test_every_shared_table_is_read(shared_data):
         assert all(len(set(names)) == len(names) for names in labels), path
 
 
-def test_a_folder_of_everything(shared_data):
-    timings = load_timings(shared_data)
+def test_folders_of_everything(shared_data):
+    timings = load_timings(*(shared_data / folder for folder in KERNELS))
     assert len(timings) == sum(len(load_timings(path)) for path in tables(shared_data))
     assert set(timings.frame["component"].unique()) == set(COMPONENTS)
 

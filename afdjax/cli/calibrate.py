@@ -94,7 +94,7 @@ def calibrate(
             raise Refusal(f"{error} (--accept-implausible goes on in spite of it.)") from None
         profile = afdjax.profile_to_json(found.profile)
         if plot is not None:
-            save_figure(plot, lambda figures: figures.calibration_figure(found.picture()), "calibration")
+            save_figure(plot, lambda figures: figures.calibration_figure(found.picture()))
         write(output, profile.encode())
     document = found.to_dict() | {"profile_file": str(output), "document": jsonlib.loads(profile)}
     print(jsonlib.dumps(document, indent=2, allow_nan=False) if json else calibration_report(document))

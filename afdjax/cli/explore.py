@@ -131,7 +131,7 @@ def explore(
         found = search(setting, counts, targets, objective=objective, rules=rule or ())
         beside.shutdown()
         if plot is not None:
-            save_figure(plot, lambda module: module.exploration_figure(found), "exploration")
+            save_figure(plot, lambda module: module.exploration_figure(found))
         text = exploration_document(found, sensitivity) if json else exploration_report(found, sensitivity)
         if output is not None:
             said = _written(found, output, level)

@@ -211,6 +211,19 @@ class Performance(eqx.Module):
     link_decides: Scalar
     round_trip_decides: Scalar
 
+    def deciders(self) -> dict[str, float]:
+        """How often each circuit decides, by its name in reports. Needs concrete values of one bundle."""
+        return {name: float(getattr(self, field)) for name, field in DECIDERS.items()}
+
+
+DECIDERS = {
+    "attention": "attention_decides",
+    "ffn": "ffn_decides",
+    "communication": "link_decides",
+    "round-trip": "round_trip_decides",
+}
+"""The four circuits by their names in documents, and the fields of `Performance` with their probabilities."""
+
 
 def performance(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_workers: ScalarLike) -> Performance:
     """Everything of `Performance` for `attention_workers` workers whose token load has the law `load`."""

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from afdjax.figures.plans import blank_figure
+from afdjax.figures.canvas import blank_figure
 from afdjax.report.calibration import STAGE_NAMES
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -27,7 +27,7 @@ from afdjax.simulation.pipeline import (
 )
 from afdjax.simulation.requirements import check_capacity, whole_number
 from afdjax.simulation.residence import Tpot
-from afdjax.simulation.results import Simulation, summarise
+from afdjax.simulation.results import Simulation, Sums, summarise
 from afdjax.workload.laws import Workload
 
 
@@ -191,16 +191,19 @@ def run_course(
     return Course(load, pipeline, balanced, *sums, counts), ends.reshape(steps + 1, replicas, ratios, m)
 
 
-def sums_of(course: Course, tpot: Tpot) -> tuple[Account, BalancedAccount, Array, Tpot]:
+def sums_of(course: Course, tpot: Tpot) -> Sums:
     """What was counted, bundles first."""
     taken, balanced = jax.tree.map(lambda sum: sum[0], (course.taken, course.balanced_taken))
-    return taken, balanced, course.rounds, tpot
+    return Sums(taken, balanced, course.rounds, tpot)
 
 
-def conclude(scenario: Scenario, counts: tuple[int, ...], replicas: int, sums: Any, decode_mean: Scalar) -> Simulation:
+def conclude(scenario: Scenario, counts: tuple[int, ...], replicas: int, sums: Sums, decode_mean: Scalar) -> Simulation:
     """Statistics of the sums of all bundles, in the order (replica, ratio)."""
     sums = jax.tree.map(lambda leaf: leaf.reshape(replicas, len(counts), *leaf.shape[1:]), sums)
-    return summarise(scenario.bundle, counts, scenario.window, *sums, scale=_scale(scenario), decode_mean=decode_mean)
+    return summarise(
+        scenario.bundle, scenario.profile.time_unit, counts, scenario.window, sums,
+        scale=_scale(scenario), decode_mean=decode_mean,
+    )  # fmt: skip
 
 
 _scale = eqx.filter_jit(Scenario.scale)

@@ -11,8 +11,9 @@ from pathlib import Path
 import polars as pl
 
 from afdjax._tools.files import FileError, suggestion
+from afdjax._tools.tables import NoTable, first_line
 from afdjax.calibrate.readers import aiconfigurator, published, simulators
-from afdjax.calibrate.readers.files import NoTable, read_table
+from afdjax.calibrate.readers.files import TIMINGS, read_table
 from afdjax.calibrate.readers.labels import device_in as device_in, device_of
 from afdjax.calibrate.readers.places import files_of
 from afdjax.calibrate.timings import REQUIRED, TIDY, Timings, missing_column
@@ -171,13 +172,12 @@ def _load(path: Path, columns: dict[str, str], constants: dict[str, str]) -> Tim
     else:
         known = _recognised(table, path)
     if table.height == 0:
-        raise FileError(f"{path}: must hold at least one timing, but it is empty.")
+        raise TIMINGS.empty(path)
     try:
         return Timings.checked(known.read(table, path), str(path))
     except pl.exceptions.PolarsError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise FileError(
-            f"{path}: must be a table of the format {known.name}, but a column cannot be read ({reason})."
+            f"{path}: must be a table of the format {known.name}, but a column cannot be read ({first_line(error)})."
         ) from None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from afdjax.calibrate.readers.files import NoTable
+from afdjax._tools.tables import NoTable
 from afdjax.calibrate.readers.labels import (
     bytes_of,
     device_of,
