@@ -302,8 +302,7 @@ def test_files_that_are_refused(refused, tmp_path):
 
 
 def test_no_matplotlib_no_profile(refused, table, monkeypatch):
-    monkeypatch.delattr(afdjax.figures, "calibration", raising=False)
-    monkeypatch.setitem(sys.modules, "afdjax.figures.calibration", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "afdjax[plot]" in refused(table, "-o", "profile.json", "--plot", "fit.png")
 
 

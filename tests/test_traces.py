@@ -255,6 +255,20 @@ def test_bad_times_are_skipped_and_counted_on_request(tmp_path):
     assert (lengths(requests), requests.source.bad_rows) == ([(5, 6)], 3)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (CSV + "-1,2\n", r"row 4: .* but it is '-1' \(`skip_bad_rows` leaves such rows out\)\.$"),
+        (CSV + "1,2,3\n", r"row 4: must have 2 values, .* but it has 3 \(`skip_bad_rows` leaves such rows out\)\.$"),
+        ('{"a": 1', r"line 1: .* but it is not \(`skip_bad_rows` leaves such lines out\)\.$"),
+        ("a,b\n1,2\n", "name them with `prompt_column` and `decode_column`"),
+    ],
+)
+def test_refusals_name_the_option_that_helps(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        afd.load_trace(written(tmp_path, content))
+
+
 # summaries
 
 

@@ -13,26 +13,12 @@ import polars as pl
 
 from afdjax._tools.files import FileError, suggestion
 from afdjax._tools.provenance import digest
+from afdjax.hardware.formats import MEASURED_AS
 
 
 COMPONENTS = ("attention", "ffn", "communication", "step")
 UNITS = {"ns": 1e-3, "us": 1.0, "µs": 1.0, "μs": 1.0, "ms": 1e3, "s": 1e6}
 """Microseconds in one unit of time (the micro sign has two code points)."""
-
-PRECISIONS = {
-    "bf16": "bfloat16",
-    "half": "float16",
-    "fp16": "float16",
-    "float": "float32",
-    "fp32": "float32",
-    "fp8_block": "fp8",
-    "fp8_e4m3": "fp8",
-    "float8_e4m3fn": "fp8",
-    "nvfp4": "fp4",
-    "mxfp4": "fp4",
-    "w4a16_mxfp4": "bfloat16",  # weights are unpacked; the products are 16-bit
-}
-"""Other words for a data type of the arithmetic."""
 
 COLUMNS: dict[str, type[pl.DataType]] = {
     "component": pl.String,
@@ -136,7 +122,7 @@ class Timings:
             pl.col("repeats").cast(pl.Int64),
             "bytes_per_token",
             "flops_per_token",
-            _text("precision").str.to_lowercase().replace(PRECISIONS),
+            _text("precision").str.to_lowercase().replace(MEASURED_AS),
             "row",
         )
         _refuse_contradictions(tidy, source)

@@ -24,7 +24,7 @@ class Curve:
     attention_workers: np.ndarray
     performance: Performance
 
-    def to_dict(self) -> dict[str, list[float]]:
+    def to_dict(self) -> dict[str, list[int] | list[float]]:
         """Columns: throughput, and how often each circuit decides."""
         names = ("throughput_per_instance", "attention_decides", "round_trip_decides", "link_decides", "ffn_decides")
         columns = {name: np.asarray(getattr(self.performance, name)).tolist() for name in names}

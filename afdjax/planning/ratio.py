@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from afdjax._tools import checks
-from afdjax._tools.hill import Point, hill_top
+from afdjax._tools.hill import Point, has_top, hill_top, point_of
 from afdjax._tools.types import Flag, Scalar, ScalarLike
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.cycles.cycle import expected_cycle
@@ -58,29 +58,31 @@ def ratio_for(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio: Sca
     """`optimal_ratio` for workers whose token load has the law `load`."""
     low = lax.stop_gradient(-jnp.log(bundle.ffn_workers))
     high = lax.stop_gradient(jnp.log(checks.as_float(max_ratio)))
-    objective = functools.partial(log_throughput, load, profile, bundle)
-    points = _points(objective, low + (high - low) * jnp.linspace(0.0, 1.0, _SCAN))
+    scenario = (load, profile, bundle)
+    points = _points(scenario, low + (high - low) * jnp.linspace(0.0, 1.0, _SCAN))
     best = jnp.argmax(points.value)
     # the top is on the side to which throughput rises at the best point; at a bound of the range it may be the bound itself
     left = jnp.clip(jnp.where(points.slope[best] > 0, best, best - 1), 0, _SCAN - 2)
     below, above = (jax.tree.map(lambda column, i=i: column[i], points) for i in (left, left + 1))
-    return jnp.exp(_top(objective, below, above, points.at[best])[0])
+    return jnp.exp(hill_top(scenario, below, above, function=log_throughput).at)
 
 
 def top_between(
     load: WorkerLoad, profile: Profile, bundle: Bundle, low: ScalarLike, high: ScalarLike
-) -> tuple[Scalar, Flag]:
-    """log r* between two ratios, and whether there is a top between them; if not, the end to which throughput rises."""
-    objective = functools.partial(log_throughput, load, profile, bundle)
-    points = _points(
-        objective, jnp.log(lax.stop_gradient(jnp.stack([jnp.asarray(low, float), jnp.asarray(high, float)])))
-    )
+) -> tuple[Point, Flag]:
+    """log r* between two ratios with log of the throughput there, and whether there is a top between them.
+
+    If not, the end with the higher throughput.
+    """
+    scenario, ends = (load, profile, bundle), jnp.stack([jnp.asarray(low, float), jnp.asarray(high, float)])
+    points = _points(scenario, jnp.log(lax.stop_gradient(ends)))
     below, above = (jax.tree.map(lambda column, i=i: column[i], points) for i in (0, 1))
-    return _top(objective, below, above, jnp.where(above.slope > 0, above.at, below.at))
+    return hill_top(scenario, below, above, function=log_throughput), has_top(below, above)
 
 
-def log_throughput(load: WorkerLoad, profile: Profile, bundle: Bundle, log_ratio: Scalar) -> Scalar:
+def log_throughput(scenario: tuple[WorkerLoad, Profile, Bundle], log_ratio: Scalar) -> Scalar:
     """The objective: log of the throughput per instance at r = exp(`log_ratio`), rounded off as `optimal_ratio` says."""
+    load, profile, bundle = scenario
     workers = jnp.exp(log_ratio) * bundle.ffn_workers
     cycle = bundle.layers * expected_cycle(load.rounded(_ROUNDING), profile, bundle, workers, _ROUNDING)
     return jnp.log(throughput_of(cycle, bundle, workers))
@@ -105,13 +107,7 @@ def check_range(bundle: Bundle, max_ratio: ScalarLike) -> None:
         )
 
 
-def _points(objective: Callable[[Scalar], Scalar], log_ratios: jax.Array) -> Point:
+def _points(scenario: tuple[WorkerLoad, Profile, Bundle], log_ratios: jax.Array) -> Point:
     """Places, heights and slopes of the objective, columns; they have no derivative."""
-    values, slopes = lax.stop_gradient(lax.map(jax.value_and_grad(objective), log_ratios))
-    return Point(log_ratios, values, slopes)
-
-
-def _top(objective: Callable[[Scalar], Scalar], below: Point, above: Point, otherwise: Scalar) -> tuple[Scalar, Flag]:
-    """The top between two points, if the objective rises at the first and falls at the second."""
-    inside = (below.slope > 0) & (above.slope <= 0)
-    return jnp.where(inside, hill_top(objective, below, above), otherwise), inside
+    objective = functools.partial(log_throughput, lax.stop_gradient(scenario))
+    return lax.map(lambda log_ratio: point_of(objective, log_ratio), log_ratios)

@@ -28,12 +28,12 @@ class SlotLoad(eqx.Module):
         """Standard deviation of the stationary token load of one slot [tokens]."""
 
     @property
+    @abc.abstractmethod
     def variation(self) -> Scalar | None:
         """Quadratic variation of the token load of one slot per decode step [tokens^2 / step], None where unknown.
 
         How fast the load forgets: over n steps, few beside a decode, it moves by sqrt(n variation) in the root mean square.
         """
-        return None
 
     @abc.abstractmethod
     def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -70,6 +70,10 @@ class Moments(SlotLoad):
     def nu(self) -> Scalar:
         return self._nu
 
+    @property
+    def variation(self) -> None:
+        return None
+
     def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
         raise TypeError(
             "The law of a slot load must be known for the exact barrier, but `Moments` has only theta and nu: use "
@@ -83,7 +87,7 @@ class Moments(SlotLoad):
 class Rescaled(SlotLoad):
     """The slot load of `base`, moved and stretched to another mean and standard deviation.
 
-    The planner differentiates with respect to `theta` and `nu` through this class: the shape of the law is kept.
+    For derivatives with respect to `theta` and `nu`: the shape of the law in standard units is kept.
     """
 
     base: SlotLoad

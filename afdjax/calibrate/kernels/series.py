@@ -34,7 +34,7 @@ from afdjax.calibrate.uncertainty import intervals, prediction_variance
 from afdjax.deployment.forms import Latency
 from afdjax.deployment.profile import Validity
 from afdjax.deployment.table import Table
-from afdjax.hardware.files import accelerator_named_in
+from afdjax.hardware.device_names import accelerator_named_in
 
 
 PENALTY = 0.01

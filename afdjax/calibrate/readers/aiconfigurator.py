@@ -11,8 +11,8 @@ import polars as pl
 
 from afdjax._tools.tables import NoTable
 from afdjax.calibrate.readers.labels import (
-    bytes_of,
     device_of,
+    element_bytes,
     grouped_query,
     latent,
     number,
@@ -33,7 +33,7 @@ ATTENTION += ["num_key_value_heads", "head_dim", "window_size", "beam_width", "t
 def attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Grouped-query attention, the kernel alone."""
     heads, kv_heads, size = number("num_heads"), number("num_key_value_heads"), number("head_dim")
-    costs = grouped_query(heads, kv_heads, size, bytes_of(pl.col("kv_cache_dtype")))
+    costs = grouped_query(heads, kv_heads, size, element_bytes(pl.col("kv_cache_dtype")))
     if "window_size" in table.columns:  # a sliding window does not read every token
         costs = [pl.when(number("window_size") == 0).then(cost).alias(cost.meta.output_name()) for cost in costs]
     return _decode(table, path, "attn_dtype", costs)
@@ -46,7 +46,7 @@ def latent_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     dense = pl.lit(not SPARSE.search(said))
     for name in names:
         dense &= ~pl.col(name).cast(pl.String).fill_null("").str.contains(f"(?i){SPARSE.pattern}")
-    costs = latent(number("num_heads"), bytes_of(pl.col("kv_cache_dtype")), dense)
+    costs = latent(number("num_heads"), element_bytes(pl.col("kv_cache_dtype")), dense)
     return _decode(table, path, "mla_dtype", costs)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from afdjax.calibrate.readers.labels import bytes_of, device_in, device_of, number
+from afdjax.calibrate.readers.labels import device_in, device_of, element_bytes, number
 from afdjax.calibrate.readers.simulators import rows
 
 
@@ -31,7 +31,7 @@ def apex_nccl(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """
     found = re.search(r"alltoall|all_gather|all_reduce|reduce_scatter|sendrecv", path.name)
     table = table.filter(number("size(kb)") != 0)
-    elements = number("size(kb)") * 1024.0 / bytes_of(pl.col("dtype"))
+    elements = number("size(kb)") * 1024.0 / element_bytes(pl.col("dtype"))
     more = [elements.alias("tokens"), device_of(table, path, "gpu").alias("device")]
     labels = ["num_nodes", "num_gpus_per_node", "dtype"]
     return rows(table, path, "communication", number("time(us)"), "us", labels, *more, collective=found and found[0])

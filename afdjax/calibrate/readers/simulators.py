@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 
 from afdjax.calibrate.readers.labels import (
-    bytes_of,
     device_in,
+    element_bytes,
     grouped_query,
     latent,
     model_in,
@@ -57,7 +57,7 @@ def infersim_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """
     name = pieces_of(path)[-1]
     shape = re.fullmatch(r"(\d+)-(\d+)-(\d+)", name)
-    kv_bytes = bytes_of(pl.col("kv_dtype"))
+    kv_bytes = element_bytes(pl.col("kv_dtype"))
     costs: list[pl.Expr] = []
     said: dict[str, str | None] = {"kernel": name}
     if shape and (int(shape[2]), int(shape[3])) == (512, 64):

@@ -27,6 +27,7 @@ from afdjax.explore.costs.measured import Grid, Measured
 from afdjax.explore.costs.setting import Setting, in_double
 from afdjax.explore.models.attention import GroupedQuery, Latent
 from afdjax.explore.models.ffn import Experts
+from afdjax.hardware.formats import STORED_AS
 
 
 SHORTEST = 128.0
@@ -141,20 +142,9 @@ def _labelled(places: Sequence[str | Path], device: str) -> pl.DataFrame:
     return frame.filter(mine).with_columns(**said)
 
 
-STORED = {
-    "bfloat16": "bf16",
-    "float16": "bf16",
-    "half": "bf16",
-    "fp8_block": "fp8",
-    "fp8_e4m3": "fp8",
-    "w4a16_mxfp4": "mxfp4",
-}
-"""Formats of weights and caches in other words."""
-
-
 def _stored_as(column: str, kind: str) -> pl.Expr:
     """Whether a column names this format, or nothing."""
-    return pl.col(column).is_null() | (pl.col(column).str.to_lowercase().replace(STORED) == kind)
+    return pl.col(column).is_null() | (pl.col(column).str.to_lowercase().replace(STORED_AS) == kind)
 
 
 def _grouped_query(frame: pl.DataFrame, layer: GroupedQuery, setting: Setting, part: int) -> list[Series]:
