@@ -15,10 +15,9 @@ NORMAL_MAD = 1.4826
 
 def cauchy(residuals: Float[ArrayLike, " points"], scale: ScalarLike) -> Float[Array, " points"]:
     """Residuals whose squares are the Cauchy loss `c^2 log(1 + (r / c)^2)`, c = `scale`; smooth where they are 0."""
-    squared = jnp.asarray((residuals / scale) ** 2)
-    tiny = squared < 1e-12
-    safe = jnp.where(tiny, 1.0, squared)
-    return jnp.where(tiny, 1.0, jnp.sqrt(jnp.log1p(safe) / safe)) * residuals
+    # the last term keeps the derivative of the root finite at 0
+    root = jnp.sqrt(jnp.log1p((residuals / scale) ** 2) + 1e-24)
+    return jnp.sign(residuals) * scale * root
 
 
 def robust_scale(residuals: np.ndarray, least: float) -> float:

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import block_diag
 
-from afdjax._tools.provenance import digest, versions
+from afdjax._tools.provenance import digest_of, versions
 from afdjax.calibrate.kernels.findings import Finding
 from afdjax.calibrate.kernels.series import SeriesFit, fit_series
 from afdjax.calibrate.picture import stage_picture
 from afdjax.calibrate.selection import Region, one_series
 from afdjax.calibrate.timings import Timings
-from afdjax.deployment.files import profile_to_json
 from afdjax.deployment.forms import Latency
 from afdjax.deployment.profile import PerWorker, Profile, Provenance, Shared, Validity
 from afdjax.deployment.stages import STAGES
@@ -51,10 +50,8 @@ class Calibration:
     profile: Profile
     fits: dict[str, SeriesFit]
     """By stage; a stage that was taken from a base profile has none."""
-    inputs: dict[str, Any]
-    """The timings and the base profile by name and digest, for `to_dict`."""
-    options: dict[str, Any]
-    """What was asked for, for `to_dict`."""
+    made_by: dict[str, Any]
+    """What a repetition needs: options, names and digests of the timings and of a base profile, versions."""
 
     @property
     def findings(self) -> dict[str, list[Finding]]:
@@ -62,14 +59,12 @@ class Calibration:
         return {stage: fit.findings for stage, fit in self.fits.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Forms, intervals, errors, validity, cliffs and findings by stage; and inputs, options and versions to repeat it."""
+        """Forms, intervals, errors, validity, cliffs and findings by stage, and what a repetition needs."""
         return {
             "profile": self.profile.provenance.name,
             "time_unit": self.profile.time_unit,
             "stages": {stage: _stage_dict(fit, self.profile.time_unit) for stage, fit in self.fits.items()},
-            "inputs": self.inputs,
-            "options": self.options,
-            "versions": versions(),
+            "made_by": self.made_by,
         }
 
     def to_json(self) -> str:
@@ -136,14 +131,15 @@ def fit(
         raise Implausible(f"{timings.source}: {alarms[0]}")
     with jax.enable_x64(True):
         profile = _profile(fits, base, options.shared_link, name, timings.source if source is None else source)
-    inputs = {
-        "timings": {"source": timings.source, "rows": len(timings), "sha256": timings.digest()},
-        "base": None
-        if base is None
-        else {"profile": base.provenance.name, "sha256": digest(profile_to_json(base).encode())},
-    }
     asked = {"select": select, "forms": forms, "region": region.to_dict()} | dataclasses.asdict(options)
-    return Calibration(profile, fits, inputs, asked)
+    return Calibration(profile, fits, _made_by(timings, base, asked))
+
+
+def _made_by(timings: Timings, base: Profile | None, options: dict[str, Any]) -> dict[str, Any]:
+    sources, digests = {"timings": timings.source}, {"timings": timings.digest()}
+    if base is not None:
+        sources["base"], digests["base"] = base.provenance.name, digest_of(base)
+    return {"options": options, "sources": sources, "digests": digests, "versions": versions()}
 
 
 def _profile(fits: dict[str, SeriesFit], base: Profile | None, shared: bool, name: str, source: str) -> Profile:

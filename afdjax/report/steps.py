@@ -22,6 +22,6 @@ def steps_report(document: dict[str, Any]) -> str:
 
 def _prediction(found: dict[str, Any]) -> str:
     return (
-        f"{found['log']['source']}: {found['log']['rows']} steps predicted within {found['mean_relative_error']:.1%} on "
+        f"{found['log']}: {found['steps']} steps predicted within {found['mean_relative_error']:.1%} on "
         f"average, {found['worst_relative_error']:.1%} at most; {found['share_inside']:.0%} lie inside of the 95 % interval."
     )

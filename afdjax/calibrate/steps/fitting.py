@@ -20,13 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._tools import checks
-from afdjax._tools.provenance import digest, versions
+from afdjax._tools.provenance import digest_of, versions
 from afdjax.calibrate.steps.log import StepLog, contradictions
 from afdjax.calibrate.steps.problem import ORDER_OF_MAGNITUDE, Problem, plain_prior, problem_of
 from afdjax.calibrate.uncertainty import NORMAL_95, deviations, gauss_newton, intervals, prediction_variance
 from afdjax.cycles.barrier import Barrier, Gaussian
 from afdjax.deployment.bundle import Start, WorkerWise
-from afdjax.deployment.files import profile_to_json
 from afdjax.deployment.profile import Profile
 from afdjax.report.steps import steps_report
 from afdjax.workload.laws import Workload
@@ -58,10 +57,8 @@ class StepFit:
     held_out: float
     binding: dict[str, float]
     contradictions: list[str]
-    inputs: dict[str, Any]
-    """The log, the prior and the workload by name and digest, for `to_dict`."""
-    options: dict[str, Any]
-    """What was asked for, for `to_dict`."""
+    made_by: dict[str, Any]
+    """What a repetition needs: options, names and digests of the log, the prior and the workload, versions."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -113,7 +110,9 @@ class StepFit:
         steps, low, high = self.predict(log)
         error, inside = np.abs(steps / log.step_us - 1.0), (low <= log.step_us) & (log.step_us <= high)
         return {
-            "log": {"source": log.source, "rows": len(steps), "sha256": log.digest()},
+            "log": log.source,
+            "digest": log.digest(),
+            "steps": len(steps),
             "step_us": steps.tolist(),
             "low_us": low.tolist(),
             "high_us": high.tolist(),
@@ -124,7 +123,7 @@ class StepFit:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Coefficients with intervals, what the log identifies, residuals and advice; and inputs, options and versions."""
+        """Coefficients with intervals, what the log identifies, residuals and advice, and what a repetition needs."""
         identified = self.identified
         return {
             "steps": len(self.residuals),
@@ -138,9 +137,7 @@ class StepFit:
             },
             "decides": self.binding,
             "advice": self.advice(),
-            "inputs": self.inputs,
-            "options": self.options,
-            "versions": versions(),
+            "made_by": self.made_by,
         }
 
     def to_json(self) -> str:
@@ -225,26 +222,22 @@ def fit_steps(
         held_out=max(held_out, scatter),
         binding=binding,
         contradictions=contradictions(log),
-        inputs=_inputs(log, prior, workload),
-        options={
-            "unsure": dict(zip(problem.names, np.asarray(problem.width).tolist(), strict=True)),
-            "barrier": type(barrier).__name__,
-            "start": type(start).__name__,
-        },
+        made_by=_made_by(log, prior, workload, problem),
     )
 
 
-def _inputs(log: StepLog, prior: Profile | None, workload: Workload | None) -> dict[str, Any]:
-    """What a fit is made from, by name and digest."""
-    known = None
+def _made_by(log: StepLog, prior: Profile | None, workload: Workload | None, problem: Problem) -> dict[str, Any]:
+    options = {
+        "unsure": dict(zip(problem.names, np.asarray(problem.width).tolist(), strict=True)),
+        "barrier": type(problem.barrier).__name__,
+        "start": type(problem.start).__name__,
+    }
+    sources, digests = {"log": log.source}, {"log": log.digest()}
     if prior is not None:
-        known = {"profile": prior.provenance.name, "sha256": digest(profile_to_json(prior).encode())}
-    served = None
+        sources["prior"], digests["prior"] = prior.provenance.name, digest_of(prior)
     if workload is not None:
-        leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(workload)]
-        served = {"law": type(workload).__name__, "sha256": digest(b"".join(leaves))}
-    steps = {"source": log.source, "rows": len(log.step_us), "sha256": log.digest()}
-    return {"log": steps, "prior": known, "workload": served}
+        sources["workload"], digests["workload"] = type(workload).__name__, digest_of(workload)
+    return {"options": options, "sources": sources, "digests": digests, "versions": versions()}
 
 
 _ROUNDS = 6

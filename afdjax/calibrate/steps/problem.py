@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike
 from afdjax._tools.robust import EFFICIENT, cauchy
 from afdjax.calibrate.steps.log import Row, StepLog, simulated_steps
 from afdjax.cycles.barrier import Barrier
-from afdjax.cycles.cycle import Performance, performance
+from afdjax.cycles.cycle import DECIDERS, Performance, performance
 from afdjax.deployment.bundle import Bundle, Start
 from afdjax.deployment.forms import Affine, AffineWithSlots
 from afdjax.deployment.profile import PerWorker, Profile, Provenance
@@ -96,11 +96,8 @@ class Problem(eqx.Module):
         """Mean probability over the rows that each circuit decides."""
         profile = self.profile(logs)
         found = eqx.filter_jit(jax.vmap(lambda row: self.one(profile, row)))(self.rows)
-        shares = {
-            "attention": found.attention_decides, "ffn": found.ffn_decides, "communication": found.link_decides,
-            "round-trip": found.round_trip_decides,
-        }  # fmt: skip
-        return {name: max(float(np.mean(np.asarray(share))), 0.0) for name, share in shares.items()}
+        shares = {name: np.asarray(getattr(found, field)) for name, field in DECIDERS.items()}
+        return {name: max(float(np.mean(share)), 0.0) for name, share in shares.items()}
 
 
 def problem_of(
