@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-import afdjax.figures
 from afdjax.calibrate.kernels import batched
 from afdjax.cli import main as cli
 from afdjax.report.calibration import calibration_report, series_report
@@ -305,8 +304,7 @@ def test_files_that_are_refused(refused, tmp_path):
 
 
 def test_no_matplotlib_no_profile(refused, table, monkeypatch):
-    monkeypatch.delattr(afdjax.figures, "calibration", raising=False)
-    monkeypatch.setitem(sys.modules, "afdjax.figures.calibration", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "afdjax[plot]" in refused(table, "-o", "profile.json", "--plot", "fit.png")
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-import afdjax.figures
 from afdjax.cli import main as cli
 from afdjax.planning import model_check
 
@@ -92,8 +91,7 @@ def test_interruption_is_said(monkeypatch, capsys):
 
 
 def test_plot_without_matplotlib_says_what_to_install(monkeypatch, capsys, tmp_path):
-    monkeypatch.delattr(afdjax.figures, "plans", raising=False)
-    monkeypatch.setitem(sys.modules, "afdjax.figures.plans", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.chdir(tmp_path)
     arguments = ["plan", "--workload", "geometric:100,500", "--barrier", "mean-field", "--plot", "x.png"]
     monkeypatch.setattr(sys, "argv", ["afdjax", *arguments])

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from afdjax._tools.files import FileError
-from afdjax.calibrate.readers import FORMATS, device_in, load_timings
+from afdjax.calibrate.readers import TIMING_FORMATS, device_in, load_timings
 from afdjax.calibrate.timings import COLUMNS, Timings
 from tests.timing_tables import assert_row, refusal, written
 
@@ -241,7 +241,7 @@ SAMPLES: dict[str, tuple[str, str, dict]] = {
 
 
 def test_every_format_has_a_sample():
-    assert set(SAMPLES) == {known.name for known in FORMATS}
+    assert set(SAMPLES) == {known.name for known in TIMING_FORMATS}
 
 
 @pytest.mark.parametrize("name", SAMPLES)

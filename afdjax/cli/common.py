@@ -109,7 +109,9 @@ def save_figure(path: Path, draw: Callable[[Any], Any]) -> None:
 
     try:
         figure = draw(figures)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("matplotlib"):
+            raise
         raise Refusal(f"{path}: needs matplotlib: install afdjax[plot].") from None
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)

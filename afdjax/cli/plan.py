@@ -21,7 +21,7 @@ def plan(
     max_ratio: Annotated[float, typer.Option(help="Largest ratio looked at.")] = 64.0,
     attention_weight: options.AttentionWeight = None,
     ffn_weight: options.FfnWeight = None,
-    layers: options.Layers = None,
+    layers: options.LayerCount = None,
     horizon_requests: Annotated[
         float | None, typer.Option(help="Closed form with the paper's load over so many requests (geometric only).")
     ] = None,

@@ -50,7 +50,7 @@ AttentionStart = Annotated[AttentionStartName | None, _of_bundle("When workers b
 FfnWorkers = Annotated[int | None, _of_bundle("FFN workers of the bundle.", "1")]
 AttentionWeight = Annotated[float | None, _of_bundle("Cost of an attention worker (GPUs, price, power).", "1")]
 FfnWeight = Annotated[float | None, _of_bundle("Cost of an FFN worker.", "1")]
-Layers = Annotated[float | None, _of_bundle("Layers, where the profile is of one layer.", "1")]
+LayerCount = Annotated[float | None, _of_bundle("LayerCount, where the profile is of one layer.", "1")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 PromptColumn = Annotated[str | None, typer.Option(help="Column of the log with prompt tokens.")]
 DecodeColumn = Annotated[str | None, typer.Option(help="Column of the log with output tokens.")]
@@ -67,7 +67,7 @@ SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out ba
 
 
 @dataclasses.dataclass(frozen=True)
-class Scenario:
+class Inputs:
     """What is planned or simulated; request logs know their own `workload_name` (None)."""
 
     workload: "afdjax.Workload"
@@ -79,7 +79,7 @@ class Scenario:
 
 def load_scenario(
     workload: str, profile: str, barrier: BarrierName, options: "afdjax.LogOptions", bundle: dict[str, Any]
-) -> Scenario:
+) -> Inputs:
     """The objects that the options name; `bundle`: what the command line says instead of the profile's file."""
     import afdjax
     from afdjax.deployment.files import STARTS
@@ -89,7 +89,7 @@ def load_scenario(
     if "start" in given:
         given["start"] = STARTS[given["start"].value]
     barriers = {"exact": afdjax.Exact(), "gaussian": afdjax.Gaussian(), "mean-field": afdjax.MeanField()}
-    return Scenario(
+    return Inputs(
         workload=law,
         workload_name=None if isinstance(law, afdjax.Requests) else workload,
         profile=afdjax.load_profile(profile),

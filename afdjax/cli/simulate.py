@@ -28,7 +28,7 @@ def simulate(
     warm_up: Annotated[int | None, typer.Option(help="Decode steps not counted. Default: 16, cold start 0.")] = None,
     attention_weight: options.AttentionWeight = None,
     ffn_weight: options.FfnWeight = None,
-    layers: options.Layers = None,
+    layers: options.LayerCount = None,
     json: options.Json = False,
     plot: Annotated[Path | None, typer.Option(help="Write curve and idle shares to this PNG file.")] = None,
     timeline: Annotated[

@@ -5,18 +5,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from afdjax.figures.canvas import blank_figure
+from afdjax.report.words import CIRCUITS
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DECIDERS = {
-    "attention_decides": ("slowest attention worker", "#4477aa"),
-    "round_trip_decides": ("round trip of a microbatch", "#ccbb44"),
-    "link_decides": ("link", "#aa3377"),
-    "ffn_decides": ("FFN", "#ee6677"),
-}
-"""Columns of a plan's curve, their names and colours."""
+COLORS = {"attention": "#4477aa", "round-trip": "#ccbb44", "communication": "#aa3377", "ffn": "#ee6677"}
+"""Of the circuits that decide a cycle."""
 
 
 def plan_figure(plan: dict[str, Any], axes: "Axes | None" = None) -> "Axes":
@@ -26,17 +22,18 @@ def plan_figure(plan: dict[str, Any], axes: "Axes | None" = None) -> "Axes":
     decides: the regimes, as far as the loads leave them distinct.
     """
     axes = blank_figure(8.0, 5.0).add_subplot() if axes is None else axes
-    optimum, curve = plan["optimum"], {name: np.array(column) for name, column in plan["curve"].items()}
+    optimum, curve = plan["optimum"], plan["curve"]
     ffn_workers = float(optimum["ffn_workers"])
-    ratios = curve["attention_workers"] / ffn_workers
+    ratios = np.array(curve["attention_workers"]) / ffn_workers
     shown = ratios <= max(3.0 * optimum["ratio"], 8.0 / ffn_workers)
-    curve, ratios = {name: column[shown] for name, column in curve.items()}, ratios[shown]
-    peak = curve["throughput_per_instance"].max()
+    ratios, throughput = ratios[shown], np.array(curve["throughput_per_instance"])[shown]
+    decides = {name: np.array(shares)[shown] for name, shares in curve["decides"].items()}
+    peak = throughput.max()
     axes.set_ylim(-0.12 * peak, 1.12 * peak)
     _recommended(axes, plan, ratios.max())
-    axes.plot(ratios, curve["throughput_per_instance"], "o-", color="black", markersize=3.0, linewidth=1.0)
+    axes.plot(ratios, throughput, "o-", color="black", markersize=3.0, linewidth=1.0)
     _best(axes, optimum)
-    _strip(axes, curve, ratios, ffn_workers, peak)
+    _strip(axes, decides, ratios, ffn_workers, peak)
     axes.set_xlabel("attention workers per FFN worker, r = x / y")
     axes.set_ylabel(f"throughput per instance [tokens / {plan['profile']['time_unit']}]")
     axes.set_title(f"{plan['workload']['name']} on {plan['profile']['name']}")
@@ -71,11 +68,12 @@ def _best(axes: "Axes", optimum: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def _strip(axes: "Axes", curve: dict[str, np.ndarray], ratios: np.ndarray, ffn_workers: float, peak: float) -> None:
+def _strip(axes: "Axes", decides: dict[str, np.ndarray], ratios: np.ndarray, ffn_workers: float, peak: float) -> None:
     """How often each circuit decides, as a strip of coloured bars below the curve."""
     bottom = np.full(ratios.shape, -0.10 * peak)
-    for field, (label, color) in DECIDERS.items():
-        height = 0.08 * peak * curve[field]
+    for name, color in COLORS.items():
+        height = 0.08 * peak * decides[name]
         if height.max() > 0.01 * 0.08 * peak:
-            axes.bar(ratios, height, 1.0 / ffn_workers, bottom, color=color, label=f"decides: {label}")
+            label = f"decides: {CIRCUITS[name].removeprefix('the ').removeprefix('a ')}"
+            axes.bar(ratios, height, 1.0 / ffn_workers, bottom, color=color, label=label)
         bottom = bottom + height

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from afdjax.cycles.barrier import Barrier
-from afdjax.cycles.cycle import Performance
+from afdjax.cycles.cycle import DECIDERS, Performance
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.planning.mean_field import ClosedForm
@@ -24,11 +24,14 @@ class Curve:
     attention_workers: np.ndarray
     performance: Performance
 
-    def to_dict(self) -> dict[str, list[int] | list[float]]:
+    def to_dict(self) -> dict[str, Any]:
         """Columns: throughput, and how often each circuit decides."""
-        names = ("throughput_per_instance", "attention_decides", "round_trip_decides", "link_decides", "ffn_decides")
-        columns = {name: np.asarray(getattr(self.performance, name)).tolist() for name in names}
-        return {"attention_workers": self.attention_workers.tolist()} | columns
+        column = lambda field: np.asarray(getattr(self.performance, field)).tolist()
+        return {
+            "attention_workers": self.attention_workers.tolist(),
+            "throughput_per_instance": column("throughput_per_instance"),
+            "decides": {name: column(field) for name, field in DECIDERS.items()},
+        }
 
 
 @dataclasses.dataclass(frozen=True)

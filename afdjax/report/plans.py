@@ -7,15 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from afdjax.report.layout import Document, headline, interval, notes, pairs, ranges, render
-
-
-DECIDERS = {
-    "attention": "the slowest attention worker",
-    "ffn": "the FFN",
-    "communication": "the link",
-    "round-trip": "a microbatch's round trip",
-}
-"""The circuits of a cycle in words."""
+from afdjax.report.words import CIRCUITS
 
 
 def plan_report(plan: Document) -> str:
@@ -52,7 +44,7 @@ def _others(plan: Document) -> str:
 
 def _reasons(plan: Document) -> list[Any]:
     workload, profile, bundle, best = (plan[name] for name in ("workload", "profile", "bundle", "optimum"))
-    decides = ", ".join(f"{DECIDERS[who]} {share:.0%}" for who, share in best["decides"].items() if share >= 0.005)
+    decides = ", ".join(f"{CIRCUITS[who]} {share:.0%}" for who, share in best["decides"].items() if share >= 0.005)
     barrier = "".join(word.capitalize() for word in bundle["barrier"].split("-"))
     rows = [
         ("workload", f"{workload['name']}: theta {workload['theta']:,.0f}, nu {workload['nu']:,.0f} tokens a slot"),

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
-from afdjax.simulation.pipeline import Account, BalancedAccount, Pass, PerWorker, Pipeline, Stages, pass_through, rebase
+from afdjax.simulation.pipeline import Account, BalancedAccount, OfWorkers, Pass, Pipeline, Stages, pass_through, rebase
 
 
 def stages_of(profile: Profile, bundle: Bundle, attention_workers: Float[Array, " bundles"], most: int) -> Stages:
@@ -48,7 +48,7 @@ Taken = TypeVar("Taken", Account, BalancedAccount)
 
 def decode_step(
     pipeline: Pipeline,
-    attention: tuple[PerWorker, ...],
+    attention: tuple[OfWorkers, ...],
     stages: Stages,
     layers: int,
     measure: Callable[[Pipeline, Pass, int, Stages], Taken],

@@ -25,14 +25,12 @@ from afdjax.simulation.paths import (
     load_jump,
 )
 from afdjax.simulation.requirements import check_capacity, whole_number, whole_ratios
-from afdjax.simulation.results import standard_error, throughputs
+from afdjax.simulation.results import PerRatio, standard_error, throughputs
 from afdjax.workload.laws import Workload
 
 
 CHUNK = 4096
 """Steps of the sweep at a time."""
-
-PerRatio = Float[Array, " ratios"]
 
 
 class RatioSweep(eqx.Module):

@@ -33,7 +33,7 @@ def model_in(path: Path) -> str | None:
     return None
 
 
-def number(name: str) -> pl.Expr:
+def numbers(name: str) -> pl.Expr:
     """A column as numbers; null where it holds none."""
     return pl.col(name).cast(pl.Float64, strict=False)
 

@@ -83,7 +83,7 @@ STEPS = TableReader("step")
 """How a log of steps becomes rows."""
 
 NEEDED = ("batch", "token_load", "attention_workers", "step_time", "unit")
-OPTIONAL = ("spread", "ffn_workers", "in_flight", "layers")
+OPTIONAL_COLUMNS = ("spread", "ffn_workers", "in_flight", "layers")
 """Columns of a log of steps; all but `unit` hold numbers."""
 
 
@@ -123,7 +123,7 @@ def _checked(path: Path, needed: list[str]) -> pl.DataFrame:
             raise missing_column(name, frame.columns, str(path))
     if frame.height == 0:
         raise STEPS.empty(path)
-    wanted = [name for name in (*NEEDED, *OPTIONAL) if name in frame.columns and name != "unit"]
+    wanted = [name for name in (*NEEDED, *OPTIONAL_COLUMNS) if name in frame.columns and name != "unit"]
     return frame.with_columns(_numbers(frame[name], rows.number, path) for name in wanted)
 
 
