@@ -328,6 +328,11 @@ def test_a_saved_document_prints_the_text_of_the_run(found):
     none = search(setting_of(), 16, Targets(tpot=1e-3))
     assert str(none) == exploration_report(json.loads(none.to_json(sensitivity=True)))
     assert "tpot-missed: the least TPOT" in str(none)
+    small = search(setting_of("kimi-k2"), 2)
+    assert f"weights-do-not-fit: {REASONS['weights-do-not-fit'][:20]}" in str(small)
+    assert set(document["meanings"]) == {code for uses in found.uses.values() for use in uses for code in use.binds} | {
+        code for level in found.levels for code in level.reasons
+    }
 
 
 def test_a_document_has_what_a_person_needs_to_repeat_it(found):

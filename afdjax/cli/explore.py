@@ -103,7 +103,7 @@ def explore(
         for target, suffix in ((plot, ".png"), (output, ".json")):
             if target is not None:
                 check_target(target, suffix)
-        counts, parts = zip(*_devices(gpus), strict=True)
+        counts, parts = zip(*_pools_of(gpus), strict=True)
         chosen = load_model(model)
         if weights is not None:
             bytes_of(weights, "weights")
@@ -207,7 +207,7 @@ def _written(found, output: Path, chosen: str | None) -> str:
     return f"wrote {output} ({best.level}, {workers} attention workers):\n  afdjax plan --profile {output}"
 
 
-def _devices(gpus: str) -> list[tuple[int, str]]:
+def _pools_of(gpus: str) -> list[tuple[int, str]]:
     """Numbers and accelerators: one, or two joined by +."""
     found = [re.fullmatch(r"(\d+)x(.+)", kind) for kind in re.split(r"\+(?=\d+x)", gpus)]
     if not all(found) or len(found) > 2:

@@ -12,7 +12,7 @@ from afdjax._tools.precision import in_double
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.explain.record import asked, finite, numbers, target_numbers
 from afdjax.explore.explain.sensitivity import Slopes, elasticities, margins, model_elasticities
-from afdjax.explore.explain.uses import Use, use_of
+from afdjax.explore.explain.uses import BINDINGS, Use, use_of
 from afdjax.explore.plans.fleet import Fleet
 from afdjax.explore.plans.levels import levels_of
 from afdjax.explore.plans.plan import REASONS, Level, PlanPart, ServingPlan, best_of
@@ -72,12 +72,14 @@ class Exploration:
         With `sensitivity` also the elasticities of the best plan, by the model's shape only if `of_model`.
         """
         best = best_of(self.levels)
+        levels = [self._level(level) for level in self.levels]
         document = {
             **asked(self.question),
             "inputs": dict(self.inputs),
             "evaluations": self.evaluations,
             "best": None if best is None else best[0],
-            "levels": [self._level(level) for level in self.levels],
+            "levels": levels,
+            "meanings": _meanings(levels),
             "margins": {
                 name: [{"constant": constant, "factor": factor} for constant, factor in flips]
                 for name, flips in self.margins.items()
@@ -117,7 +119,6 @@ class Exploration:
         return {
             "name": level.name,
             "verdict": level.verdict,
-            "why": REASONS.get(level.verdict),
             "candidates": level.candidates,
             "reasons": level.reasons,
             "floor": target_numbers(level.floor),
@@ -142,6 +143,13 @@ class Exploration:
                 for part, use in zip(plan.parts, self.uses[level], strict=True)
             ],
         }
+
+
+def _meanings(levels: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the codes in these documents of levels say: why there is no plan, what binds."""
+    codes = {code for level in levels for code in level["reasons"]}
+    codes |= {code for level in levels if level["plan"] for part in level["plan"]["parts"] for code in part["binds"]}
+    return {code: meaning for code, meaning in {**REASONS, **BINDINGS}.items() if code in codes}
 
 
 def search(

@@ -102,7 +102,8 @@ def _why_not(document: Document, level: Document) -> str:
         if floors[target] is None:
             return f"{code}, and no plan that fits keeps the other target: relax both"
         return f"{code}: the least {what} of plans that fit and keep the other target is {_time(floors[target])}"
-    return f"{code}: {level['why'] or f'no replica of this kind on {fleet_text(document)}'}"
+    nothing = f"no replica of this kind on {fleet_text(document)}"
+    return f"{code}: {document['meanings'].get(code, nothing)}"
 
 
 def _uses(document: Document) -> list[Any]:
