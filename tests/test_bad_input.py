@@ -193,7 +193,7 @@ def test_summary_that_is_no_json(refused, tmp_path, content):
 
 @pytest.mark.parametrize(("changes", "message"), PROFILES.values(), ids=PROFILES)
 def test_profile(refused, tmp_path, changes, message):
-    shipped = resources.files("afdjax.profiles") / "deepseek-v3-ascend-910c.json"
+    shipped = resources.files("afdjax.shipped.profiles") / "deepseek-v3-ascend-910c.json"
     (tmp_path / "profile.json").write_text(edited(json.loads(shipped.read_text()), changes))
     matches(f"profile.json: .*{message}", refused("plan", "--profile", "profile.json"))
 
@@ -205,7 +205,7 @@ def test_profile_that_is_no_document(refused, tmp_path, content, message):
 
 
 def test_profile_without_any_time(refused, tmp_path):
-    shipped = resources.files("afdjax.profiles") / "deepseek-v3-ascend-910c.json"
+    shipped = resources.files("afdjax.shipped.profiles") / "deepseek-v3-ascend-910c.json"
     nothing = {f"{stage}.coefficients": {"per_token": 0, "base": 0} for stage in ("attention", "ffn", "communication")}
     (tmp_path / "profile.json").write_text(edited(json.loads(shipped.read_text()), nothing))
     matches(

@@ -11,7 +11,7 @@ import pytest
 
 import afdjax as afd
 import afdjax.figures
-from afdjax.calibrate import search
+from afdjax.calibrate.kernels import starts
 from afdjax.cli import main as cli
 
 
@@ -24,7 +24,7 @@ NOISE = 0.01
 @pytest.fixture(autouse=True)
 def one_set_of_programs(monkeypatch):
     """Every fit in here runs in blocks of one size, so that its programs are compiled once."""
-    monkeypatch.setattr(search, "_block", lambda size, lanes: 32)
+    monkeypatch.setattr(starts, "_block", lambda size, lanes: 32)
 
 
 def attention(device="toy", operation="paged", scale=1.0, bytes_per_token=""):

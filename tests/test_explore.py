@@ -15,13 +15,14 @@ import pytest
 
 import afdjax as afd
 from afdjax.cli.main import main
-from afdjax.explore import candidates, load_model
+from afdjax.explore import load_model
 from afdjax.explore.costs.routing import Even
 from afdjax.explore.costs.setting import Setting, UseCase
 from afdjax.explore.explain.as_bundle import as_bundle
 from afdjax.explore.explain.binding import use_of
 from afdjax.explore.explain.explained import explained_ahead
 from afdjax.explore.explain.sensitivity import elasticities, margins, model_elasticities, name_of, rate
+from afdjax.explore.plans import candidates
 from afdjax.explore.plans.columns import Table, tables_ahead
 from afdjax.explore.plans.exploration import LEVELS, REASONS, Targets
 from afdjax.explore.plans.levels import search

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from afdjax.cli.main import main
-from afdjax.explore import candidates, load_model
+from afdjax.explore import load_model
 from afdjax.explore.costs.routing import Even
 from afdjax.explore.costs.setting import Setting, UseCase
 from afdjax.explore.explain.binding import BINDINGS, use_of
 from afdjax.explore.explain.sensitivity import elasticities, margins, name_of, rate
+from afdjax.explore.plans import candidates
 from afdjax.explore.plans.exploration import Corrections, Targets, placed
 from afdjax.explore.plans.levels import search
 from afdjax.explore.plans.replica import Replica, chunked, decode_only, spare, step, times, transfer_time

@@ -78,7 +78,7 @@ def test_whatever_was_written_is_read(rows, write, packed, tmp_path):
 def test_arbitrary_profiles(document, place):
     from importlib import resources
 
-    text = (resources.files("afdjax.profiles") / "deepseek-v3-ascend-910c.json").read_text()
+    text = (resources.files("afdjax.shipped.profiles") / "deepseek-v3-ascend-910c.json").read_text()
     whole = json.loads(text) | {place: document} if place != "whole" else document
     try:
         assert isinstance(parse_profile(json.dumps(whole), "fuzz"), afd.Profile)

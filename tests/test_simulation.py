@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-from afdjax.simulation import pipeline, recording, timeline
+from afdjax.simulation import decode_steps, pipeline, timeline
 from afdjax.simulation.paths import advance, cell_words, completed_steps, completion, fill, load_jump
 from afdjax.simulation.queue import assign
 from afdjax.workload.sampling import AliasTable, scaled, threefry
@@ -139,7 +139,7 @@ def bundles(draw):
     return attention, draw(time), transfer, occupancy, draw(st.booleans()), draw(st.booleans())
 
 
-walk = eqx.filter_jit(recording.walk)
+walk = eqx.filter_jit(timeline.walk)
 
 
 @hypothesis.given(bundles())
@@ -186,13 +186,13 @@ def test_simulation_equals_its_recorded_timeline(start, layers, shared):
 
 def test_layers_are_fast_forwarded_only_where_they_repeat(profile):
     """Fewer passes than layers are walked, and a step of many layers is the sum of single ones."""
-    stages = timeline.stages_of(profile, afd.Bundle(256), jnp.asarray([4.0]), 4)
+    stages = decode_steps.stages_of(profile, afd.Bundle(256), jnp.asarray([4.0]), 4)
     attention = tuple(jnp.asarray([[300.0], [310.0], [290.0], [305.0]]) + shift for shift in (0.0, 4.0))
     rest = pipeline.at_rest(4, 2, (1,), jnp.float64)
-    whole, taken = timeline.decode_step(rest, attention, stages, 61, pipeline.account)
+    whole, taken = decode_steps.decode_step(rest, attention, stages, 61, pipeline.account)
     single, total = rest, 0.0
     for _ in range(61):
-        single, each = timeline.decode_step(single, attention, stages, 1, pipeline.account)
+        single, each = decode_steps.decode_step(single, attention, stages, 1, pipeline.account)
         total = jax.tree.map(jnp.add, total, each) if total else each
     for one, other in zip(jax.tree.leaves((whole, taken)), jax.tree.leaves((single, total)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-9)
