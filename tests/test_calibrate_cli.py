@@ -12,7 +12,6 @@ import pytest
 import afdjax as afd
 import afdjax.figures
 from afdjax.calibrate.kernels import starts
-from afdjax.cli import main as cli
 
 
 HEADER = "component,operation,device,batch,context,tokens,latency,unit,bytes_per_token"
@@ -59,42 +58,9 @@ def write_table(path: Path, *series, unit="us") -> str:
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run a command in `tmp_path`: its exit status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["afdjax", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        shown = capsys.readouterr()
-        return stop.value.code, shown.out, shown.err
-
-    return call
-
-
-@pytest.fixture
-def run(command):
-    def call(*arguments: str) -> str:
-        status, out, err = command(*arguments)
-        assert status == 0 and err == "", err
-        return out
-
-    return call
-
-
-@pytest.fixture
-def refused(command, tmp_path):
-    """Run a command that must be refused in one line, and must leave nothing behind."""
-
-    def call(*arguments: str) -> str:
-        before = sorted(tmp_path.iterdir())
-        status, out, err = command("calibrate", *arguments)
-        assert status == 2 and out == "" and err.count("\n") == 1 and err.startswith("afdjax: ")
-        assert sorted(tmp_path.iterdir()) == before
-        return err
-
-    return call
+def refused(refused):
+    """Every refusal in here is one of `calibrate`."""
+    return lambda *arguments: refused("calibrate", *arguments)
 
 
 @pytest.fixture
@@ -290,10 +256,6 @@ def test_no_matplotlib_no_profile(refused, table, monkeypatch):
     monkeypatch.delattr(afdjax.figures, "calibration", raising=False)
     monkeypatch.setitem(sys.modules, "afdjax.figures.calibration", None)
     assert "afdjax[plot]" in refused(table, "-o", "profile.json", "--plot", "fit.png")
-
-
-def test_help_has_an_example(run):
-    assert "Example: afdjax calibrate" in run("calibrate", "--help")
 
 
 def test_terms_without_effect_are_not_in_the_plan(run, table):
