@@ -267,17 +267,18 @@ SMALL = ("--model", "qwen3-30b", "--workload", "0/1024/256", "--tpot", "50ms")
 
 
 def test_the_command_with_everything(run):
-    document = json.loads(run(
-        "explore", *SMALL, "--gpus", "2xh20+2xh800", "--objective", "price", "--skew", 0.3, "--rule", "whole-experts",
-        "--schedule", "three-stage", "--routes", "per-device", "--accepted", 1.6, "--drafted", 1, "--json",
-    ))  # fmt: skip
+    everything = (
+        *SMALL, "--gpus", "2xh20+2xh800", "--objective", "price", "--skew", 0.3, "--rule", "whole-experts",
+        "--schedule", "three-stage", "--routes", "per-device", "--accepted", 1.6, "--drafted", 1,
+    )  # fmt: skip
+    document = json.loads(run("explore", *everything, "--json"))
     assert document["objective"] == "price"
     assert document["devices"] == [{"count": 2, "accelerator": "h20"}, {"count": 2, "accelerator": "h800"}]
     for level in document["levels"]:
         for part in level["plan"]["parts"]:
             assert part["attention_accelerator"] in ("h20", "h800") and set(part["binds"]) <= set(BINDINGS)
             assert set(part["bytes"]) == {"weights", "cache", "ffn_weights"}
-    shown = run("explore", *SMALL, "--gpus", "2xh20+2xh800")
+    shown = run("explore", *everything)
     assert "2 x h20 + 2 x h800" in shown and "binds" in shown
 
 

@@ -1,6 +1,7 @@
 """The simulator against slots one at a time, against an event library, and against itself in other pieces."""
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import hypothesis
@@ -378,37 +379,35 @@ def test_stage_time_derivatives_are_pathwise():
             moved = times.with_coefficients(dict(zip(names, values, strict=True)))
             return jnp.sum(afd.simulate(KEY, SMALL, moved, bundle, [2, 5], steps=64, replicas=2).throughput)
 
-        reverse = jax.grad(outcome)(values)
+        # one program for the derivative and for all differences
+        found = jax.jit(jax.value_and_grad(outcome))
+        _, reverse = found(values)
         if layers == 1:
-            _, forward = jax.jvp(outcome, (values,), (values,))
+            _, forward = jax.jit(functools.partial(jax.jvp, outcome))((values,), (values,))
             np.testing.assert_allclose(forward, reverse @ values, rtol=1e-9)
         for i, value in enumerate(values):
             step = 1e-6 * float(value)
             move = jnp.zeros_like(values).at[i].set(step)
-            difference = (outcome(values + move) - outcome(values - move)) / (2 * step)
-            np.testing.assert_allclose(reverse[i], difference, rtol=1e-5, atol=1e-12)
+            (up, _), (down, _) = found(values + move), found(values - move)
+            np.testing.assert_allclose(reverse[i], (up - down) / (2 * step), rtol=1e-5, atol=1e-12)
 
 
 def test_workload_derivatives_agree_with_differences():
     """d throughput / d mean lengths, with the shape of the load law held, against simulations of other workloads."""
     bundle = afd.Bundle(64)
-    run = lambda prompt, decode, key: afd.simulate(
-        key,
-        afd.Independent(afd.Geometric(prompt, 4000), afd.Geometric(decode, 2000)),
-        PROFILE,
-        bundle,
-        [3],
-        steps=800,
-        replicas=16,
-    ).throughput_by_replica[:, 0]
-    means = jnp.asarray([100.0, 50.0])
-    for i in (0, 1):
-        # d/d scale of one length; each replica has its own derivative
-        slope = jax.jacfwd(lambda scale, i=i: run(*(means * jnp.ones(2).at[i].set(scale)), KEY))(1.0)
-        change = 0.1
-        ends = [run(*(means * jnp.ones(2).at[i].set(1 + sign * change)), KEY) for sign in (1, -1)]
-        difference = (ends[0] - ends[1]) / (2 * change)
-        gap = np.asarray(slope - difference)
+
+    @jax.jit
+    def run(scales):
+        prompt, decode = jnp.asarray([100.0, 50.0]) * scales
+        workload = afd.Independent(afd.Geometric(prompt, 4000), afd.Geometric(decode, 2000))
+        return afd.simulate(KEY, workload, PROFILE, bundle, [3], steps=800, replicas=16).throughput_by_replica[:, 0]
+
+    # by the scale of each length; each replica has its own derivative
+    slopes = jax.jit(jax.jacfwd(run))(jnp.ones(2))
+    change = 0.1
+    for i, slope in enumerate(slopes.T):
+        ends = [run(jnp.ones(2).at[i].set(1 + sign * change)) for sign in (1, -1)]
+        gap = np.asarray(slope - (ends[0] - ends[1]) / (2 * change))
         assert abs(gap.mean()) <= 4 * gap.std(ddof=1) / np.sqrt(len(gap))
 
 
