@@ -11,19 +11,12 @@ import pytest
 
 import afdjax as afd
 import afdjax.figures
-from afdjax.calibrate.kernels import starts
 
 
 HEADER = "component,operation,device,batch,context,tokens,latency,unit,bytes_per_token"
 BATCHES, CONTEXTS = (8, 16, 32, 64, 128), (256, 512, 1024, 2048, 4096)
 TOKENS = (8, 16, 32, 64, 128, 181, 256, 362, 512, 1024, 2048)
 NOISE = 0.01
-
-
-@pytest.fixture(autouse=True)
-def one_set_of_programs(monkeypatch):
-    """Every fit in here runs in blocks of one size, so that its programs are compiled once."""
-    monkeypatch.setattr(starts, "_block", lambda size, lanes: 32)
 
 
 def attention(device="toy", operation="paged", scale=1.0, bytes_per_token=""):

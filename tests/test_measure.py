@@ -110,11 +110,17 @@ def test_a_timing_is_the_median_of_bursts():
 
 def test_a_disturbed_point_is_measured_again(monkeypatch):
     """Bursts that scatter widely, then bursts that do not: the latter count."""
-    bursts = iter(
-        [1.0, 1.0, 1.0, 2.0, 1.0, 3.0, 8.0, 1.5, 1.5, 1.6]
-    )  # two to warm up, one to see how long, two attempts
-    monkeypatch.setattr(timer, "_burst", lambda call, calls: next(bursts, 1.5))
-    timing = timer.time_calls(lambda: jnp.zeros(()), repeats=3)
+    # the first call compiles; two to warm up, one to see how long, two attempts
+    seconds = iter([1.0, 1.0, 1.0, 1.0, 2.0, 3.0, 8.0, 1.5, 1.5, 1.6])
+    clock = 0.0
+
+    def call():
+        nonlocal clock
+        clock += next(seconds, 1.5)
+        return jnp.zeros(())
+
+    monkeypatch.setattr(timer.time, "perf_counter", lambda: clock)
+    timing = timer.time_calls(call, repeats=3, limit_s=100.0)
     assert timing.median_us == 1.5e6 and timing.repeats == 3 and timing.calls == 1
     assert timing.spread_us == 0.0
 
@@ -353,19 +359,18 @@ def test_foreign_files_are_not_written_to(run, content, line):
     assert table.read_text() == before
 
 
-def test_the_readmes_commands_measure_fit_and_plan(tmp_path):
-    """As a user does it, with the true kernels, in fresh processes."""
-    command = [sys.executable, str(FOLDER / "measure.py"), "--device", "cpu", "--quick"]
+def test_the_readmes_commands_measure_fit_and_plan(tmp_path, command):
+    """As a user does it, with the true kernels; measured in a fresh process."""
+    script = [sys.executable, str(FOLDER / "measure.py"), "--device", "cpu", "--quick"]
     begin = time.monotonic()
-    measured = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=290)
+    measured = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=290)
     took_s = time.monotonic() - begin
     assert measured.returncode == 0, measured.stderr
     assert took_s < 180.0
     assert "held-out error" in measured.stdout and measured.stderr.endswith("fitted: small-cpu/profile.json\n")
-    plan = [sys.executable, "-c", "from afdjax.cli.main import main; main()", "plan", "--json", "--barrier", "gaussian"]
     scenario = ["--profile", "small-cpu/profile.json", "--workload", "geometric:200,100", "--batch-size", "32"]
-    planned = subprocess.run([*plan, *scenario], cwd=tmp_path, capture_output=True, text=True)
-    assert planned.returncode == 0, planned.stderr
-    document = json.loads(planned.stdout)
+    planned = command("plan", "--json", "--barrier", "gaussian", *scenario)
+    assert planned.status == 0, planned.err
+    document = json.loads(planned.out)
     assert document["profile"]["name"].startswith("small-") and document["profile"]["time_unit"] == "us"
     assert document["optimum"]["attention_workers"] >= 1
