@@ -177,7 +177,7 @@ def test_stages_without_timings_come_from_a_base(run, refused, table, tmp_path):
 
 def test_what_the_device_cannot_do_is_refused_unless_asked_for(run, refused, tmp_path):
     """40 kB a token and 1 ns a token are 40 TB/s."""
-    table = write_table(tmp_path / "fast.csv", attention("NVIDIA H100", bytes_per_token=40_000), ffn(), link())
+    table = write_table(tmp_path / "fast.csv", attention("NVIDIA H100", bytes_per_token="40000"), ffn(), link())
     line = refused(table, "-o", "profile.json")
     assert "is above the peak of h100" in line and "--accept-implausible" in line
     assert "ALARM: the implied bandwidth" in run("calibrate", table, "-o", "profile.json", "--accept-implausible")

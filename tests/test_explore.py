@@ -297,9 +297,9 @@ def test_a_plan_becomes_a_bundle(found):
 class AtOnce(Executor):
     """In this thread, whose log is read."""
 
-    def submit(self, function, /, *arguments):
+    def submit(self, fn, /, *args, **kwargs):
         done = Future()
-        done.set_result(function(*arguments))
+        done.set_result(fn(*args, **kwargs))
         return done
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -157,7 +158,8 @@ def test_unknown_objectives_rules_and_pools():
         ({"devices": (4, 0)}, "`devices` must be a whole number from 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            search(setting_of(), **{"devices": (2, 2)} | arguments)
+            options: dict[str, Any] = {"devices": (2, 2)} | arguments
+            search(setting_of(), **options)
 
 
 def test_corrections_of_replicas_that_do_everything():
@@ -215,6 +217,7 @@ def test_what_binds_and_what_links_need():
         setting = Setting(load_model("qwen3-30b"), device, device, UseCase(0, 1024, 256), cache="fp8")
         found, seen = search(setting, 4, Targets(tpot=0.2)), set()
         for level in found.levels:
+            assert level.plan is not None
             for part in level.plan.parts:
                 use, replica = use_of(found, level.plan, part), part.replica
                 assert set(use.binds) <= set(BINDINGS)
@@ -248,6 +251,7 @@ def test_two_kinds_of_devices_share_no_scale_up_domain(both):
 def test_memory_that_binds_is_memory_without_room_for_a_request():
     found = search(setting_of("l20", "l20"), 4)
     plan = found.levels[0].plan
+    assert plan is not None
     use = use_of(found, plan, plan.parts[0])
     assert "memory" in use.binds
     held = use.weights + use.cache

@@ -63,7 +63,13 @@ def test_a_kept_program_is_compiled_once_and_says_the_same(folder):
 
 @pytest.mark.parametrize(
     "other",
-    [{"name": "other"}, {"times": 4}, {"points": (1.0, 2.0, 3.0)}, {"points": np.float32([1, 2])}, {"slope": [2.0]}],
+    [
+        {"name": "other"},
+        {"times": 4},
+        {"points": (1.0, 2.0, 3.0)},
+        {"points": np.array([1, 2], np.float32)},
+        {"slope": [2.0]},
+    ],
 )
 def test_whatever_tracing_sees_tells_programs_apart(folder, other):
     found = [in_a_new_process(on_line, *arguments(**each))["y"] for each in ({}, other)]

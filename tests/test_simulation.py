@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import equinox as eqx
 import hypothesis
@@ -202,7 +203,7 @@ def test_layers_are_fast_forwarded_only_where_they_repeat(profile):
 # The simulation as a whole
 
 
-QUICK = {"steps": 200, "replicas": 4}
+QUICK: dict[str, Any] = {"steps": 200, "replicas": 4}
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +244,11 @@ def test_results_depend_neither_on_chunks_nor_on_devices(sweep, monkeypatch):
 
 def test_another_scenario_of_the_same_shape_compiles_nothing(sweep):
     compiled = []
-    listen = lambda event, duration, **more: compiled.append(more) if "backend_compile" in event else None
+
+    def listen(event: str, duration_secs: float, **more: Any) -> None:
+        if "backend_compile" in event:
+            compiled.append(more)
+
     key = jax.random.key(8)
     other = afd.Independent(afd.Uniform(0, 40), afd.Uniform(1, 30))
     moved = PROFILE.with_coefficients({"ffn.base": jnp.asarray(50.0, float)})
@@ -319,7 +324,7 @@ def test_a_replayed_log_is_served_first_come_first_served():
 def test_replay_of_equal_requests_is_a_simulation_of_them():
     """Where all requests are alike their order is nothing: the same saw-tooth, in step."""
     log = afd.Requests([50] * 5, [4] * 5)
-    options = {"steps": 64, "replicas": 2, "warm_up": 8}
+    options: dict[str, Any] = {"steps": 64, "replicas": 2, "warm_up": 8}
     replayed = afd.replay(log, PROFILE, afd.Bundle(32), [1, 3], **options)
     drawn = afd.simulate(KEY, log, PROFILE, afd.Bundle(32), [1, 3], initial=afd.Cold(), **options)
     equal(replayed, drawn, rtol=1e-9)

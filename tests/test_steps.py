@@ -1,6 +1,7 @@
 """Stage times from whole steps: what the log tells is found again, what it does not is said."""
 
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,7 +38,8 @@ def simulated(prompt_means, workers, batch_size=128) -> StepLog:
         one = np.ones(len(workers))
         step = 2.0 * np.asarray(run.cycle_time)
         parts.append((batch_size * one, load * one, spread * one, np.asarray(workers, float), one, step))
-    return StepLog(*map(np.concatenate, zip(*parts, strict=True)))
+    columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return StepLog(*columns)
 
 
 @pytest.fixture(scope="module")
