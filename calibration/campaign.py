@@ -1,4 +1,4 @@
-"""A campaign: every point of its series in random order, each written down at once, so that it can be interrupted."""
+"""A campaign: every point of its sweeps in random order, each written down at once, so that it can be interrupted."""
 
 import contextlib
 import csv
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from series import Point, PointSeries
-from timer import Timing, time_calls
+
+from calibration.sweeps import Point, Sweep
+from calibration.timer import Timing, time_calls
 
 
 COLUMNS = (
@@ -67,12 +68,12 @@ class Record:
                     f"{self.timings}: line {rows.line_num}: is not a timing of a campaign. Give --restart."
                 ) from None
 
-    def add(self, series: PointSeries, point: Point, timing: Timing, device: str, precision: str) -> None:
+    def add(self, sweep: Sweep, point: Point, timing: Timing, device: str, precision: str) -> None:
         """Write one line, all of it at once."""
         row = (
-            series.component, series.operation, device, point.batch, point.context, point.tokens, 1,
+            sweep.component, sweep.operation, device, point.batch or None, point.context or None, point.tokens or None, 1,
             f"{timing.median_us:.6g}", "us", timing.repeats, f"{timing.spread_us:.3g}",
-            series.bytes_per_token, series.flops_per_token, precision,
+            sweep.bytes_per_token, sweep.flops_per_token, precision,
         )  # fmt: skip
         with self.timings.open("a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerow(row)
@@ -100,15 +101,15 @@ class Record:
             self.timings.write_bytes(whole)
 
 
-def in_order(series: Iterable[PointSeries], seed: int) -> list[tuple[PointSeries, Point]]:
-    """All points of all series in random order, so that a drift of the device looks like noise and not like a trend."""
-    points = [(one, point) for one in series for point in one.points]
+def in_order(sweeps: Iterable[Sweep], seed: int) -> list[tuple[Sweep, Point]]:
+    """All points of all sweeps in random order, so that a drift of the device looks like noise and not like a trend."""
+    points = [(one, point) for one in sweeps for point in one.points]
     random.Random(seed).shuffle(points)
     return points
 
 
 def measure(
-    todo: Iterable[tuple[PointSeries, Point]],
+    todo: Iterable[tuple[Sweep, Point]],
     record: Record,
     device: str,
     precision: str,
@@ -117,14 +118,14 @@ def measure(
 ) -> list[str]:
     """Measure and write down; `done` hears of each point. Returns what the device turned out to have no memory for."""
     too_large = []
-    for series, point in todo:
+    for sweep, point in todo:
         try:
-            record.add(series, point, time_calls(series.prepare(point), **timing), device, precision)
+            record.add(sweep, point, time_calls(sweep.prepare(point), **timing), device, precision)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            too_large.append(f"{series.operation} {_where(point)}")
-        done(f"{series.component} {_where(point)}")
+            too_large.append(f"{sweep.operation} {_where(point)}")
+        done(f"{sweep.component} {_where(point)}")
     return too_large
 
 
@@ -145,8 +146,8 @@ def progress(total: int, finished: int, terminal: bool) -> Iterator[Callable[[st
 
 def _where(point: Point) -> str:
     names = {"batch": point.batch, "context": point.context, "tokens": point.tokens}
-    return " ".join(f"{name}={value}" for name, value in names.items() if value is not None)
+    return " ".join(f"{name}={value}" for name, value in names.items() if value)
 
 
-def _number(text: str) -> int | None:
-    return int(text) if text else None
+def _number(text: str) -> int:
+    return int(text) if text else 0

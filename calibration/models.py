@@ -1,7 +1,10 @@
 """Layer shapes of the models that a campaign can measure, and the grids on which it measures them."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
+from importlib import resources
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +21,13 @@ class MLA:
     """Multi-head latent attention: a token's cache is one latent and one rotary key [elements], for all heads."""
 
     heads: int
-    latent: int = 512
-    rope: int = 64
-    head_dim: int = 192
+    latent: int
+    rope: int
+    head_dim: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Experts:
+class HostedExperts:
     """A layer of experts: each token visits `top_k` of `count`; `hosted` of them are on the device that is measured."""
 
     count: int
@@ -34,11 +37,11 @@ class Experts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class LayerShape:
     """One layer of a model; what it does not have is None."""
 
     hidden: int
-    experts: Experts
+    experts: HostedExperts
     gqa: GQA | None = None
     mla: MLA | None = None
     dense: int | None = None
@@ -54,7 +57,7 @@ class Model:
         """The three operations of which its profile is made."""
         return ("gqa" if self.gqa is not None else "mla", "experts", "communication")
 
-    def sharded(self, element_bytes: int, limit_bytes: float) -> "Model":
+    def sharded(self, element_bytes: int, limit_bytes: float) -> "LayerShape":
         """The model with as many experts hosted, halving, as have their weights within `limit_bytes`."""
         experts = self.experts
         while (
@@ -64,11 +67,27 @@ class Model:
         return dataclasses.replace(self, experts=experts)
 
 
+def shipped(name: str) -> LayerShape:
+    """The layer of experts of a shipped model, from its published configuration."""
+    path = resources.files("afdjax.shipped.models") / f"{name}.json"
+    config: dict[str, Any] = json.loads(path.read_text())["config"]
+    heads = config["num_attention_heads"]
+    count = config.get("n_routed_experts") or config["num_experts"]
+    experts = HostedExperts(count, config["num_experts_per_tok"], config["moe_intermediate_size"], count)
+    dense = config["intermediate_size"] if config.get("first_k_dense_replace") else None
+    if "kv_lora_rank" not in config:
+        gqa = GQA(heads, config["num_key_value_heads"], config["head_dim"])
+        return LayerShape(config["hidden_size"], experts, gqa=gqa, dense=dense)
+    rope = config["qk_rope_head_dim"]
+    mla = MLA(heads, config["kv_lora_rank"], rope, config["qk_nope_head_dim"] + rope)
+    return LayerShape(config["hidden_size"], experts, mla=mla, dense=dense)
+
+
 MODELS = {
-    "deepseek-v3": Model(7168, Experts(256, 8, 2048, 256), mla=MLA(128), dense=18432),
-    "qwen3-235b": Model(4096, Experts(128, 8, 1536, 128), gqa=GQA(64, 4, 128)),
+    "deepseek-v3": shipped("deepseek-v3"),
+    "qwen3-235b": shipped("qwen3-235b"),
     # neither: shapes of the same proportions that a laptop's processor gets through in a minute
-    "small": Model(512, Experts(16, 2, 256, 16), gqa=GQA(16, 2, 64), mla=MLA(16, 128, 32, 96), dense=1024),
+    "small": LayerShape(512, HostedExperts(16, 2, 256, 16), gqa=GQA(16, 2, 64), mla=MLA(16, 128, 32, 96), dense=1024),
 }
 
 

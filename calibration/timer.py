@@ -64,7 +64,7 @@ def _timing(samples_us: list[float], calls: int) -> Timing:
 
 def _burst(call: Callable[[], Any], calls: int) -> float:
     """Seconds from the first of so many calls to the end of the last one's work; a device works in the order of calls."""
-    start = time.perf_counter()
+    start, result = time.perf_counter(), None
     for _ in range(calls):
         result = call()
     jax.block_until_ready(result)

@@ -2,15 +2,14 @@
 
 import os
 import sys
-
-import jaxlib
+from importlib.metadata import version
 
 
 # benchmarks time what users run
 BENCHMARKS = "--benchmark-only" in sys.argv
 
 _FLAGS = ["--xla_force_host_platform_device_count=2"]
-if not BENCHMARKS and jaxlib.__version__.startswith("0.10."):
+if not BENCHMARKS and version("jaxlib").startswith("0.10."):
     # tests compile far more than they run, and XLA's older emitters take two thirds of the time; only for versions that are
     # known to have this flag, because XLA ends a process for one that it does not know
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
@@ -34,24 +33,89 @@ if not BENCHMARKS:
     install_import_hook("afdjax", "beartype.beartype")
 
 from pathlib import Path
+from typing import NamedTuple
 
 import hypothesis
 import pytest
 
 import afdjax as afd
+from afdjax.cli.main import main
 
 
 @pytest.fixture(autouse=True, scope="module")
 def optimised(request) -> None:
     """XLA optimises for modules with `OPTIMISED = True` only: it takes longer than most tests compute.
 
-    Commands and notebooks, in processes of their own, are compiled as users have them.
+    Commands, in processes of their own, are compiled as users have them; `tests/test_documents.py` says how documents are.
     """
     plain = not BENCHMARKS and not getattr(request.module, "OPTIMISED", False)
     if plain != jax.config.read("jax_disable_most_optimizations"):
         jax.config.update("jax_disable_most_optimizations", plain)
         # programs in memory are found whichever way they were compiled
         jax.clear_caches()
+
+
+LONGEST = (
+    "test_notebooks_run",
+    "test_python_in_the_readme_runs",
+    "test_the_readmes_commands_measure_fit_and_plan",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """The longest tests first: begun last, one of them would keep one worker busy and the others waiting."""
+    items.sort(key=lambda item: item.originalname not in LONGEST)
+
+
+class Ended(NamedTuple):
+    """What a command that has ended leaves."""
+
+    status: object
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Runs `afdjax` with arguments in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["afdjax", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Ended(end.value.code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def run(command):
+    """Runs a command that succeeds and says nothing on standard error; returns what it prints."""
+
+    def call(*arguments: object) -> str:
+        ended = command(*arguments)
+        assert ended.status == 0, ended.err
+        assert ended.err == ""
+        return ended.out
+
+    return call
+
+
+@pytest.fixture
+def refused(command, tmp_path):
+    """Runs a command that is refused; returns its one line. Nothing else may come out or be left behind."""
+
+    def call(*arguments: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        ended = command(*arguments)
+        assert (ended.status, ended.out) == (2, "")
+        assert ended.err.count("\n") == 1
+        assert ended.err.startswith("afdjax: ")
+        assert sorted(tmp_path.rglob("*")) == before
+        return ended.err
+
+    return call
 
 
 @pytest.fixture

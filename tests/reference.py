@@ -12,7 +12,7 @@ import afdjax as afd
 from afdjax.cycles.loads import WorkerLoad
 
 
-def load_sampler(workload: afd.Workload, seed: int = 0) -> Callable[[int, Sequence[int]], np.ndarray]:
+def load_sampler(workload: afd.Workload, seed: int = 0) -> Callable[[int, Sequence[int] | np.ndarray], np.ndarray]:
     """`draw(n, slots)`: for each number of slots n worker loads, sums of so many independent draws of the slot load.
 
     The slot law is inverted on a table of 2^22 quantiles: off by less than 1e-6 of its spread.
@@ -24,7 +24,7 @@ def load_sampler(workload: afd.Workload, seed: int = 0) -> Callable[[int, Sequen
     ends = np.ceil(cdf / cdf[-1] * size - 0.5).astype(int)
     quantiles = np.repeat(np.arange(len(cdf), dtype=np.int32), np.diff(ends, prepend=0))
 
-    def draw(n: int, slots: Sequence[int]) -> np.ndarray:
+    def draw(n: int, slots: Sequence[int] | np.ndarray) -> np.ndarray:
         loads = np.zeros((len(slots), n))
         for total, count in zip(loads, slots, strict=True):
             for start in range(0, n, chunk := max(1, 200_000 // count)):

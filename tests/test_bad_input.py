@@ -5,13 +5,11 @@ import json
 import subprocess
 import sys
 from importlib import resources
-from pathlib import Path
 
 import polars as pl
 import pytest
 
 import afdjax as afd
-from afdjax.cli import main as cli
 
 
 HEADER = b"prompt_tokens,output_tokens\n"
@@ -142,27 +140,6 @@ OPTIONS = {
 }
 
 
-@pytest.fixture
-def refused(tmp_path, monkeypatch, capsys):
-    """Run the command in an empty folder and return its one line; nothing else may come out or be left behind."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> str:
-        monkeypatch.setattr(sys, "argv", ["afdjax", *map(str, arguments)])
-        before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        printed = capsys.readouterr()
-        assert end.value.code == 2
-        assert printed.out == ""
-        assert printed.err.count("\n") == 1
-        assert printed.err.startswith("afdjax: ")
-        assert sorted(tmp_path.rglob("*")) == before
-        return printed.err
-
-    return run
-
-
 def matches(pattern: str, line: str) -> None:
     with pytest.raises(ValueError, match=pattern):
         raise ValueError(line)
@@ -255,6 +232,24 @@ def test_message_stays_one_short_line(refused, tmp_path):
 def test_option(refused, tmp_path, arguments, message):
     (tmp_path / "folder.png").mkdir()
     matches(message, refused("plan", *arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--replicas", "0"], "--replicas must be a whole number of at least 1, but it is 0."),
+        (["--ratios", "3,2"], "--ratios must be ascending numbers of attention workers such as 1:32"),
+        (["--ratios", "1:x"], "--ratios must be ascending numbers of attention workers such as 1:32"),
+        (["--ratios", "0:4"], "--ratios must be ascending numbers of attention workers such as 1:32"),
+        (["--steps", "0"], "--steps must be a whole number of at least 1, but it is 0."),
+        (["--batch-size", "2.5"], "--batch-size must be a whole number in a simulation, but it is 2.5."),
+        (["--replicas", "100000000"], "--replicas must be at most"),
+        (["--plot", "curve.pdf"], "curve.pdf: must end in .png."),
+        (["--timeline", "missing/gantt.png"], "must be in a folder that exists"),
+    ],
+)
+def test_option_of_simulate(refused, arguments, message):
+    assert message in refused("simulate", "--workload", "geometric:100,500", *arguments)
 
 
 @pytest.mark.parametrize(

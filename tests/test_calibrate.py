@@ -183,7 +183,8 @@ def coverage(repetitions: int, repeats: int, minimax: bool | None, ratio: bool) 
 
     every = jax.jit(jax.vmap(jax.value_and_grad(log_ratio, argnums=(0, 1, 2))))
     logs, slopes = every(*(jnp.asarray(values[stage]) for stage in stages))
-    variance = sum(np.einsum("ni,nij,nj->n", s, blocks[stage], s) for stage, s in zip(stages, slopes, strict=True))
+    variances = [np.einsum("ni,nij,nj->n", s, blocks[stage], s) for stage, s in zip(stages, slopes, strict=True)]
+    variance = np.sum(variances, axis=0)
     exact = float(jnp.log(afd.optimal_ratio(workload, truth, bundle, afd.Gaussian())))
     shares["r*"] = float(np.mean(np.abs(np.asarray(logs) - exact) < 1.96 * np.sqrt(variance)))
     # and plan says the same of one of them
@@ -192,7 +193,9 @@ def coverage(repetitions: int, repeats: int, minimax: bool | None, ratio: bool) 
         afd.AffineWithSlots(*first[0]), afd.Affine(*first[1]), afd.Affine(*first[2]),
         covariance=jax.scipy.linalg.block_diag(*(jnp.asarray(blocks[stage][0]) for stage in stages)),
     )  # fmt: skip
-    low, high = afd.plan(workload, profile, bundle, afd.Gaussian()).ratio_interval
+    interval = afd.plan(workload, profile, bundle, afd.Gaussian()).ratio_interval
+    assert interval is not None
+    low, high = interval
     np.testing.assert_allclose(np.log(high / low) / 2.0, 1.96 * np.sqrt(variance[0]), rtol=1e-3)
     return shares
 

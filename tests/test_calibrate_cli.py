@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-from afdjax.calibrate.kernels import batched
-from afdjax.cli import main as cli
 from afdjax.report.calibration import calibration_report, series_report
 
 
@@ -19,12 +17,6 @@ HEADER = "component,operation,device,batch,context,tokens,latency,unit,bytes_per
 BATCHES, CONTEXTS = (8, 16, 32, 64, 128), (256, 512, 1024, 2048, 4096)
 TOKENS = (8, 16, 32, 64, 128, 181, 256, 362, 512, 1024, 2048)
 NOISE = 0.01
-
-
-@pytest.fixture(autouse=True)
-def one_set_of_programs(monkeypatch):
-    """Every fit in here runs in blocks of one size, so that its programs are compiled once."""
-    monkeypatch.setattr(batched, "lanes_at_once", lambda size, lanes: 32)
 
 
 def attention(device="toy", operation="paged", scale=1.0, bytes_per_token=""):
@@ -59,42 +51,9 @@ def write_table(path: Path, *series, unit="us") -> str:
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run a command in `tmp_path`: its exit status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["afdjax", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        shown = capsys.readouterr()
-        return stop.value.code, shown.out, shown.err
-
-    return call
-
-
-@pytest.fixture
-def run(command):
-    def call(*arguments: str) -> str:
-        status, out, err = command(*arguments)
-        assert status == 0 and err == "", err
-        return out
-
-    return call
-
-
-@pytest.fixture
-def refused(command, tmp_path):
-    """Run a command that must be refused in one line, and must leave nothing behind."""
-
-    def call(*arguments: str) -> str:
-        before = sorted(tmp_path.iterdir())
-        status, out, err = command("calibrate", *arguments)
-        assert status == 2 and out == "" and err.count("\n") == 1 and err.startswith("afdjax: ")
-        assert sorted(tmp_path.iterdir()) == before
-        return err
-
-    return call
+def refused(refused):
+    """Every refusal in here is one of `calibrate`."""
+    return lambda *arguments: refused("calibrate", *arguments)
 
 
 @pytest.fixture
@@ -232,7 +191,7 @@ def test_stages_without_timings_come_from_a_base(run, refused, table, tmp_path):
 
 def test_what_the_device_cannot_do_is_refused_unless_asked_for(run, refused, tmp_path):
     """40 kB a token and 1 ns a token are 40 TB/s."""
-    table = write_table(tmp_path / "fast.csv", attention("NVIDIA H100", bytes_per_token=40_000), ffn(), link())
+    table = write_table(tmp_path / "fast.csv", attention("NVIDIA H100", bytes_per_token="40000"), ffn(), link())
     line = refused(table, "-o", "profile.json")
     assert "is above the peak of h100" in line and "--accept-implausible" in line
     assert "ALARM: the implied bandwidth" in run("calibrate", table, "-o", "profile.json", "--accept-implausible")
@@ -303,10 +262,6 @@ def test_files_that_are_refused(refused, tmp_path):
 def test_no_matplotlib_no_profile(refused, table, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "afdjax[plot]" in refused(table, "-o", "profile.json", "--plot", "fit.png")
-
-
-def test_help_has_an_example(run):
-    assert "Example: afdjax calibrate" in run("calibrate", "--help")
 
 
 def test_terms_without_effect_are_not_in_the_plan(run, table):

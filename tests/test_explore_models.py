@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -250,7 +251,7 @@ def test_no_more_choices_than_experts():
 
 
 def test_experts_hit_and_destinations_against_draws():
-    layer = load_model("deepseek-v3").layers[-1].ffn
+    layer: Any = load_model("deepseek-v3").layers[-1].ffn
     rng = np.random.default_rng(0)
     draws = np.argsort(rng.random((4000, 256)), axis=1)[:, :8]
     hit = np.array([len(np.unique(draws[i : i + 40])) for i in range(0, 4000, 40)])

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -81,7 +82,7 @@ def test_tables_replace_modelled_times_where_they_were_measured(tmp_path):
     plain = setting_of()
     setting = with_tables(plain, [attention, experts])
     kernels = setting.kernels(setting.attention_device, 1)
-    layer = setting.model.layers[1]
+    layer: Any = setting.model.layers[1]
     for (heads, batch, context), time in TIMES.items():
         found = kernels.module(layer.attention, Tokens(batch, context), 128.0 / heads)
         np.testing.assert_allclose(float(found), time * 1e-3, rtol=1e-6)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,14 +49,14 @@ def test_draws_do_not_depend_on_how_many_there_are():
 
 
 def test_popular_experts_are_busier_and_fewer():
-    layer = load_model("deepseek-v3").layers[-1].ffn
+    layer: Any = load_model("deepseek-v3").layers[-1].ffn
     even, skewed = (drawn(jax.random.key(0), layer, zipf(256, s), draws=4) for s in (0.0, 0.8))
     # many tokens: what is left of an even popularity is its noise, 1 + 2.1 / sqrt(tokens of a device) for 32 devices
     assert 1.0 < float(even.work(32.0, 16384.0)) < 1.06 and float(even.work(1.0, 16384.0)) == 1.0
     assert float(skewed.work(32.0, 16384.0)) > 1.5
     assert float(skewed.read(1.0, 64.0)) < 0.9 * float(even.read(1.0, 64.0))
     np.testing.assert_allclose(even.read(1.0, 16384.0), 1.0, rtol=1e-6)
-    kernels = Kernels(load_accelerator("h100"), Efficiency(), ("fp8",) * 3)
+    kernels = Kernels(load_accelerator("h100"), Efficiency(), ("fp8", "fp8", "fp8"))
     times = [float(kernels.experts(layer, 8192.0, 32.0, each)) for each in (Even(), even, skewed)]
     assert times[0] < times[1] < times[2]
     np.testing.assert_allclose(kernels.experts(layer, 8192.0, 32.0, Even(1.0)), times[0])
@@ -80,20 +81,21 @@ class OfCounts(Imbalance):
     """Of every number of devices another."""
 
     def work(self, devices, tokens):
-        return 1.0 + devices / 10.0
+        return jnp.asarray(1.0 + devices / 10.0)
 
     def read(self, devices, tokens):
         return jnp.ones(())
 
     def received(self, devices, tokens):
-        return 2.0 + devices / 10.0
+        return jnp.asarray(2.0 + devices / 10.0)
 
 
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("out_bandwidth", [1e9, 1e12])
 def test_transfers_wait_for_the_busiest(apart, out_bandwidth):
     """16 holders in 2 domains of 8; as many senders, so that the busiest receiver counts; either tier is the bottleneck."""
-    part, layer = load_accelerator("h800"), load_model("deepseek-v3").layers[-1].ffn
+    part = load_accelerator("h800")
+    layer: Any = load_model("deepseek-v3").layers[-1].ffn
     between = links_between(part, part, Efficiency())
     between = dataclasses.replace(between, out=dataclasses.replace(between.out, bandwidth=jnp.asarray(out_bandwidth)))
     traffic = Traffic(jnp.asarray(16.0), jnp.asarray(128.0), jnp.asarray(16.0), jnp.asarray(apart))
@@ -113,7 +115,8 @@ def test_transfers_wait_for_the_busiest(apart, out_bandwidth):
 
 
 def test_few_senders_wait_for_themselves():
-    part, layer = load_accelerator("h800"), load_model("deepseek-v3").layers[-1].ffn
+    part = load_accelerator("h800")
+    layer: Any = load_model("deepseek-v3").layers[-1].ffn
     between = links_between(part, part, Efficiency())
     network = Network(routes=ROUTES["per-expert"])
 
@@ -180,7 +183,7 @@ LAYER = Experts(1024.0, 64.0, 4.0, 256.0, width=1024.0)
 def exchange(senders, tokens, holders, apart, routes="per-node", device="h100"):
     part = load_accelerator(device)
     between = links_between(part, part, Efficiency())
-    traffic = Traffic(*(jnp.asarray(float(n)) for n in (senders, tokens, holders)), jnp.asarray(apart))
+    traffic = Traffic(*map(jnp.asarray, (float(senders), float(tokens), float(holders), apart)))
     return Network(routes=ROUTES[routes]).to_experts(between, LAYER, traffic), between
 
 
@@ -219,7 +222,7 @@ def test_links_between_two_kinds_are_the_slower():
 
 def test_published_latencies_of_deepep(shared_data):
     """H800, low latency, 128 tokens for each rank: every point within 15 %."""
-    layer = load_model("deepseek-v3").layers[-1].ffn
+    layer: Any = load_model("deepseek-v3").layers[-1].ffn
     part = load_accelerator("h800")
     between = links_between(part, part, Efficiency())
     rows = pl.read_csv(shared_data / "deepep_published" / "low_latency_h800.csv").to_dicts()

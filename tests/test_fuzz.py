@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -107,7 +108,8 @@ def test_profiles_survive_a_round_trip(form, data, tmp_path):
             return kind(*[data.draw(number) for _ in dataclasses.fields(kind)])
         places, batches = data.draw(rising), data.draw(rising)
         times = [[data.draw(number) for _ in places] for _ in batches]
-        return kind(*map(np.array, (places, batches, times)), data.draw(number), data.draw(st.booleans()))
+        arguments: list[Any] = [np.array(each) for each in (places, batches, times)]
+        return kind(*arguments, *(data.draw(of) for of in (number, st.booleans())))
 
     link = data.draw(st.sampled_from([afd.PerWorker, afd.Shared]))
     profile = afd.Profile(

@@ -1,5 +1,7 @@
 """Where loads move, and where transfers meet: the constant of the lead, and the cycle time against the simulator."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,7 @@ def change_loss(nodes: int, reach: float = 3.0) -> float:
     leaves = scipy.sparse.coo_matrix((-rate, (origin, origin)), (state.size, state.size))
     balance = (scipy.sparse.coo_matrix((rate, (target, origin)), leaves.shape) + leaves).tocsc()
     # one state gets probability 1, the rest follows
-    others = scipy.sparse.linalg.spsolve(balance[1:, 1:], -balance[1:, 0].toarray().ravel())
+    others: Any = scipy.sparse.linalg.spsolve(balance[1:, 1:], -balance[1:, 0].toarray().ravel())
     law = np.append(1.0, others).reshape(nodes, nodes + 1) / (1.0 + others.sum())
     return float((law[up][:, :-1] * z[up][:, None]).sum() * 2 * reach)
 

@@ -1,32 +1,22 @@
 """The measuring campaign: its kernels against NumPy, its files, its interruptions and its refusals."""
 
 import csv
-import importlib
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calibration import campaign, command, kernels, models, sweeps, timer
+
 
 FOLDER = Path(__file__).resolve().parents[1] / "calibration"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def scripts():
-    """The scripts import each other from their own folder."""
-    sys.path.insert(0, str(FOLDER))
-    yield
-    sys.path.remove(str(FOLDER))
-
-
-def script(name: str):
-    return importlib.import_module(name)
 
 
 def draw(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
@@ -58,7 +48,7 @@ def test_gqa_attention_head_by_head():
     expected = np.empty_like(queries)
     for b, k, q in np.ndindex(batch, kv_heads, group):
         expected[b, k, q] = softmax(keys[b, k] @ queries[b, k, q] / np.sqrt(head_dim)) @ values[b, k]
-    found = script("kernels").gqa_attention(*(jnp.asarray(x, jnp.float32) for x in (queries, keys, values)))
+    found = kernels.gqa_attention(*(jnp.asarray(x, jnp.float32) for x in (queries, keys, values)))
     np.testing.assert_allclose(found, expected, rtol=SINGLE, atol=SINGLE)
 
 
@@ -75,16 +65,15 @@ def test_mla_attention_is_attention_before_absorption():
         query = np.concatenate([queries[b, h], rope_queries[b, h]])
         expected[b, h] = softmax(keys @ query / np.sqrt(nope + rope)) @ (latents[b] @ value_up[h])
     absorbed = np.einsum("bhn,hln->bhl", queries, key_up)
-    found = script("kernels").mla_attention(
-        *(jnp.asarray(x, jnp.float32) for x in (absorbed, rope_queries, latents, ropes)), nope + rope
-    )
+    inputs = [jnp.asarray(x, jnp.float32) for x in (absorbed, rope_queries, latents, ropes)]
+    found = kernels.mla_attention(*inputs, head_dim=nope + rope)
     np.testing.assert_allclose(np.einsum("bhl,hln->bhn", found, value_up), expected, rtol=SINGLE, atol=SINGLE)
 
 
 def test_swiglu():
     x, gate, up, down = draw(2, (5, 6), (6, 7), (6, 7), (7, 6))
     np.testing.assert_allclose(
-        script("kernels").swiglu(*map(jnp.asarray, (x, gate, up, down))), (silu(x @ gate) * (x @ up)) @ down, rtol=1e-12
+        kernels.swiglu(*map(jnp.asarray, (x, gate, up, down))), (silu(x @ gate) * (x @ up)) @ down, rtol=1e-12
     )
 
 
@@ -94,18 +83,19 @@ def test_expert_ffn_token_by_token(sizes):
     experts = np.repeat(np.arange(3), sizes)
     expected = np.stack([(silu(t @ gate[e]) * (t @ up[e])) @ down[e] for t, e in zip(x, experts, strict=True)])
     arrays = [jnp.asarray(array) for array in (x, gate, up, down)]
-    found = script("kernels").ragged_swiglu(arrays[0], jnp.asarray(sizes, jnp.int32), *arrays[1:])
+    found = kernels.ragged_swiglu(arrays[0], jnp.asarray(sizes, jnp.int32), *arrays[1:])
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     if len(set(sizes)) == 1:
-        grouped = script("kernels").swiglu(arrays[0].reshape(3, 2, 5), *arrays[1:])
+        grouped = kernels.swiglu(arrays[0].reshape(3, 2, 5), *arrays[1:])
         np.testing.assert_allclose(grouped.reshape(6, 5), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["gqa", "mla", "dense", "experts", "ragged"])
 def test_kernels_keep_the_precision_of_an_accelerator(name, tiny):
-    half = script("series").Place(jax.devices()[0], None, jnp.dtype(jnp.bfloat16), 0)
-    (series,) = script("series").all_series(*tiny, [name], half)
-    call = series.prepare(series.points[-1])
+    half = sweeps.Place(jax.devices()[0], None, jnp.dtype(jnp.bfloat16), 0)
+    model, grid = tiny
+    (sweep,) = sweeps.sweeps_of(model, grid, [name], half)
+    call: Any = sweep.prepare(sweep.points[-1])
     assert call().dtype == jnp.bfloat16
     exact = call.func(*(array.astype(jnp.float32) if jnp.ndim(array) > 1 else array for array in call.args))
     # bfloat16 has 8 bits, and a sum over 16 numbers may lose a bit or two more
@@ -113,31 +103,36 @@ def test_kernels_keep_the_precision_of_an_accelerator(name, tiny):
 
 
 def test_a_timing_is_the_median_of_bursts():
-    timing = script("timer").time_calls(lambda: jnp.zeros(()), repeats=5)
+    timing = timer.time_calls(lambda: jnp.zeros(()), repeats=5)
     assert timing.repeats == 5 and timing.calls > 1
     assert timing.median_us > 0 and timing.spread_us >= 0
 
 
 def test_a_disturbed_point_is_measured_again(monkeypatch):
     """Bursts that scatter widely, then bursts that do not: the latter count."""
-    timer = script("timer")
-    bursts = iter(
-        [1.0, 1.0, 1.0, 2.0, 1.0, 3.0, 8.0, 1.5, 1.5, 1.6]
-    )  # two to warm up, one to see how long, two attempts
-    monkeypatch.setattr(timer, "_burst", lambda call, calls: next(bursts, 1.5))
-    timing = timer.time_calls(lambda: jnp.zeros(()), repeats=3)
+    # the first call compiles; two to warm up, one to see how long, two attempts
+    seconds = iter([1.0, 1.0, 1.0, 1.0, 2.0, 3.0, 8.0, 1.5, 1.5, 1.6])
+    clock = 0.0
+
+    def call():
+        nonlocal clock
+        clock += next(seconds, 1.5)
+        return jnp.zeros(())
+
+    monkeypatch.setattr(timer.time, "perf_counter", lambda: clock)
+    timing = timer.time_calls(call, repeats=3, limit_s=100.0)
     assert timing.median_us == 1.5e6 and timing.repeats == 3 and timing.calls == 1
     assert timing.spread_us == 0.0
 
 
 def test_a_grid_is_even_on_a_log_scale():
-    octaves = script("models").octaves
+    octaves = models.octaves
     assert octaves(8, 64) == (8, 16, 32, 64)
     assert octaves(1, 8, per_octave=2) == (1, 2, 3, 4, 6, 8)
 
 
 def test_experts_are_shared_out_until_their_weights_fit():
-    model = script("models").MODELS["deepseek-v3"]
+    model = models.MODELS["deepseek-v3"]
     weights = 3 * 7168 * 2048 * 256 * 2
     assert model.sharded(2, weights) == model
     assert model.sharded(2, weights / 5).experts.hosted == 32
@@ -145,65 +140,69 @@ def test_experts_are_shared_out_until_their_weights_fit():
 
 @pytest.fixture
 def place():
-    return script("series").Place(jax.devices()[0], jax.devices()[1], jnp.dtype(jnp.float32), 0)
+    return sweeps.Place(jax.devices()[0], jax.devices()[1], jnp.dtype(jnp.float32), 0)
 
 
 @pytest.fixture
 def tiny():
-    models = script("models")
-    model = models.Model(16, models.Experts(4, 2, 8, 4), gqa=models.GQA(4, 2, 8), mla=models.MLA(4, 8, 4, 12), dense=8)
+    model = models.LayerShape(
+        16, models.HostedExperts(4, 2, 8, 4), gqa=models.GQA(4, 2, 8), mla=models.MLA(4, 8, 4, 12), dense=8
+    )
     return model, models.Grid(batch=(1, 3), context=(4, 8), tokens=(1, 6))
 
 
 def test_every_operation_runs_at_every_point(place, tiny):
     model, grid = tiny
-    series = script("series").all_series(model, grid, model.operations, place)
-    assert len({one.operation for one in series}) == len(model.operations)
-    shapes = {one.operation.split(" hidden")[0]: [one.prepare(p)().shape for p in one.points] for one in series}
+    every = sweeps.sweeps_of(model, grid, model.operations, place)
+    assert len({one.operation for one in every}) == len(model.operations)
+    shapes = {one.operation.split(" hidden")[0]: [one.prepare(p)().shape for p in one.points] for one in every}
     assert shapes["expert ffn grouped"] == [(2, 1, 16), (4, 3, 16)]  # one token visits two experts of the four
     assert shapes["expert ffn ragged_dot"] == [(2, 16), (12, 16)]
     assert shapes["dense ffn swiglu"] == [(1, 16), (6, 16)]
-    assert all(one.needs(point) > 0 for one in series for point in one.points)
-    gqa, mla = series[:2]
+    assert all(one.needs(point) > 0 for one in every for point in one.points)
+    gqa, mla = every[:2]
     assert (gqa.bytes_per_token, gqa.flops_per_token) == (2 * 2 * 8 * 4, 4 * 4 * 8)
     assert (mla.bytes_per_token, mla.flops_per_token) == ((8 + 4) * 4, 2 * 4 * (8 + 4 + 8))
 
 
 def test_both_kinds_of_expert_ffn_do_the_same_work(place, tiny):
-    experts, ragged = script("series").all_series(*tiny, ["experts", "ragged"], place)
+    model, grid = tiny
+    experts, ragged = sweeps.sweeps_of(model, grid, ["experts", "ragged"], place)
     assert experts.flops_per_token == ragged.flops_per_token == 6 * 16 * 8 * 2
 
 
 def test_a_trip_brings_back_what_it_took(place, tiny):
-    (series,) = script("series").all_series(*tiny, ["communication"], place)
+    model, grid = tiny
+    (sweep,) = sweeps.sweeps_of(model, grid, ["communication"], place)
     (x,) = place.draw((6, 16))
-    call = series.prepare(series.points[1])
-    assert "virtual devices" in series.operation
+    call = sweep.prepare(sweep.points[1])
+    assert "virtual devices" in sweep.operation
     np.testing.assert_array_equal(call(), x)
     assert call().device == place.device
 
 
 def test_a_stand_in_says_that_it_is_no_network(place, tiny):
-    alone = script("series").Place(place.device, None, place.dtype, 0)
-    (series,) = script("series").all_series(*tiny, ["communication"], alone)
-    assert series.operation.startswith("no network")
-    np.testing.assert_array_equal(series.prepare(series.points[1])(), *alone.draw((6, 16)))
+    alone = sweeps.Place(place.device, None, place.dtype, 0)
+    model, grid = tiny
+    (sweep,) = sweeps.sweeps_of(model, grid, ["communication"], alone)
+    assert sweep.operation.startswith("no network")
+    (x,) = alone.draw((6, 16))
+    np.testing.assert_array_equal(sweep.prepare(sweep.points[1])(), x)
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path, tiny):
     """The command on a tiny model, in this process; returns its exit status and what it said."""
-    measure = script("measure")
     model, grid = tiny
-    monkeypatch.setitem(measure.MODELS, "small", model)
-    monkeypatch.setattr(measure, "grid_of", lambda cpu, quick: grid)
-    monkeypatch.setattr(script("timer"), "BURST_S", 1e-4)
+    monkeypatch.setitem(command.MODELS, "small", model)
+    monkeypatch.setattr(command, "grid_of", lambda cpu, quick: grid)
+    monkeypatch.setattr(timer, "BURST_S", 1e-4)
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: str) -> tuple[int, str]:
+    def call(*arguments: str) -> tuple[Any, str]:
         monkeypatch.setattr(sys, "argv", ["measure.py", *arguments])
         with pytest.raises(SystemExit) as stop:
-            measure.main()
+            command.main()
         shown = capsys.readouterr()
         assert shown.out == ""
         return stop.value.code, shown.err
@@ -257,7 +256,6 @@ def test_campaign_is_read_by_calibrate(run):
 
 
 def test_interrupted_campaign_goes_on_where_it_stopped(run, monkeypatch):
-    campaign = script("campaign")
     timed = campaign.time_calls
     calls = []
 
@@ -297,7 +295,7 @@ def test_a_device_without_memory_leaves_a_point_out(run, monkeypatch):
     def exhausted(*arguments, **options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(script("campaign"), "time_calls", exhausted)
+    monkeypatch.setattr(campaign, "time_calls", exhausted)
     status, said = run(*CPU)
     assert status == 0 and said.count("for which the device has no memory") == 8
     assert rows() == []
@@ -305,7 +303,7 @@ def test_a_device_without_memory_leaves_a_point_out(run, monkeypatch):
 
 def test_the_profile_is_fitted_to_the_models_own_series(run, monkeypatch):
     asked = {}
-    monkeypatch.setattr(script("measure"), "fit_profile", lambda *arguments: asked.update(arguments=arguments) or "")
+    monkeypatch.setattr(command, "fit_profile", lambda *arguments: asked.update(arguments=arguments) or "")
     monkeypatch.setattr("builtins.print", lambda *_, **__: None)
     run("--device", "cpu", "--operations", "ragged,communication,mla,gqa,experts", "--output", "campaign")
     timings, operations, name, path = asked["arguments"]
@@ -361,19 +359,18 @@ def test_foreign_files_are_not_written_to(run, content, line):
     assert table.read_text() == before
 
 
-def test_the_readmes_commands_measure_fit_and_plan(tmp_path):
-    """As a user does it, with the true kernels, in fresh processes."""
-    command = [sys.executable, str(FOLDER / "measure.py"), "--device", "cpu", "--quick"]
+def test_the_readmes_commands_measure_fit_and_plan(tmp_path, command):
+    """As a user does it, with the true kernels; measured in a fresh process."""
+    script = [sys.executable, str(FOLDER / "measure.py"), "--device", "cpu", "--quick"]
     begin = time.monotonic()
-    measured = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=290)
+    measured = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=290)
     took_s = time.monotonic() - begin
     assert measured.returncode == 0, measured.stderr
     assert took_s < 180.0
     assert "held-out error" in measured.stdout and measured.stderr.endswith("fitted: small-cpu/profile.json\n")
-    plan = [sys.executable, "-c", "from afdjax.cli.main import main; main()", "plan", "--json", "--barrier", "gaussian"]
     scenario = ["--profile", "small-cpu/profile.json", "--workload", "geometric:200,100", "--batch-size", "32"]
-    planned = subprocess.run([*plan, *scenario], cwd=tmp_path, capture_output=True, text=True)
-    assert planned.returncode == 0, planned.stderr
-    document = json.loads(planned.stdout)
+    planned = command("plan", "--json", "--barrier", "gaussian", *scenario)
+    assert planned.status == 0, planned.err
+    document = json.loads(planned.out)
     assert document["profile"]["name"].startswith("small-") and document["profile"]["time_unit"] == "us"
     assert document["optimum"]["attention_workers"] >= 1

@@ -24,7 +24,8 @@ rule = eqx.filter_jit(afd.closed_form)
 )
 def test_printed_ratios_to_all_digits(lengths, batch_size, printed, profile):
     """Figure 7 of arXiv:2601.21351 v1: the finite horizon of 10,000 requests."""
-    load = afd.horizon_load(*lengths, batch_size, 10_000)
+    prompt, decode = lengths
+    load = afd.horizon_load(prompt, decode, batch_size, 10_000)
     assert round(float(rule(load, profile, afd.Bundle(batch_size)).ratio), 2) == printed
 
 

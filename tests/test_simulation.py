@@ -1,6 +1,8 @@
 """The simulator against slots one at a time, against an event library, and against itself in other pieces."""
 
 import dataclasses
+import functools
+from typing import Any
 
 import equinox as eqx
 import hypothesis
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-from afdjax.simulation import pipeline, recording, timeline
+from afdjax.simulation import decode_steps, pipeline, timeline
 from afdjax.simulation.paths import advance, cell_words, completed_steps, completion, fill, load_jump
 from afdjax.simulation.queue import assign
 from afdjax.workload.sampling import AliasTable, scaled, threefry
@@ -139,7 +141,7 @@ def bundles(draw):
     return attention, draw(time), transfer, occupancy, draw(st.booleans()), draw(st.booleans())
 
 
-walk = eqx.filter_jit(recording.walk)
+walk = eqx.filter_jit(timeline.walk)
 
 
 @hypothesis.given(bundles())
@@ -186,13 +188,13 @@ def test_simulation_equals_its_recorded_timeline(start, layers, shared):
 
 def test_layers_are_fast_forwarded_only_where_they_repeat(profile):
     """Fewer passes than layers are walked, and a step of many layers is the sum of single ones."""
-    stages = timeline.stages_of(profile, afd.Bundle(256), jnp.asarray([4.0]), 4)
+    stages = decode_steps.stages_of(profile, afd.Bundle(256), jnp.asarray([4.0]), 4)
     attention = tuple(jnp.asarray([[300.0], [310.0], [290.0], [305.0]]) + shift for shift in (0.0, 4.0))
     rest = pipeline.at_rest(4, 2, (1,), jnp.float64)
-    whole, taken = timeline.decode_step(rest, attention, stages, 61, pipeline.account)
+    whole, taken = decode_steps.decode_step(rest, attention, stages, 61, pipeline.account)
     single, total = rest, 0.0
     for _ in range(61):
-        single, each = timeline.decode_step(single, attention, stages, 1, pipeline.account)
+        single, each = decode_steps.decode_step(single, attention, stages, 1, pipeline.account)
         total = jax.tree.map(jnp.add, total, each) if total else each
     for one, other in zip(jax.tree.leaves((whole, taken)), jax.tree.leaves((single, total)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-9)
@@ -201,7 +203,7 @@ def test_layers_are_fast_forwarded_only_where_they_repeat(profile):
 # The simulation as a whole
 
 
-QUICK = {"steps": 200, "replicas": 4}
+QUICK: dict[str, Any] = {"steps": 200, "replicas": 4}
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +243,11 @@ def test_results_depend_neither_on_chunks_nor_on_devices(sweep, monkeypatch):
 
 def test_another_scenario_of_the_same_shape_compiles_nothing(sweep):
     compiled = []
-    listen = lambda event, duration, **more: compiled.append(more) if "backend_compile" in event else None
+
+    def listen(event: str, duration_secs: float, **more: Any) -> None:
+        if "backend_compile" in event:
+            compiled.append(more)
+
     key = jax.random.key(8)
     other = afd.Independent(afd.Uniform(0, 40), afd.Uniform(1, 30))
     moved = PROFILE.with_coefficients({"ffn.base": jnp.asarray(50.0, float)})
@@ -378,37 +384,35 @@ def test_stage_time_derivatives_are_pathwise():
             moved = times.with_coefficients(dict(zip(names, values, strict=True)))
             return jnp.sum(afd.simulate(KEY, SMALL, moved, bundle, [2, 5], steps=64, replicas=2).throughput)
 
-        reverse = jax.grad(outcome)(values)
+        # one program for the derivative and for all differences
+        found = jax.jit(jax.value_and_grad(outcome))
+        _, reverse = found(values)
         if layers == 1:
-            _, forward = jax.jvp(outcome, (values,), (values,))
+            _, forward = jax.jit(functools.partial(jax.jvp, outcome))((values,), (values,))
             np.testing.assert_allclose(forward, reverse @ values, rtol=1e-9)
         for i, value in enumerate(values):
             step = 1e-6 * float(value)
             move = jnp.zeros_like(values).at[i].set(step)
-            difference = (outcome(values + move) - outcome(values - move)) / (2 * step)
-            np.testing.assert_allclose(reverse[i], difference, rtol=1e-5, atol=1e-12)
+            (up, _), (down, _) = found(values + move), found(values - move)
+            np.testing.assert_allclose(reverse[i], (up - down) / (2 * step), rtol=1e-5, atol=1e-12)
 
 
 def test_workload_derivatives_agree_with_differences():
     """d throughput / d mean lengths, with the shape of the load law held, against simulations of other workloads."""
     bundle = afd.Bundle(64)
-    run = lambda prompt, decode, key: afd.simulate(
-        key,
-        afd.Independent(afd.Geometric(prompt, 4000), afd.Geometric(decode, 2000)),
-        PROFILE,
-        bundle,
-        [3],
-        steps=800,
-        replicas=16,
-    ).throughput_by_replica[:, 0]
-    means = jnp.asarray([100.0, 50.0])
-    for i in (0, 1):
-        # d/d scale of one length; each replica has its own derivative
-        slope = jax.jacfwd(lambda scale, i=i: run(*(means * jnp.ones(2).at[i].set(scale)), KEY))(1.0)
-        change = 0.1
-        ends = [run(*(means * jnp.ones(2).at[i].set(1 + sign * change)), KEY) for sign in (1, -1)]
-        difference = (ends[0] - ends[1]) / (2 * change)
-        gap = np.asarray(slope - difference)
+
+    @jax.jit
+    def run(scales):
+        prompt, decode = jnp.asarray([100.0, 50.0]) * scales
+        workload = afd.Independent(afd.Geometric(prompt, 4000), afd.Geometric(decode, 2000))
+        return afd.simulate(KEY, workload, PROFILE, bundle, [3], steps=800, replicas=16).throughput_by_replica[:, 0]
+
+    # by the scale of each length; each replica has its own derivative
+    slopes = jax.jit(jax.jacfwd(run))(jnp.ones(2))
+    change = 0.1
+    for i, slope in enumerate(slopes.T):
+        ends = [run(jnp.ones(2).at[i].set(1 + sign * change)) for sign in (1, -1)]
+        gap = np.asarray(slope - (ends[0] - ends[1]) / (2 * change))
         assert abs(gap.mean()) <= 4 * gap.std(ddof=1) / np.sqrt(len(gap))
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +14,6 @@ from afdjax._tools.files import FileError
 from afdjax.calibrate import Region, fit_series, load_timings
 from afdjax.calibrate.steps.fitting import fit_steps
 from afdjax.calibrate.steps.log import StepLog, load_steps
-from afdjax.cli.main import main
 from afdjax.report.steps import steps_report
 
 
@@ -41,7 +41,8 @@ def simulated(prompt_means, workers, batch_size=128) -> StepLog:
         one = np.ones(len(workers))
         step = 2.0 * np.asarray(run.cycle_time)
         parts.append((batch_size * one, load * one, spread * one, np.asarray(workers, float), one, step))
-    return StepLog(*map(np.concatenate, zip(*parts, strict=True)))
+    columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return StepLog(*columns)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_a_row_of_a_measured_sweep_predicts_the_next(shared_data):
     assert error.mean() < 0.1 and inside.mean() >= 0.8
 
 
-def test_the_command_fits_predicts_and_refuses(tmp_path, capsys):
+def test_the_command_fits_predicts_and_refuses(tmp_path, run, refused):
     truth = afd.Profile(
         afd.AffineWithSlots(1.2e-3, 0.2, 40.0), afd.Affine(0.15, 60.0), afd.Affine(0.1, 50.0), time_unit="us"
     )
@@ -178,29 +179,22 @@ def test_the_command_fits_predicts_and_refuses(tmp_path, capsys):
         rows = {"batch": batch, "token_load": load, "attention_workers": workers, "step_time": step, "unit": "us"}
         pl.DataFrame(rows).write_csv(tmp_path / name)
 
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop, pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", ["afdjax", "calibrate-steps", *map(str, arguments)])
-            main()
-        return stop.value.code, capsys.readouterr()
-
     log, prior, out = tmp_path / "one.csv", tmp_path / "prior.json", tmp_path / "out.json"
-    code, shown = run(log, "--prior", prior, "--unknown", "ffn", "--predict", tmp_path / "two.csv", "-o", out, "--json")
-    document = json.loads(shown.out)
-    assert code == 0 and document["prediction"]["mean_relative_error"] < 0.02
+    fitted = ("--prior", prior, "--unknown", "ffn", "--predict", tmp_path / "two.csv", "-o", out)
+    document = json.loads(run("calibrate-steps", log, *fitted, "--json"))
+    assert document["prediction"]["mean_relative_error"] < 0.02
     assert document["coefficients"]["ffn.per_token"]["told"] and document["prediction"]["share_inside"] == 1.0
     assert afd.load_profile(out).covariance is not None
-    code, shown = run(log, "--prior", prior, "--unknown", "ffn", "--predict", tmp_path / "two.csv", "-o", out)
-    assert code == 0 and shown.out == steps_report(document) + "\n"
-    assert f"{tmp_path / 'two.csv'}: 7 steps predicted within" in shown.out
+    text = run("calibrate-steps", log, *fitted)
+    assert text == steps_report(document) + "\n"
+    assert f"{tmp_path / 'two.csv'}: 7 steps predicted within" in text
     for arguments, message in (
         ((log, "--unknown", "network"), "--unknown must be one of attention, ffn, communication"),
         ((log, "--prior", prior, "--unsure", 0), "--unsure must be a finite number above 0, but it is 0"),
         ((log, "--workload", "nonsense"), "nonsense: no such workload"),
         ((tmp_path / "none.csv",), "none.csv"),
     ):
-        code, shown = run(*arguments)
-        assert code == 2 and message in shown.err and shown.err.count("\n") == 1
+        assert message in refused("calibrate-steps", *arguments)
 
 
 def test_a_log_of_steps_is_read_and_refused(tmp_path):

@@ -171,6 +171,7 @@ def test_known_logs_are_recognised_by_their_columns(tmp_path, names):
     requests = afd.load_trace(written(tmp_path, f"{time},x,{decode},{prompt}\n2000,0,6,5\n4000,0,8,7\n"))
     unit = 1e-3 if time == "timestamp" else 1.0  # Mooncake has milliseconds
     assert lengths(requests) == [(5, 6), (7, 8)]
+    assert requests.time is not None
     np.testing.assert_allclose(requests.time, [2000 * unit, 4000 * unit])
 
 
@@ -198,6 +199,7 @@ def test_columns_may_be_named(tmp_path, write):
 def test_times_are_numbers_or_moments_and_sort_the_log(tmp_path, late, early):
     requests = afd.load_trace(written(tmp_path, f"t_s,prompt_tokens,output_tokens\n{late},5,6\n{early},7,8\n"))
     assert lengths(requests) == [(7, 8), (5, 6)]
+    assert requests.time is not None
     np.testing.assert_allclose(np.diff(requests.time), [10.5], atol=1e-6)
 
 
@@ -207,6 +209,7 @@ def test_datetimes_of_parquet_sort_the_log(tmp_path):
     table.write_parquet(tmp_path / "log")
     requests = afd.load_trace(tmp_path / "log")
     assert lengths(requests) == [(7, 8), (5, 6)]
+    assert requests.time is not None
     np.testing.assert_allclose(np.diff(requests.time), [10.5], atol=1e-6)
 
 

@@ -81,7 +81,9 @@ def test_plans_per_second(benchmark, capsys):
     start = time.perf_counter()
     for a, f, group, b, m, c in zip(*(column[:2000] for column in columns), strict=True):
         shape = (device, reached, (1000.0, 2048.0, 512.0), a, f, group, m, b)
-        step_of(*shape, 0.0), step_of(*shape, c), spare_of(device, 4e9, (1000.0, 2048.0, 512.0), a, f, group, b * m)
+        step_of(*shape, 0.0)
+        step_of(*shape, c)
+        spare_of(device, 4e9, (1000.0, 2048.0, 512.0), a, f, group, b * m)
     loop = (time.perf_counter() - start) / 2000
     with capsys.disabled():
         print(f"\n{n / seconds:,.0f} plans per second in double precision (both steps and memory), {loop * n / seconds:.0f} "

@@ -6,6 +6,7 @@ pytest tests/benchmarks/test_optima.py --benchmark-only -s
 import resource
 import time
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -91,7 +92,7 @@ def test_a_million_optima(benchmark, in_flight, precision):
     rate = n / benchmark.stats["min"]
     some = [jax.tree.map(lambda leaf: np.asarray(leaf[i], float), cases) for i in range(50)]  # noqa: B023
     start = time.perf_counter()
-    known = [scipy_optimum(*case, in_flight) for case in some]
+    known = [scipy_optimum(*case, in_flight=in_flight) for case in some]
     slow = len(known) / (time.perf_counter() - start)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     np.testing.assert_allclose(ratios[: len(known)], known, rtol=2e-3)
@@ -118,7 +119,9 @@ def test_exact_barrier_per_scenario(benchmark):
     start = time.perf_counter()
     law = np.asarray(workload.slot_pmf())
     points = scipy.fft.next_fast_len(256 * len(law), real=True)
-    total = np.clip(np.cumsum(scipy.fft.irfft(scipy.fft.rfft(law, points) ** 256, points)), 0.0, 1.0)
+    spectrum: Any = scipy.fft.rfft(law, points)
+    density: Any = scipy.fft.irfft(spectrum**256, points)
+    total = np.clip(np.cumsum(density), 0.0, 1.0)
     edges = np.flatnonzero((total > 1e-15) & (total < 1 - 1e-15))
     low, cdf = edges[0], total[edges[0] : edges[-1] + 1]
     rest = 0.022 * 256 + 20 + 100

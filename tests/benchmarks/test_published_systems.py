@@ -6,6 +6,7 @@ InferSim's report of DeepSeek's profile data. Times of the figures are digitised
 
 import dataclasses
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -91,7 +92,7 @@ def double():
 
 @functools.cache
 def imbalance_of(model, skew):
-    layer = load_model(model).layers[0].ffn
+    layer: Any = load_model(model).layers[0].ffn
     return drawn(jax.random.key(0), layer, zipf(int(layer.experts), skew), draws=16) if skew else Even()
 
 
@@ -163,7 +164,7 @@ def test_fastafd_step_times_and_best_ratios(benchmark, steps_of, skew, capsys):
             print(f"experts as popular as rank^-{assumed:g}" if assumed else "experts all as popular")
             for case, steps in STEPS.items():
                 rate = {n: n / (n + 1) / times[case][n] for n in steps}
-                best = max(rate, key=rate.get)
+                best = max(rate, key=rate.__getitem__)
                 shown = "  ".join(f"{n}:1 {times[case][n]:.1f}/{steps[n]}" for n in steps)
                 print(f"{case[0]:11s} {case[1]:6d} tokens: {shown}; best {best}:1, measured {BEST[case]}:1")
                 ratios = sorted(steps)
@@ -193,7 +194,7 @@ def test_the_sweep_of_ratios(benchmark, shared_data, skew, capsys):
             for case, steps in SWEEP.items():
                 off = np.abs(errors_of({case: times[case]}, SWEEP))
                 rate, true = ({n: n / (n + 1) / each[n] for n in steps} for each in (times[case], steps))
-                best, measured = max(rate, key=rate.get), max(true, key=true.get)
+                best, measured = max(rate, key=rate.__getitem__), max(true, key=true.__getitem__)
                 lost = 1.0 - true[best] / true[measured]
                 print(f"skew {assumed:g}, {case[0]} tokens: mean {np.mean(off):.1%}, worst {np.max(off):.1%}; best {best}:1, "
                       f"measured {measured}:1, loses {lost:.1%}")  # fmt: skip
@@ -215,7 +216,7 @@ def test_wide_expert_parallelism(benchmark, steps_of, rates_of, skew, capsys):
             apart = steps_of(assumed, ["qwen3-235b"])
             for context, sizes in WIDE.items():
                 rate = rates[context]
-                best, measured = max(rate, key=rate.get), max(sizes, key=lambda n: sizes[n][1])
+                best, measured = max(rate, key=rate.__getitem__), max(sizes, key=lambda n: sizes[n][1])
                 lost, behind = 1.0 - sizes[best][1] / sizes[measured][1], 1.0 - rate[measured] / rate[best]
                 shown = "  ".join(f"{n}: {rate[n]:.0f}/{sizes[n][1]:.0f}" for n in sizes)
                 print(f"skew {assumed:g}, {context} tokens: {shown}; best {best}, measured {measured}, which is {behind:.1%} "
@@ -281,7 +282,8 @@ def test_imbalance_against_measured_tables(benchmark, shared_data, capsys):
     setting = Setting(
         load_model("deepseek-v3"), load_accelerator("gb200"), load_accelerator("gb200"), UseCase(4094, 1, 2)
     )
-    layer, kernels = setting.model.layers[1].ffn, setting.kernels(setting.attention_device, 1)
+    layer: Any = setting.model.layers[1].ffn
+    kernels = setting.kernels(setting.attention_device, 1)
     table = pl.read_csv(shared_data / "aiconfigurator/gb200/moe__sglang__0.5.10__wideep_generation_moe_perf.csv")
     rows = []
 

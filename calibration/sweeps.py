@@ -1,28 +1,34 @@
-"""What is measured: series of points, each with its kernel, its arrays and the memory that they take."""
+"""What is measured: sweeps over points, each with its kernel, its arrays and the memory that they take."""
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import kernels
 from jax import Array
-from models import Grid, Model
+
+from calibration import kernels
+from calibration.models import Grid, LayerShape
+
+
+Device: TypeAlias = Any
+"""A `jax.Device`, which is a variable for type checkers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Where a series is measured: batch and context, or tokens."""
+    """Where an operation is measured: batch and context, or tokens; the others are 0."""
 
-    batch: int | None = None
-    context: int | None = None
-    tokens: int | None = None
+    batch: int = 0
+    context: int = 0
+    tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class PointSeries:
+class Sweep:
     """One operation over its points.
 
     `prepare` puts the arrays of a point on the device and returns the call to be timed; `needs` is the memory [bytes]
@@ -42,8 +48,8 @@ class PointSeries:
 class Place:
     """Where and how to measure: the device, a second one to talk to if there is one, the precision, the seed of the data."""
 
-    device: jax.Device
-    peer: jax.Device | None
+    device: Device
+    peer: Device | None
     dtype: jnp.dtype
     seed: int
 
@@ -77,17 +83,18 @@ _ragged = jax.jit(kernels.ragged_swiglu)
 _negative = jax.jit(jnp.negative)
 
 
-def all_series(model: Model, grid: Grid, operations: Iterable[str], place: Place) -> list[PointSeries]:
-    """The series of a campaign, by the names of `Model.operations`."""
+def sweeps_of(layer: LayerShape, grid: Grid, operations: Iterable[str], place: Place) -> list[Sweep]:
+    """The sweeps of a campaign, by the names of `LayerShape.operations`."""
     makers = {
         "gqa": gqa, "mla": mla, "dense": dense, "experts": experts, "ragged": ragged, "communication": communication
     }  # fmt: skip
-    return [makers[name](model, grid, place) for name in operations]
+    return [makers[name](layer, grid, place) for name in operations]
 
 
-def gqa(model: Model, grid: Grid, place: Place) -> PointSeries:
+def gqa(layer: LayerShape, grid: Grid, place: Place) -> Sweep:
     """Decode attention of one layer with grouped queries."""
-    shape = model.gqa
+    shape = layer.gqa
+    assert shape is not None
     per_token = 2 * shape.kv_heads * shape.head_dim * place.element_bytes
 
     def prepare(point):
@@ -95,7 +102,7 @@ def gqa(model: Model, grid: Grid, place: Place) -> PointSeries:
         cache = (point.batch, shape.kv_heads, point.context, shape.head_dim)
         return functools.partial(_gqa, *place.draw(query, cache, cache))
 
-    return PointSeries(
+    return Sweep(
         "attention",
         f"decode attention gqa heads={shape.heads} kv_heads={shape.kv_heads} head_dim={shape.head_dim}",
         _rectangle(grid),
@@ -106,9 +113,10 @@ def gqa(model: Model, grid: Grid, place: Place) -> PointSeries:
     )
 
 
-def mla(model: Model, grid: Grid, place: Place) -> PointSeries:
+def mla(layer: LayerShape, grid: Grid, place: Place) -> Sweep:
     """Decode attention of one layer with a latent cache, absorbed."""
-    shape = model.mla
+    shape = layer.mla
+    assert shape is not None
     per_token = (shape.latent + shape.rope) * place.element_bytes
 
     def prepare(point):
@@ -117,7 +125,7 @@ def mla(model: Model, grid: Grid, place: Place) -> PointSeries:
         caches = [(point.batch, point.context, size) for size in sizes]
         return functools.partial(_mla, *place.draw(*queries, *caches), shape.head_dim)
 
-    return PointSeries(
+    return Sweep(
         "attention",
         f"decode attention mla heads={shape.heads} latent={shape.latent} rope={shape.rope}",
         _rectangle(grid),
@@ -128,10 +136,11 @@ def mla(model: Model, grid: Grid, place: Place) -> PointSeries:
     )
 
 
-def dense(model: Model, grid: Grid, place: Place) -> PointSeries:
+def dense(layer: LayerShape, grid: Grid, place: Place) -> Sweep:
     """The FFN of one dense layer."""
-    hidden, inner = model.hidden, model.dense
-    return PointSeries(
+    hidden, inner = layer.hidden, layer.dense
+    assert inner is not None
+    return Sweep(
         "ffn",
         f"dense ffn swiglu hidden={hidden} intermediate={inner}",
         _line(grid),
@@ -143,14 +152,14 @@ def dense(model: Model, grid: Grid, place: Place) -> PointSeries:
     )
 
 
-def experts(model: Model, grid: Grid, place: Place) -> PointSeries:
+def experts(layer: LayerShape, grid: Grid, place: Place) -> Sweep:
     """The FFN of one layer of experts, routing balanced: one batched product over experts with equal numbers of rows."""
-    hidden, inner = model.hidden, model.experts.intermediate
+    hidden, inner = layer.hidden, layer.experts.intermediate
 
     def shapes(point):
-        rows = _rows(model, point.tokens)
+        rows = _rows(layer, point.tokens)
         # few tokens visit few experts, whose weights alone are read
-        visited = min(rows, model.experts.hosted)
+        visited = min(rows, layer.experts.hosted)
         return (
             (visited, math.ceil(rows / visited), hidden),
             (visited, hidden, inner),
@@ -163,17 +172,17 @@ def experts(model: Model, grid: Grid, place: Place) -> PointSeries:
         work = rows[0] * rows[1] * (2 * hidden + 3 * inner)
         return (sum(map(math.prod, weights)) + work) * place.element_bytes
 
-    return _expert_series(
-        "grouped", model, grid, needs, lambda point: functools.partial(_swiglu, *place.draw(*shapes(point)))
+    return _expert_sweep(
+        "grouped", layer, grid, needs, lambda point: functools.partial(_swiglu, *place.draw(*shapes(point)))
     )
 
 
-def ragged(model: Model, grid: Grid, place: Place) -> PointSeries:
+def ragged(layer: LayerShape, grid: Grid, place: Place) -> Sweep:
     """The same layer by `jax.lax.ragged_dot`, which takes groups of any size."""
-    hidden, inner, hosted = model.hidden, model.experts.intermediate, model.experts.hosted
+    hidden, inner, hosted = layer.hidden, layer.experts.intermediate, layer.experts.hosted
 
     def prepare(point):
-        rows = _rows(model, point.tokens)
+        rows = _rows(layer, point.tokens)
         sizes = jnp.full(hosted, rows // hosted, jnp.int32) + (jnp.arange(hosted) < rows % hosted).astype(jnp.int32)
         x, *weights = place.draw(
             (rows, hidden), (hosted, hidden, inner), (hosted, hidden, inner), (hosted, inner, hidden)
@@ -183,24 +192,24 @@ def ragged(model: Model, grid: Grid, place: Place) -> PointSeries:
     def needs(point):
         # where XLA has no kernel for it, it copies the rows once for every expert
         copies = 1 if place.device.platform == "tpu" else hosted
-        work = _rows(model, point.tokens) * (2 * hidden + 3 * inner) * copies
+        work = _rows(layer, point.tokens) * (2 * hidden + 3 * inner) * copies
         return (3 * hosted * hidden * inner + work) * place.element_bytes
 
-    return _expert_series("ragged_dot", model, grid, needs, prepare)
+    return _expert_sweep("ragged_dot", layer, grid, needs, prepare)
 
 
-def communication(model: Model, grid: Grid, place: Place) -> PointSeries:
+def communication(layer: LayerShape, grid: Grid, place: Place) -> Sweep:
     """Activations of so many tokens to another device and back; with one device, a stand-in within its memory."""
     if place.peer is None:
-        operation = f"no network: copy within memory and back hidden={model.hidden}"
+        operation = f"no network: copy within memory and back hidden={layer.hidden}"
         trip = lambda x: _negative(_negative(x))  # an identity would be free of charge
     else:
         kind = "virtual devices of one processor" if place.device.platform == "cpu" else "devices"
-        operation = f"round trip between {kind} hidden={model.hidden}"
+        operation = f"round trip between {kind} hidden={layer.hidden}"
         trip = lambda x: jax.device_put(jax.device_put(x, place.peer), place.device)
 
     def prepare(point):
-        (x,) = place.draw((point.tokens, model.hidden))
+        (x,) = place.draw((point.tokens, layer.hidden))
 
         def call():
             # each trip carries what the last one brought, so that trips cannot overlap
@@ -210,11 +219,11 @@ def communication(model: Model, grid: Grid, place: Place) -> PointSeries:
 
         return call
 
-    return PointSeries(
+    return Sweep(
         "communication",
         operation,
         _line(grid),
-        lambda point: 3 * point.tokens * model.hidden * place.element_bytes,
+        lambda point: 3 * point.tokens * layer.hidden * place.element_bytes,
         prepare,
     )
 
@@ -224,10 +233,10 @@ def dispatch(place: Place) -> Callable[[], Array]:
     return functools.partial(_negative, *place.draw((1,)))
 
 
-def _expert_series(kind, model, grid, needs, prepare) -> PointSeries:
-    experts, hidden = model.experts, model.hidden
+def _expert_sweep(kind, layer, grid, needs, prepare) -> Sweep:
+    experts, hidden = layer.experts, layer.hidden
     share = "" if experts.hosted == experts.count else f" hosted={experts.hosted}"
-    return PointSeries(
+    return Sweep(
         "ffn",
         f"expert ffn {kind} hidden={hidden} intermediate={experts.intermediate} experts={experts.count}"
         f" top_k={experts.top_k}{share}",
@@ -238,9 +247,9 @@ def _expert_series(kind, model, grid, needs, prepare) -> PointSeries:
     )
 
 
-def _rows(model: Model, tokens: int) -> int:
+def _rows(layer: LayerShape, tokens: int) -> int:
     """Rows that the hosted experts work on when `tokens` tokens are routed evenly over all experts."""
-    experts = model.experts
+    experts = layer.experts
     return math.ceil(tokens * experts.top_k * experts.hosted / experts.count)
 
 

@@ -1,0 +1,1 @@
+"""Campaigns that time stage kernels on a device."""
