@@ -8,13 +8,13 @@ import pytest
 from scipy.optimize import least_squares
 
 import afdjax as afd
-from afdjax._tools.robust import EFFICIENT
 from afdjax.calibrate import FitOptions, Implausible, Region, Timings, fit as fit_profile, fit_series, load_timings
 from afdjax.calibrate.kernels.family import TERMS, family_forms
 from afdjax.calibrate.kernels.finished_fits import finish_fits
 from afdjax.calibrate.kernels.first_fits import first_fits
 from afdjax.calibrate.kernels.resampling import bootstrap
 from afdjax.calibrate.kernels.samples import Samples
+from afdjax.calibrate.robust import EFFICIENT
 
 
 AFFINE, WITH_SLOTS, *_ = family_forms("attention")

@@ -39,8 +39,8 @@ from afdjax.explore.explain.sensitivity import name_of, rate
 from afdjax.explore.models.ffn import Experts
 from afdjax.explore.plans import shapes
 from afdjax.explore.plans.candidates import Candidates, Outcomes, evaluation_ahead
-from afdjax.explore.plans.outcomes import chunked, memory, spare, step, times
 from afdjax.explore.plans.plan import LEVELS, REASONS
+from afdjax.explore.replicas.outcomes import chunked, memory, spare, step, times
 from afdjax.hardware.files import load_accelerator
 from afdjax.report.exploration import exploration_report
 from tests.plain_plans import spare_of, step_of

@@ -15,9 +15,9 @@ from afdjax.explore import Corrections, Replica, Setting, Targets, UseCase, elas
 from afdjax.explore.costs.routing import Even
 from afdjax.explore.explain.sensitivity import name_of, rate
 from afdjax.explore.explain.uses import BINDINGS
-from afdjax.explore.plans.outcomes import chunked, decode_only, spare, step, times, transfer_time
 from afdjax.explore.plans.plan import devices_in_use
 from afdjax.explore.plans.rules import RULES
+from afdjax.explore.replicas.outcomes import chunked, decode_only, spare, step, times, transfer_time
 from afdjax.hardware.files import load_accelerator
 
 

@@ -18,8 +18,8 @@ from afdjax.explore.costs.measured import Grid, MeasuredKernels
 from afdjax.explore.costs.setting import Setting, UseCase
 from afdjax.explore.measurements.constants import fit_efficiency, with_fitted_constants
 from afdjax.explore.measurements.tables import KernelSeries, fastest, modelled, series_of, with_tables
-from afdjax.explore.plans.outcomes import step
-from afdjax.explore.plans.replica import Replica
+from afdjax.explore.replicas.outcomes import step
+from afdjax.explore.replicas.replica import Replica
 from afdjax.hardware.files import load_accelerator
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import stdtrit
 
-from afdjax._tools.robust import EFFICIENT
+from afdjax.calibrate.robust import EFFICIENT
 
 
 NORMAL_95 = 1.96

@@ -18,4 +18,4 @@ from .models.model import Model as Model
 from .plans.fleet import Fleet as Fleet
 from .plans.plan import Level as Level, PlanPart as PlanPart, ServingPlan as ServingPlan
 from .plans.question import Corrections as Corrections, Question as Question, Targets as Targets
-from .plans.replica import Replica as Replica
+from .replicas.replica import Replica as Replica

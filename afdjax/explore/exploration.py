@@ -10,7 +10,7 @@ import jax
 
 from afdjax._tools.precision import in_double
 from afdjax.explore.costs.setting import Setting
-from afdjax.explore.explain.record import asked, finite, numbers, target_numbers
+from afdjax.explore.explain.record import as_numbers, asked, finite
 from afdjax.explore.explain.sensitivity import Slopes, elasticities, margins, model_elasticities
 from afdjax.explore.explain.uses import BINDINGS, Use, use_of
 from afdjax.explore.plans.fleet import Fleet
@@ -97,7 +97,7 @@ class Exploration:
     def __str__(self) -> str:
         return exploration_report(self.to_dict())
 
-    def part_numbers(self, part: PlanPart) -> dict[str, Any]:
+    def part_as_numbers(self, part: PlanPart) -> dict[str, Any]:
         """What a part of a plan is, for documents."""
         here = self.question.placed(part.place)
         return {
@@ -105,7 +105,7 @@ class Exploration:
             "replicas": part.count,
             "attention_accelerator": here.attention_device.name,
             "ffn_accelerator": here.ffn_device.name,
-            **numbers(part.replica),
+            **as_numbers(part.replica),
         }
 
     def _leads(self) -> dict[str, dict[str, Any]]:
@@ -121,7 +121,7 @@ class Exploration:
             "verdict": level.verdict,
             "candidates": level.candidates,
             "reasons": level.reasons,
-            "floor": target_numbers(level.floor),
+            "floor": target_as_numbers(level.floor),
             "plan": None if level.plan is None else self._plan(level.name, level.plan),
             "frontier": level.frontier.tolist(),
         }
@@ -135,7 +135,7 @@ class Exploration:
             "devices": plan.devices,
             "parts": [
                 {
-                    **self.part_numbers(part),
+                    **self.part_as_numbers(part),
                     "binds": list(use.binds),
                     "bytes": {"weights": use.weights, "cache": use.cache, "ffn_weights": use.ffn_weights},
                     "links": finite(use.links),

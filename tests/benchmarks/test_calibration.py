@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 from scipy.optimize import least_squares
 
-from afdjax._tools.robust import EFFICIENT
 from afdjax.calibrate import Timings, fit_series
 from afdjax.calibrate.kernels.family import TERMS
 from afdjax.calibrate.kernels.resampling import bootstrap
+from afdjax.calibrate.robust import EFFICIENT
 from tests.kernel_groups import missing_groups, reference_groups
 from tests.test_calibrate import coverage, grid, noisy, timings
 

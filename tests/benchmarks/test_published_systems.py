@@ -21,8 +21,8 @@ from afdjax.explore.costs.routing import Even, drawn, zipf
 from afdjax.explore.costs.schedule import Fused
 from afdjax.explore.costs.setting import Setting, UseCase
 from afdjax.explore.measurements.tables import KernelSeries, grid_of, modelled, with_tables
-from afdjax.explore.plans.outcomes import step
-from afdjax.explore.plans.replica import Replica
+from afdjax.explore.replicas.outcomes import step
+from afdjax.explore.replicas.replica import Replica
 from afdjax.hardware.files import load_accelerator
 
 

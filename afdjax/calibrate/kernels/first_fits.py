@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from afdjax._tools.robust import EFFICIENT, robust_scale
 from afdjax.calibrate.kernels import family
 from afdjax.calibrate.kernels.batched import BatchedFits, compile_ahead
 from afdjax.calibrate.kernels.family import FamilyForm, Points
 from afdjax.calibrate.kernels.optimise import LEAST_SCALE
-from afdjax.calibrate.kernels.samples import SIZES, Samples
+from afdjax.calibrate.kernels.samples import PADDED_SIZES, Samples
+from afdjax.calibrate.robust import EFFICIENT, robust_scale
 
 
 _TYPICAL = 0.1
@@ -38,7 +38,7 @@ class FormFit:
 
 def first_fits(series: Sequence[Samples], forms: Sequence[Sequence[FamilyForm]]) -> list[list[FormFit]]:
     """Each of the `forms` of each series fitted by the robust loss."""
-    members = {size: [i for i, one in enumerate(series) if one.size == size] for size in SIZES}
+    members = {size: [i for i, one in enumerate(series) if one.size == size] for size in PADDED_SIZES}
     lanes = {size: [lane for i in own for lane in _lanes(i, forms[i])] for size, own in members.items() if own}
     compile_ahead((size, len(own)) for size, own in lanes.items())
     found: list[list[FormFit]] = [[] for _ in series]

@@ -20,10 +20,10 @@ import optimistix
 from jax import lax
 from jaxtyping import Array, Float
 
-from afdjax._tools.robust import NORMAL_MAD, cauchy
 from afdjax._tools.types import Scalar
 from afdjax.calibrate.kernels import family
 from afdjax.calibrate.kernels.family import Points
+from afdjax.calibrate.robust import NORMAL_MAD, cauchy
 from afdjax.calibrate.uncertainty import leave_one_out
 
 

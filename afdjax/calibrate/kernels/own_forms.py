@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.robust import EFFICIENT, robust_scale
 from afdjax._tools.types import ScalarLike
 from afdjax.calibrate.kernels import optimise
 from afdjax.calibrate.kernels.finished_fits import FinishedFit, to_the_end
 from afdjax.calibrate.kernels.first_fits import FormFit
 from afdjax.calibrate.kernels.samples import Samples
+from afdjax.calibrate.robust import EFFICIENT, robust_scale
 from afdjax.calibrate.uncertainty import leave_one_out
 from afdjax.deployment.forms import FORMS, OwnForm, coefficient_fields
 

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from afdjax._tools import checks
-from afdjax._tools.robust import EFFICIENT
 from afdjax.calibrate.kernels import family, optimise
 from afdjax.calibrate.kernels.family import FamilyForm, Points
 from afdjax.calibrate.kernels.series import SeriesFit
+from afdjax.calibrate.robust import EFFICIENT
 from afdjax.deployment.forms import RooflineForm
 
 

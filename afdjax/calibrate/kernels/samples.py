@@ -9,7 +9,7 @@ from afdjax.calibrate.kernels import family
 from afdjax.calibrate.kernels.family import Points
 
 
-SIZES = (32, 256)
+PADDED_SIZES = (32, 256)
 """Numbers of points that series are padded to; longer ones are thinned evenly (the fit is judged on all of their points)."""
 
 
@@ -24,7 +24,7 @@ class Samples:
     @property
     def size(self) -> int:
         """What this series is padded to."""
-        return next((size for size in SIZES if len(self.tokens) <= size), SIZES[-1])
+        return next((size for size in PADDED_SIZES if len(self.tokens) <= size), PADDED_SIZES[-1])
 
     @functools.cached_property
     def units(self) -> tuple[float, float, float]:

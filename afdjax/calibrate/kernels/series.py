@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from afdjax._tools.robust import robust_scale
 from afdjax.calibrate.kernels.batched import predictions
 from afdjax.calibrate.kernels.family import TERMS, FamilyForm, family_forms, term_in_words
 from afdjax.calibrate.kernels.findings import (
@@ -29,6 +28,7 @@ from afdjax.calibrate.kernels.interpolate import left_out_error, tabulate
 from afdjax.calibrate.kernels.optimise import LEAST_SCALE
 from afdjax.calibrate.kernels.own_forms import OwnFormula, finish_own_fit, first_own_fit, own_formulas
 from afdjax.calibrate.kernels.samples import Samples
+from afdjax.calibrate.robust import robust_scale
 from afdjax.calibrate.timings import Series, Timings
 from afdjax.calibrate.uncertainty import intervals, prediction_variance
 from afdjax.deployment.forms import Latency

@@ -10,7 +10,7 @@ import numpy as np
 import optimistix
 from jaxtyping import Array, ArrayLike
 
-from afdjax._tools.robust import EFFICIENT, cauchy
+from afdjax.calibrate.robust import EFFICIENT, cauchy
 from afdjax.calibrate.steps.log import Row, StepLog, simulated_steps
 from afdjax.cycles.barrier import Barrier
 from afdjax.cycles.cycle import DECIDERS, Performance, performance

@@ -20,8 +20,8 @@ from afdjax._tools.types import Scalar
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.plans.candidates import KINDS, outcome_of
 from afdjax.explore.plans.fleet import Fleet
-from afdjax.explore.plans.outcomes import Times, memory, resident, step
-from afdjax.explore.plans.replica import Replica
+from afdjax.explore.replicas.outcomes import Times, memory, resident, step
+from afdjax.explore.replicas.replica import Replica
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ from afdjax.deployment.profile import PerWorker, Profile, Provenance
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.models.ffn import Experts
 from afdjax.explore.models.model import Model
-from afdjax.explore.plans.outcomes import step
-from afdjax.explore.plans.replica import Replica
+from afdjax.explore.replicas.outcomes import step
+from afdjax.explore.replicas.replica import Replica
 
 
 MICROSECONDS = 1e6

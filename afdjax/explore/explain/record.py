@@ -26,7 +26,7 @@ def asked(question: Question) -> dict[str, Any]:
         "devices": [
             {"count": count, "accelerator": kind.name} for count, kind in zip(fleet.counts, fleet.devices, strict=True)
         ],
-        "requests": numbers(setting.requests),
+        "requests": as_numbers(setting.requests),
         "formats": {
             **dict(zip(("attention", "experts", "rest"), setting.model.formats, strict=True)),
             "cache": setting.cache,
@@ -34,7 +34,7 @@ def asked(question: Question) -> dict[str, Any]:
         "objective": question.objective,
         "unit": OBJECTIVES[question.objective],
         "measured": sources(setting),
-        "efficiency": numbers(setting.efficiency),
+        "efficiency": as_numbers(setting.efficiency),
         "targets": target_numbers(question.targets),
         "options": {
             "schedule": _name_of_strategy(setting.schedule, SCHEDULES),
@@ -52,7 +52,7 @@ def asked(question: Question) -> dict[str, Any]:
     }
 
 
-def numbers(module: eqx.Module) -> dict[str, float]:
+def as_numbers(module: eqx.Module) -> dict[str, float]:
     """The fields of a module of numbers."""
     return {field.name: float(getattr(module, field.name)) for field in dataclasses.fields(module)}
 

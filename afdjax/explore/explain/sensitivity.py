@@ -17,9 +17,9 @@ from afdjax.explore.costs.setting import Setting
 from afdjax.explore.explain.facts import constants, facts_of, is_constant
 from afdjax.explore.models.model import Model
 from afdjax.explore.plans.candidates import OUTCOMES
-from afdjax.explore.plans.outcomes import times
 from afdjax.explore.plans.plan import Level, PlanPart, ServingPlan, best_of
 from afdjax.explore.plans.question import Question
+from afdjax.explore.replicas.outcomes import times
 
 
 def rate(question: Question, plan: ServingPlan) -> Scalar:

@@ -11,7 +11,7 @@ import optimistix
 from jaxtyping import Array, Float
 
 from afdjax._tools.precision import in_double
-from afdjax._tools.robust import cauchy
+from afdjax.calibrate.robust import cauchy
 from afdjax.explore.costs.kernels import Efficiency
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.measurements.tables import KernelSeries, fastest, nothing_of, series_of, times_of

@@ -17,11 +17,11 @@ from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.plans.fleet import Fleet, Place
-from afdjax.explore.plans.outcomes import Outcome, Times, chunked, decode_only, prefill_only, spare, times
 from afdjax.explore.plans.plan import PlanPart
 from afdjax.explore.plans.question import Targets
-from afdjax.explore.plans.replica import Replica
 from afdjax.explore.plans.shapes import Shapes
+from afdjax.explore.replicas.outcomes import Outcome, Times, chunked, decode_only, prefill_only, spare, times
+from afdjax.explore.replicas.replica import Replica
 
 
 OUTCOMES: dict[str, Callable[[Setting, Replica, Times], Outcome]] = {

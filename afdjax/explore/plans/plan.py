@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from afdjax.explore.plans.fleet import Place
-from afdjax.explore.plans.outcomes import Outcome
 from afdjax.explore.plans.question import Question, Targets
-from afdjax.explore.plans.replica import Replica
+from afdjax.explore.replicas.outcomes import Outcome
+from afdjax.explore.replicas.replica import Replica
 
 
 LEVELS = ("aggregated", "aggregated-afd", "disaggregated", "disaggregated-afd")

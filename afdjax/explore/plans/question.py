@@ -9,8 +9,8 @@ import numpy as np
 from afdjax._tools.programs import compiled_quickly
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.plans.fleet import Fleet, Place
-from afdjax.explore.plans.outcomes import transfer_time
 from afdjax.explore.plans.rules import RULES
+from afdjax.explore.replicas.outcomes import transfer_time
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.models.ffn import Experts
-from afdjax.explore.plans.replica import Replica
+from afdjax.explore.replicas.replica import Replica
 
 
 def _whole_experts(replica: Replica, setting: Setting) -> Array:

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from afdjax.explore.costs.setting import Setting
-from afdjax.explore.plans.replica import Replica
 from afdjax.explore.plans.rules import RULES
+from afdjax.explore.replicas.replica import Replica
 
 
 class Shapes(NamedTuple):

@@ -11,8 +11,8 @@ from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.explore.costs.kernels import Tokens
 from afdjax.explore.costs.schedule import pipelined
 from afdjax.explore.costs.setting import Setting
-from afdjax.explore.plans.ffn_sides import Layer, LayerStages, Microbatch, side_of
-from afdjax.explore.plans.replica import Replica
+from afdjax.explore.replicas.ffn_sides import Layer, LayerStages, Microbatch, side_of
+from afdjax.explore.replicas.replica import Replica
 from afdjax.hardware.formats import bytes_of
 
 

@@ -18,7 +18,7 @@ from afdjax.explore.costs.routing import held_experts
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.models.ffn import Dense, Experts, Ffn
 from afdjax.explore.models.model import Layers
-from afdjax.explore.plans.replica import Replica
+from afdjax.explore.replicas.replica import Replica
 from afdjax.hardware.formats import bytes_of
 
 

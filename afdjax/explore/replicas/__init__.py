@@ -1,0 +1,1 @@
+"""One replica: its numbers, what a step of it takes, and what users see of it."""
