@@ -121,7 +121,7 @@ class Exploration:
             "verdict": level.verdict,
             "candidates": level.candidates,
             "reasons": level.reasons,
-            "floor": target_as_numbers(level.floor),
+            "floor": target_numbers(level.floor),
             "plan": None if level.plan is None else self._plan(level.name, level.plan),
             "frontier": level.frontier.tolist(),
         }
