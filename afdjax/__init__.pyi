@@ -24,7 +24,10 @@ from .deployment.forms import (
     ExpertHit as ExpertHit,
     FloorLinear as FloorLinear,
     Latency as Latency,
+    OwnForm as OwnForm,
     Roofline as Roofline,
+    coefficient as coefficient,
+    register_form as register_form,
 )
 from .deployment.profile import (
     Communication as Communication,
@@ -38,7 +41,14 @@ from .deployment.table import Table as Table
 from .hardware.accelerator import Accelerator as Accelerator
 from .hardware.files import load_accelerator as load_accelerator
 from .planning.mean_field import ClosedForm as ClosedForm, closed_form as closed_form
-from .planning.planner import Plan as Plan, plan as plan
+from .planning.model_check import (
+    ModelCheck as ModelCheck,
+    Sampling as Sampling,
+    check_model as check_model,
+    check_plan as check_plan,
+)
+from .planning.plan import Plan as Plan
+from .planning.planner import plan as plan
 from .planning.ratio import optimal_ratio as optimal_ratio
 from .simulation.paper_rules import completion_throughput as completion_throughput, sweep_ratios as sweep_ratios
 from .simulation.paths import (
@@ -49,7 +59,7 @@ from .simulation.paths import (
 )
 from .simulation.queue import replay as replay
 from .simulation.results import Simulation as Simulation
-from .simulation.run import simulate as simulate
+from .simulation.run import RunOptions as RunOptions, simulate as simulate
 from .simulation.timeline import Timeline as Timeline, record as record
 from .workload.files import load_workload as load_workload, summarize as summarize
 from .workload.laws import (
@@ -69,6 +79,6 @@ from .workload.lengths import (
     Uniform as Uniform,
 )
 from .workload.slots import Moments as Moments, Rescaled as Rescaled, SlotLoad as SlotLoad
-from .workload.traces import Columns as Columns, load_trace as load_trace
+from .workload.traces import LogOptions as LogOptions, load_trace as load_trace
 
 __version__: str

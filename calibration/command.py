@@ -126,14 +126,17 @@ def fit_profile(timings: Path, operations: list[str], name: str, path: Path):
     # measured in the precision of the device, fitted in double
     jax.config.update("jax_enable_x64", True)
     import afdjax
-    from afdjax.calibrate import fit, load_timings
+    from afdjax.calibrate import FitOptions, fit, load_timings
     from afdjax.calibrate.timings import Timings
 
     try:
         measured = load_timings(timings)
         own = Timings.join([measured.select(operation_contains=operation) for operation in operations])
         calibration = fit(
-            own, name=name, source=f"{timings.name} of {timings.absolute().parent.name}", accept_implausible=True
+            own,
+            name=name,
+            source=f"{timings.name} of {timings.absolute().parent.name}",
+            options=FitOptions(accept_implausible=True),
         )
     except ValueError as error:
         raise Refusal(f"measured, but not fitted: {error}") from None

@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 
 import afdjax as afd
-from afdjax.workload import traces
 
 
 HEADER = b"prompt_tokens,output_tokens\n"
@@ -18,9 +17,14 @@ LOGS = {
     "empty": (b"", "must hold at least one request, but it is empty"),
     "blank": (b" \n\n", "must hold at least one request, but it is empty"),
     "header-only": (HEADER, "must hold at least one request, but it is empty"),
-    "other-columns": (b"a,b\n1,2\n", "must have columns .* but its columns are a, b"),
+    "other-columns": (
+        b"a,b\n1,2\n",
+        "must have columns .* but its columns are a, b: name them with --prompt-column and ",
+    ),
     "one-column": (b"prompt_tokens\n1\n", "must have columns .* but its columns are prompt_tokens"),
     "negative": (HEADER + b"5,6\n-3,4\n", "row 2: 'prompt_tokens' must be a whole number .* '-3'"),
+    "hint": (HEADER + b"-3,4\n", r"row 1: .*, but it is '-3' \(--skip-bad-rows leaves such rows out\)\.$"),
+    "after-blank-lines": (HEADER + b"5,6\n\n\n-3,4\n", "row 4: 'prompt_tokens' must be a whole number .* '-3'"),
     "fractional": (HEADER + b"5,6.5\n", "row 1: 'output_tokens' must be a whole number .* '6.5'"),
     "nan": (HEADER + b"5,6\n7,NaN\n", "row 2: 'output_tokens' must be a whole number .* 'NaN'"),
     "infinite": (HEADER + b"inf,6\n", "row 1: 'prompt_tokens' must be a whole number .* 'inf'"),
@@ -28,6 +32,10 @@ LOGS = {
     "no-value": (HEADER + b"5,\n", "row 1: 'output_tokens' must be a whole number .* empty"),
     "too-long": (HEADER + b"1000000000000,6\n", "row 1: 'prompt_tokens' .* from 0 to 100,000,000, .* '1000000000000'"),
     "more-values": (HEADER + b"5,6\n1,2,3\n", "row 2: must have 2 values, as the header has, but it has 3"),
+    "more-values-later": (
+        HEADER + b"\n1,2,3\n",
+        "row 2: must have 2 values, .* has 3 .--skip-bad-rows leaves such rows",
+    ),
     "open-quote": (HEADER + b'"5,6\n', "must be a CSV table with a header line"),
     "no-decode": (HEADER + b"5,0\n", "must hold at least one request with a decode step, but none of 1 rows"),
     "bad-time": (b"t_s,prompt_tokens,output_tokens\n1,2,3\nnoon,2,3\n", "row 2: 't_s' must be .* a date and time"),
@@ -36,6 +44,11 @@ LOGS = {
     "not-utf-8": (HEADER + b"5,6\n\xff,3\n", "line 3: must be UTF-8 text, but byte 32 is not"),
     "nul": (HEADER + b"5,6\n\0,3\n", "must be CSV, JSON lines or Parquet, but it holds binary data"),
     "broken-json": (b'{"input_length":3,"output_length":4}\n{"input_length":3,\n', "line 2: must be a JSON object"),
+    "json-hint": (b"{\n", r"line 1: must be a JSON object, but it is not \(--skip-bad-rows leaves such lines out\)\.$"),
+    "json-after-blank-line": (
+        b'{"input_length":3,"output_length":4}\n\n{"input_length":-3,"output_length":4}\n',
+        "row 3: 'input_length' must be a whole number",
+    ),
     "json-array": (b'{"input_length":3,"output_length":4}\n[1, 2]\n', "line 2: must be a JSON object"),
     "json-true": (b'{"input_length":true,"output_length":4}\n', "row 1: 'input_length' must be a whole number"),
     "json-nested": (b'{"input_length":{"a":1},"output_length":4}\n', "row 1: 'input_length' must be a whole number"),
@@ -195,7 +208,7 @@ def test_panic_of_the_parquet_reader(refused, tmp_path, monkeypatch):
     def panics(_):
         raise pl.exceptions.PanicException("assertion failed")  # not an `Exception`; damaged pages cause it
 
-    monkeypatch.setattr(traces.pl, "read_parquet", panics)
+    monkeypatch.setattr(pl, "read_parquet", panics)
     (tmp_path / "log.parquet").write_bytes(b"PAR1")
     line = refused("plan", "--workload", "log.parquet")
     matches(r"must be a whole Parquet file, but it cannot be read \(assertion failed\)", line)

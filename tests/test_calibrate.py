@@ -8,12 +8,16 @@ import pytest
 from scipy.optimize import least_squares
 
 import afdjax as afd
-from afdjax.calibrate import Implausible, Region, Timings, fit as fit_profile, fit_series, load_timings
-from afdjax.calibrate.kernels.family import AFFINE, TERMS, WITH_SLOTS
-from afdjax.calibrate.kernels.final import refine
-from afdjax.calibrate.kernels.optimise import EFFICIENT
+from afdjax._tools.robust import EFFICIENT
+from afdjax.calibrate import FitOptions, Implausible, Region, Timings, fit as fit_profile, fit_series, load_timings
+from afdjax.calibrate.kernels.family import TERMS, family_forms
+from afdjax.calibrate.kernels.finished_fits import finish_fits
+from afdjax.calibrate.kernels.first_fits import first_fits
 from afdjax.calibrate.kernels.resampling import bootstrap
-from afdjax.calibrate.kernels.starts import Samples, search
+from afdjax.calibrate.kernels.samples import Samples
+
+
+AFFINE, WITH_SLOTS, *_ = family_forms("attention")
 
 
 def timings(component, tokens, time, batch=None, **extra) -> Timings:
@@ -50,7 +54,7 @@ def attention():
 
 def test_the_coefficients_are_found_again(attention):
     fit, truth, _ = attention
-    assert fit.form == "affine-with-slots" and not fit.levelled
+    assert fit.form == "affine-with-slots" and not fit.minimax
     for name, (value, low, high) in fit.intervals().items():
         assert low < truth[name] < high
         assert 0.8 < value / truth[name] < 1.25
@@ -60,7 +64,7 @@ def test_the_coefficients_are_found_again(attention):
 def test_the_fit_is_the_minimum_that_scipy_finds(attention):
     """Done-when line 6: the same objective, `sum c^2 log(1 + (r / c)^2)`, to 1e-6."""
     fit, _, (tokens, batch, time) = attention
-    scale = EFFICIENT * fit.final.scale
+    scale = EFFICIENT * fit.finished.scale
     units = fit.samples.coefficient_units
     rows = [TERMS.index(name) for name in ("base", "per_token", "per_slot")]
 
@@ -71,7 +75,7 @@ def test_the_fit_is_the_minimum_that_scipy_finds(attention):
     start = np.full(3, 0.1)
     found = least_squares(residuals, start, bounds=(0.0, np.inf), loss="cauchy", f_scale=scale,
                           ftol=1e-15, xtol=1e-15, gtol=1e-15)  # fmt: skip
-    fitted = fit.final.coefficients[rows] / units[rows]
+    fitted = fit.finished.coefficients[rows] / units[rows]
     np.testing.assert_allclose(fitted, found.x, rtol=1e-6)
 
 
@@ -94,7 +98,9 @@ def test_a_stage_of_two_series_is_their_sum():
     ]
     everything = Timings.join(stages)
     plain = {"attention": "affine", "ffn": "affine", "communication": "affine"}
-    found = fit_profile(everything, select={"communication": "op=dispatch + op=combine"}, forms=plain, level=False)
+    found = fit_profile(
+        everything, select={"communication": "op=dispatch + op=combine"}, forms=plain, options=FitOptions(minimax=False)
+    )
     link = found.profile.communication.latency
     np.testing.assert_allclose([link.per_token, link.base], [0.6, 22.0], rtol=1e-3)
     assert len(found.fits["communication"].residuals) == 7
@@ -112,7 +118,7 @@ def test_left_out_errors_are_those_of_refits():
     every = np.concatenate([np.arange(len(tokens)), *rows])
     device = np.repeat(["all", *(f"without {i}" for i in range(len(tokens)))], [len(tokens), *map(len, rows)])
     table = timings("attention", tokens[every], time[every], batch[every], device=device)
-    whole, *partial = fit_series(table, {"attention": "affine-with-slots"}, level=False)
+    whole, *partial = fit_series(table, {"attention": "affine-with-slots"}, minimax=False)
     errors = []
     for i, fit in enumerate(partial):
         found = {name: value for name, (value, _, _) in fit.intervals().items()}
@@ -133,15 +139,15 @@ def test_bootstrap_and_gauss_newton_agree(attention):
         bootstrap(fit, jax.random.key(0), block=32)
 
 
-def many(form, tokens, time, batch=None, level=None):
+def many(form, tokens, time, batch=None, minimax=None):
     """The same places with many draws of the times (repetitions, points), all fitted at once by one form."""
     batch = np.ones_like(tokens) if batch is None else batch
     samples = [Samples(tokens, batch, row) for row in time]
-    found = search(samples, [[form]] * len(samples))
-    return refine(samples, [fits[0] for fits in found], [level] * len(samples))
+    found = first_fits(samples, [[form]] * len(samples))
+    return finish_fits(samples, [fits[0] for fits in found], [minimax] * len(samples))
 
 
-def coverage(repetitions: int, repeats: int, level: bool | None, ratio: bool) -> dict[str, float]:
+def coverage(repetitions: int, repeats: int, minimax: bool | None, ratio: bool) -> dict[str, float]:
     """Share of 95 % intervals that hold the truth: of each coefficient, and (`ratio`) of r* by the delta method, as in `plan`.
 
     Known coefficients, 32 places of each stage measured `repeats` times, 5 % noise and 5 % gross outliers.
@@ -152,9 +158,9 @@ def coverage(repetitions: int, repeats: int, level: bool | None, ratio: bool) ->
     truth = afd.Profile(afd.AffineWithSlots(4e-4, 0.6, 120.0), afd.Affine(0.08, 150.0), afd.Affine(0.3, 30.0))
     draw = lambda time: noisy(random, np.broadcast_to(time, (repetitions, len(time))))
     stages = {
-        "attention": many(WITH_SLOTS, tokens, draw(4e-4 * tokens + 0.6 * batch + 120.0), batch, level),
-        "ffn": many(AFFINE, merged, draw(0.08 * merged + 150.0), None, level),
-        "communication": many(AFFINE, link, draw(0.3 * link + 30.0), None, level),
+        "attention": many(WITH_SLOTS, tokens, draw(4e-4 * tokens + 0.6 * batch + 120.0), batch, minimax),
+        "ffn": many(AFFINE, merged, draw(0.08 * merged + 150.0), None, minimax),
+        "communication": many(AFFINE, link, draw(0.3 * link + 30.0), None, minimax),
     }
     shares, values, blocks = {}, {}, {}
     for stage, finals in stages.items():
@@ -197,7 +203,7 @@ def coverage(repetitions: int, repeats: int, level: bool | None, ratio: bool) ->
 def test_intervals_cover_the_truth():
     """With 200 repetitions and the robust loss; the benchmark has 1,000, r* and the default. Three standard errors of 95 %."""
     repetitions = 200
-    for name, share in coverage(repetitions, 1, level=False, ratio=False).items():
+    for name, share in coverage(repetitions, 1, minimax=False, ratio=False).items():
         assert abs(share - 0.95) < 3.0 * np.sqrt(0.95 * 0.05 / repetitions), (name, share)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-import afdjax.figures
+from afdjax.report.calibration import calibration_report, series_report
 
 
 HEADER = "component,operation,device,batch,context,tokens,latency,unit,bytes_per_token"
@@ -103,6 +103,19 @@ def test_json_holds_the_calibration_and_the_profile(run, table):
     assert afd.profile_to_json(profile) == Path("profile.json").read_text()
 
 
+def test_a_saved_document_prints_the_same_text(run, table):
+    text = run("calibrate", table, "-o", "profile.json", "--attention-form", "affine", "--name", "toy")
+    document = json.loads(
+        run("calibrate", table, "-o", "profile.json", "--attention-form", "affine", "--name", "toy", "--json")
+    )
+    assert calibration_report(document) + "\n" == text
+    made_by = document["made_by"]
+    assert made_by["sources"] == {"timings": table} and len(made_by["digests"]["timings"]) == 64
+    assert made_by["options"]["forms"] == {"attention": "affine"} and "jax" in made_by["versions"]
+    listed = json.loads(run("calibrate", table, "--list", "--json"))
+    assert series_report(listed) + "\n" == run("calibrate", table, "--list")
+
+
 def test_a_table_goes_through_its_file(run, table):
     forms = [option for stage in ("attention", "ffn", "communication") for option in (f"--{stage}-form", "table")]
     assert "interpolated" in run("calibrate", table, "-o", "profile.json", *forms, "--plot", "fit.png")
@@ -116,8 +129,8 @@ def test_a_table_goes_through_its_file(run, table):
         np.testing.assert_allclose(profile.attention(tokens, batch_size), expected, rtol=5 * NOISE)
 
 
-def test_forms_and_level_are_the_users_choice(run, table):
-    out = run("calibrate", table, "-o", "profile.json", "--attention-form", "affine", "--no-level")
+def test_forms_and_minimax_are_the_users_choice(run, table):
+    out = run("calibrate", table, "-o", "profile.json", "--attention-form", "affine", "--no-minimax")
     assert "Attention: affine\n" in out and "robust" in out and "levelled" not in out
     assert "Missing: per_slot" in out
     assert isinstance(afd.load_profile("profile.json").attention, afd.Affine)
@@ -145,7 +158,8 @@ def test_one_of_several_series(run, refused, tmp_path):
     listed = run("calibrate", table, "--list")
     assert listed.count("attention") == 3 and "dense" in listed and "2,048 to 524,288" in listed
     series = json.loads(run("calibrate", table, "--list", "--json"))["series"]
-    assert series[1] == {"component": "attention", "operation": "dense", "device": "toy", "points": 25}
+    assert series[1] == {"component": "attention", "operation": "dense", "device": "toy", "points": 25,
+                         "batch": [8.0, 128.0], "tokens": [2048.0, 524288.0]}  # fmt: skip
     line = refused(table, "-o", "profile.json")
     assert (
         "has 3 attention series: choose one by a part of its operation (--attention), of paged on toy; dense on" in line
@@ -246,14 +260,13 @@ def test_files_that_are_refused(refused, tmp_path):
 
 
 def test_no_matplotlib_no_profile(refused, table, monkeypatch):
-    monkeypatch.delattr(afdjax.figures, "calibration", raising=False)
-    monkeypatch.setitem(sys.modules, "afdjax.figures.calibration", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "afdjax[plot]" in refused(table, "-o", "profile.json", "--plot", "fit.png")
 
 
 def test_terms_without_effect_are_not_in_the_plan(run, table):
     """A general form has terms that a stage does not use; the plan does not say to measure them."""
-    run("calibrate", table, "-o", "profile.json", "--attention-form", "roofline", "--no-level")
+    run("calibrate", table, "-o", "profile.json", "--attention-form", "roofline", "--no-minimax")
     profile = afd.load_profile("profile.json")
     with jax.enable_x64(True):
         neutral = profile.with_coefficients({"attention.per_recent": np.zeros(()), "attention.window": np.ones(())})

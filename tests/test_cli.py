@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-import afdjax.figures
-from afdjax.planning import model_check as comparison
+from afdjax.planning import model_check
 
 
 @pytest.fixture
@@ -73,8 +72,7 @@ def test_interruption_is_said(command, monkeypatch):
 
 
 def test_plot_without_matplotlib_says_what_to_install(refused, monkeypatch):
-    monkeypatch.delattr(afdjax.figures, "plans", raising=False)
-    monkeypatch.setitem(sys.modules, "afdjax.figures.plans", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     arguments = ["plan", "--workload", "geometric:100,500", "--barrier", "mean-field", "--plot", "x.png"]
     assert "afdjax[plot]" in refused(*arguments)
 
@@ -108,13 +106,13 @@ def test_plan_check_simulates_the_recommendation(run, log):
 
 def test_interrupting_simulate_says_so_and_writes_nothing(command, monkeypatch, tmp_path):
     """Ctrl-C after the first chunk of a long simulation."""
-    simulate = comparison.simulate
+    simulate = model_check.simulate
 
     def interrupted(*arguments, **options):
         stop = lambda done, total: signal.raise_signal(signal.SIGINT)
-        return simulate(*arguments, **options | {"steps": 640, "chunk_steps": 64, "progress": stop})
+        return simulate(*arguments, steps=640, options=afd.RunOptions(chunk_steps=64, progress=stop))
 
-    monkeypatch.setattr(comparison, "simulate", interrupted)
+    monkeypatch.setattr(model_check, "simulate", interrupted)
     scenario = ["--workload", "geometric:100,50", "--batch-size", "4", "--ratios", "1:2", "--plot", "curve.png"]
     assert command("simulate", *scenario) == (130, "", "afdjax: interrupted; nothing was written.\n")
     assert list(tmp_path.iterdir()) == []

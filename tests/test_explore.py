@@ -5,7 +5,10 @@ import itertools
 import json
 import math
 import re
+import subprocess
+import sys
 from concurrent.futures import Executor, Future
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,19 +17,32 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-from afdjax.explore import load_model
-from afdjax.explore.costs.routing import Even
-from afdjax.explore.costs.setting import Setting, UseCase
-from afdjax.explore.explain.as_bundle import as_bundle
-from afdjax.explore.explain.binding import use_of
-from afdjax.explore.explain.explained import explained_ahead
-from afdjax.explore.explain.sensitivity import elasticities, margins, model_elasticities, name_of, rate
-from afdjax.explore.plans import candidates
-from afdjax.explore.plans.columns import Table, tables_ahead
-from afdjax.explore.plans.exploration import LEVELS, REASONS, Targets
-from afdjax.explore.plans.levels import search
-from afdjax.explore.plans.replica import Replica, chunked, memory, spare, step, times
+from afdjax.explore import (
+    Corrections,
+    Fleet,
+    Network,
+    Replica,
+    Setting,
+    Targets,
+    UseCase,
+    as_bundle,
+    elasticities,
+    load_model,
+    model_elasticities,
+    search,
+)
+from afdjax.explore.costs.network import ROUTES
+from afdjax.explore.costs.routing import Even, drawn, zipf
+from afdjax.explore.costs.schedule import SCHEDULES
+from afdjax.explore.explain.facts import facts_ahead
+from afdjax.explore.explain.record import asked
+from afdjax.explore.explain.sensitivity import name_of, rate
+from afdjax.explore.plans import shapes
+from afdjax.explore.plans.candidates import Candidates, Outcomes, evaluation_ahead
+from afdjax.explore.plans.outcomes import chunked, memory, spare, step, times
+from afdjax.explore.plans.plan import LEVELS, REASONS
 from afdjax.hardware.files import load_accelerator
+from afdjax.report.exploration import exploration_report
 from tests.plain_plans import spare_of, step_of
 
 
@@ -51,11 +67,13 @@ def test_every_level_is_searched_and_its_plan_keeps_the_targets(found):
         assert plan.tpot <= 0.03 and plan.ttft <= 0.2 and plan.devices <= 32
         assert any(float(part.replica.ffn_devices) > 0 for part in plan.parts) == level.name.endswith("afd")
         for part in plan.parts:
-            new = jnp.ceil(part.replica.chunk / found.setting.requests.prompt)
-            used = memory(found.setting, part.replica, (part.replica.batch_size + new) * part.replica.in_flight)
-            room = float(found.setting.attention_device.memory - found.setting.reserve)
+            new = jnp.ceil(part.replica.chunk / found.question.setting.requests.prompt)
+            used = memory(
+                found.question.setting, part.replica, (part.replica.batch_size + new) * part.replica.in_flight
+            )
+            room = float(found.question.setting.attention_device.memory - found.question.setting.reserve)
             assert float(used.weights + used.cache) <= room * (1 + 1e-2) and float(used.ffn_weights) <= room
-        np.testing.assert_allclose(rate(found.setting, plan, found.corrections), plan.tokens_per_s, rtol=1e-9)
+        np.testing.assert_allclose(rate(found.question, plan), plan.tokens_per_s, rtol=1e-9)
         # the plan lies on the frontier, or just below it
         speed, total = level.frontier.T
         assert len(speed) > 3
@@ -66,8 +84,10 @@ def test_every_level_is_searched_and_its_plan_keeps_the_targets(found):
 def test_no_candidate_of_a_plain_scan_is_better(found):
     """Whole replicas that hold everything, one after the other, in plain Python around the formula."""
     best = 0.0
-    of_one = eqx.filter_jit(lambda replica: chunked(found.setting, replica, times(found.setting, replica)))
-    left = eqx.filter_jit(lambda replica: spare(found.setting, replica)[0])
+    of_one = eqx.filter_jit(
+        lambda replica: chunked(found.question.setting, replica, times(found.question.setting, replica))
+    )
+    left = eqx.filter_jit(lambda replica: spare(found.question.setting, replica)[0])
     for devices, tp, batch, chunk in itertools.product((8, 16, 32), (1, 4, 8), (8, 32, 64, 96, 128), (512, 1024)):
         replica = Replica(devices, 0, tp, batch, 1, chunk)
         outcome = of_one(replica)
@@ -135,21 +155,26 @@ def test_a_dense_model_sends_its_ffns_away():
 
 def test_of_equal_throughputs_the_sooner_first_token_wins(found):
     # rounding would choose among chunks of many sizes, which use a replica just as well
-    table = Table("chunked", (0,), 1, np.ones((6, 4)), np.array([
-        # tokens per second, time per token, time to the first token, feeding, memory to spare (twice)
-        [100.0, 100.0 * (1 - 1e-9), 100.0 * (1 - 1e-9), 99.9], [0.1, 0.1, 0.09, 0.05], [3.0, 2.0, 2.0, 1.0], [2.0] * 4, [1.0] * 4,
-        [1.0] * 4,
-    ]))  # fmt: skip
-    assert table.best_by_size(Targets()) == [2]
-    assert table.best_by_size(Targets(ttft=1.5)) == [3]
+    same = np.ones(4)
+    outcomes = Outcomes(
+        tokens_per_s=np.array([100.0, 100.0 * (1 - 1e-9), 100.0 * (1 - 1e-9), 99.9]),
+        tpot=np.array([0.1, 0.1, 0.09, 0.05]),
+        ttft=np.array([3.0, 2.0, 2.0, 1.0]),
+        feeding=2.0 * same,
+        spare=same,
+        spare_weights=same,
+    )
+    several = Candidates("chunked", (0,), np.ones(1), shapes.Shapes(same, same, same, same, same), same, outcomes)
+    assert several.best_by_size(Targets()) == [2]
+    assert several.best_by_size(Targets(ttft=1.5)) == [3]
     (whole,) = found.levels[0].plan.parts
-    for chunk in candidates.CHUNKS:
+    for chunk in shapes.CHUNKS:
         other = dataclasses.replace(
-            whole.replica, chunk=jnp.maximum(jnp.round(chunk * found.setting.requests.prompt), 1.0)
+            whole.replica, chunk=jnp.maximum(jnp.round(chunk * found.question.setting.requests.prompt), 1.0)
         )
-        outcome = chunked(found.setting, other, times(found.setting, other))
+        outcome = chunked(found.question.setting, other, times(found.question.setting, other))
         equal = float(outcome.tokens_per_s) >= (1 - 1e-7) * float(whole.outcome.tokens_per_s)
-        if equal and outcome.feeding >= 1.0 and outcome.tpot <= found.targets.tpot:
+        if equal and outcome.feeding >= 1.0 and outcome.tpot <= found.question.targets.tpot:
             assert float(outcome.ttft) >= float(whole.outcome.ttft) * (1 - 1e-9)
 
 
@@ -192,14 +217,15 @@ def test_elasticities_against_central_differences(found):
     """By every constant of model, accelerators, efficiencies, network and requests, all a little off so that none are equal."""
     level, rng = found.levels[1], np.random.default_rng(3)
     off = lambda leaf: leaf * math.exp(0.02 * rng.standard_normal()) if eqx.is_inexact_array(leaf) else leaf
-    setting = eqx.tree_at(lambda s: s.accepted, jax.tree.map(off, found.setting), jnp.asarray(1.0))
-    of = setting, level.plan, found.corrections
-    slopes = elasticities(*of) | model_elasticities(*of)
+    setting = eqx.tree_at(lambda s: s.accepted, jax.tree.map(off, found.question.setting), jnp.asarray(1.0))
+    there = dataclasses.replace(found.question, setting=setting)
+    slopes = elasticities(there, level.plan) | model_elasticities(there, level.plan)
     assert len(slopes) > 60 and all(math.isfinite(slope) for slope in slopes.values())
     paths, tree = jax.tree_util.tree_flatten_with_path(eqx.filter(setting, eqx.is_inexact_array))
     rest = eqx.filter(setting, eqx.is_inexact_array, inverse=True)
+    moved = lambda leaves: eqx.combine(jax.tree.unflatten(tree, leaves), rest)
     log_rate = jax.jit(
-        lambda leaves: jnp.log(rate(eqx.combine(jax.tree.unflatten(tree, leaves), rest), level.plan, found.corrections))
+        lambda leaves: jnp.log(rate(dataclasses.replace(found.question, setting=moved(leaves)), level.plan))
     )
     names, values = [knob(path) for path, _ in paths], [value for _, value in paths]
     for name in dict.fromkeys(names):
@@ -220,10 +246,10 @@ def knob(path) -> str:
 
 def test_margins_are_where_first_order_changes_meet(found):
     """A hundredth of the way to the factor that is named, a hundredth of the gap is gone."""
-    best, flips = found.best, margins(found)
+    best, flips = found.best, found.margins
     assert flips and best.name not in flips
-    names = [knob(path) for path, _ in jax.tree_util.tree_flatten_with_path(found.setting)[0]]
-    leaves, tree = jax.tree.flatten(found.setting)
+    names = [knob(path) for path, _ in jax.tree_util.tree_flatten_with_path(found.question.setting)[0]]
+    leaves, tree = jax.tree.flatten(found.question.setting)
     for level in found.levels:
         for name, factor in flips.get(level.name, ()):
             assert 0.1 < factor < 10.0
@@ -231,8 +257,8 @@ def test_margins_are_where_first_order_changes_meet(found):
                 tree, [leaf * factor**0.01 if at == name else leaf for at, leaf in zip(names, leaves, strict=True)]
             )
             before, after = (
-                math.log(float(rate(s, best.plan, found.corrections) / rate(s, level.plan, found.corrections)))
-                for s in (found.setting, moved)
+                math.log(float(rate(question, best.plan) / rate(question, level.plan)))
+                for question in (found.question, dataclasses.replace(found.question, setting=moved))
             )
             np.testing.assert_allclose(after, 0.99 * before, rtol=2e-3)
 
@@ -263,9 +289,9 @@ def test_drafting_takes_a_layer_and_a_head_for_every_token():
 
 def test_a_plan_becomes_a_bundle(found):
     replica = eqx.tree_at(lambda r: r.chunk, found.levels[1].plan.parts[0].replica, jnp.asarray(0.0))
-    profile, bundle, workers = as_bundle(found.setting, replica)
-    now = step(found.setting, replica, replica.batch_size, 0.0)
-    batch, context = float(replica.batch_size), float(found.setting.requests.decode_context)
+    profile, bundle, workers = as_bundle(found.question.setting, replica)
+    now = step(found.question.setting, replica, replica.batch_size, 0.0)
+    batch, context = float(replica.batch_size), float(found.question.setting.requests.decode_context)
     rounds = float(bundle.layers)
     np.testing.assert_allclose(
         profile.attention(batch * context, batch), 1e6 * (now.attention + now.serial / rounds), rtol=1e-9
@@ -279,16 +305,67 @@ def test_a_plan_becomes_a_bundle(found):
     assert tpot <= float(now.time) * (1 + 1e-6) and tpot >= 0.9 * float(now.time) - 2 * float(now.attention + now.ffn)
     # a replica that works on prompts as well: its FFN sees those tokens, too
     replica = found.levels[1].plan.parts[0].replica
-    profile, _, _ = as_bundle(found.setting, replica)
-    mixed = step(found.setting, replica, batch, batch * 512 / 256)
+    profile, _, _ = as_bundle(found.question.setting, replica)
+    mixed = step(found.question.setting, replica, batch, batch * 512 / 256)
     np.testing.assert_allclose(profile.ffn(workers * batch, batch), 1e6 * mixed.ffn, rtol=1e-6)
     # attention is a tangent in the tokens that are decoded, whatever prompts are beside them
-    shifted = eqx.tree_at(lambda s: s.requests.lingering, found.setting, jnp.asarray(64.0))
-    both = [step(each, replica, batch, batch * 512 / 256) for each in (shifted, found.setting)]
+    shifted = eqx.tree_at(lambda s: s.requests.lingering, found.question.setting, jnp.asarray(64.0))
+    both = [step(each, replica, batch, batch * 512 / 256) for each in (shifted, found.question.setting)]
     up, down = (float(each.attention + each.serial / rounds) for each in both)
     np.testing.assert_allclose(profile.attention.per_token * batch * 64.0, 1e6 * (up - down), rtol=1e-3)
     with pytest.raises(ValueError, match="must have FFN devices"):
-        as_bundle(found.setting, found.levels[0].plan.parts[0].replica)
+        as_bundle(found.question.setting, found.levels[0].plan.parts[0].replica)
+
+
+# Documents
+
+
+def test_a_saved_document_prints_the_text_of_the_run(found):
+    document = found.to_dict(sensitivity=True, of_model=False)
+    assert exploration_report(json.loads(json.dumps(document, allow_nan=False))) == exploration_report(document)
+    # the text of a result itself leaves the ranking out
+    assert exploration_report(document).startswith(str(found)) and "efficiency.kernel" not in str(found)
+    none = search(setting_of(), 16, Targets(tpot=1e-3))
+    assert str(none) == exploration_report(json.loads(none.to_json(sensitivity=True)))
+    assert "tpot-missed: the least TPOT" in str(none)
+
+
+def test_a_document_has_what_a_person_needs_to_repeat_it(found):
+    setting = setting_of(accepted=1.5, drafted=1.0)
+    document = search(setting, 16, Targets(ttft=0.5), Corrections(ttft=1.5), rules=("divisible",)).to_dict()
+    options = document["options"]
+    again = dataclasses.replace(
+        setting_of(document["model"], document["devices"][0]["accelerator"], UseCase(**document["requests"])),
+        schedule=SCHEDULES[options["schedule"]],
+        network=Network(routes=ROUTES[options["routes"]]),
+        accepted=options["accepted"],
+        drafted=options["drafted"],
+    )
+    repeated = search(
+        again,
+        [pool["count"] for pool in document["devices"]],
+        Targets(**{name: math.inf if value is None else value for name, value in document["targets"].items()}),
+        Corrections(**options["corrections"]),
+        document["objective"],
+        options["rules"],
+    )
+    assert repeated.to_dict() == document
+    assert set(document["versions"]) >= {"afdjax", "jax", "python"}
+    assert document["formats"] == {"attention": "fp8", "experts": "fp8", "rest": "fp8", "cache": "fp8"}
+    layer: Any = setting.model.layers[-1].ffn
+    skewed = drawn(jax.random.key(0), layer, zipf(256, 0.5), draws=1)
+    of = [
+        dataclasses.replace(found.question, setting=dataclasses.replace(setting, imbalance=each))
+        for each in (Even(1.5), skewed, eqx.tree_at(lambda d: d.busiest.ratios, skewed, 2.0 * skewed.busiest.ratios))
+    ]
+    even, one, other = (asked(question)["options"]["imbalance"] for question in of)
+    assert even == {"kind": "even", "factor": 1.5} and one["kind"] == "drawn" and one["digest"] != other["digest"]
+
+
+@pytest.mark.parametrize("module", ["afdjax.report.exploration", "afdjax.figures.exploration"])
+def test_text_and_pictures_need_no_jax(module):
+    code = f"import {module}, sys; sys.exit('jax' in sys.modules or 'matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # The command
@@ -306,18 +383,20 @@ class AtOnce(Executor):
 @pytest.mark.usefixtures("no_programs")
 def test_programs_are_compiled_ahead(found, caplog):
     """What was compiled before there was a plan is what searches and explains, nothing else is compiled then."""
-    other = dataclasses.replace(found, setting=dataclasses.replace(found.setting, with_attention=("router",)))
+    setting = dataclasses.replace(found.question.setting, with_attention=("router",))
+    other = dataclasses.replace(found, question=dataclasses.replace(found.question, setting=setting))
+    fleet = Fleet.of(setting, 4)
 
     def compiled(do):
         caplog.clear()
         with jax.log_compiles():
             do()
-        return sum(bool(re.search(r"XLA compilation of jit\(_(evaluated|explained)", each)) for each in caplog.messages)
+        return sum(bool(re.search(r"XLA compilation of jit\(_(evaluated|facts)", each)) for each in caplog.messages)
 
-    assert compiled(lambda: (tables_ahead(AtOnce(), other.setting), explained_ahead(AtOnce(), other.setting))) == 2
-    assert compiled(lambda: search(other.setting, 4, other.targets)) == 0
-    plan = found.best.plan
-    assert compiled(lambda: [margins(other), *(use_of(other, plan, part) for part in plan.parts)]) == 0
+    ahead = lambda: (evaluation_ahead(AtOnce(), setting, fleet), facts_ahead(AtOnce(), setting, fleet))
+    assert compiled(ahead) == 2
+    assert compiled(lambda: search(setting, fleet, other.question.targets)) == 0
+    assert compiled(lambda: (other.margins, other.uses)) == 0
 
 
 SMALL = ("--model", "deepseek-v3.2", "--gpus", "16xb200", "--workload", "4096/512/256")

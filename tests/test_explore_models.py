@@ -192,7 +192,7 @@ def test_any_config_of_a_known_family_loads(tmp_path):
         path.write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=message):
             load_model(path)
-    with pytest.raises(ValueError, match=r"must be a shipped model .*did you mean deepseek-v3"):
+    with pytest.raises(ValueError, match=r"no such model: .*did you mean deepseek-v3"):
         load_model("deepseek-v33")
 
 
@@ -210,7 +210,7 @@ def test_accelerators_by_name_alias_and_file(tmp_path):
     mine = load_accelerator(path)
     assert float(mine.scale_out.bandwidth) == 25e9 and float(mine.scale_out.latency) == float(b200.scale_out.latency)
     assert float(mine.bandwidth) == float(b200.bandwidth) and mine.name == "mine"
-    with pytest.raises(ValueError, match=r"must be a shipped accelerator .*did you mean b200"):
+    with pytest.raises(ValueError, match=r"no such accelerator: .*did you mean b200"):
         load_accelerator("b2000")
     path.write_text(json.dumps({"base": "b200", "memory_gib": {"value": -1, "source": "us"}}))
     with pytest.raises(ValueError, match=r"memory_gib.value"):

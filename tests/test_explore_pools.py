@@ -11,15 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from afdjax.explore import load_model
+from afdjax.explore import Corrections, Replica, Setting, Targets, UseCase, elasticities, load_model, search
 from afdjax.explore.costs.routing import Even
-from afdjax.explore.costs.setting import Setting, UseCase
-from afdjax.explore.explain.binding import BINDINGS, use_of
-from afdjax.explore.explain.sensitivity import elasticities, margins, name_of, rate
-from afdjax.explore.plans import candidates
-from afdjax.explore.plans.exploration import Corrections, Targets, placed
-from afdjax.explore.plans.levels import search
-from afdjax.explore.plans.replica import Replica, chunked, decode_only, spare, step, times, transfer_time
+from afdjax.explore.explain.sensitivity import name_of, rate
+from afdjax.explore.explain.uses import BINDINGS
+from afdjax.explore.plans.outcomes import chunked, decode_only, spare, step, times, transfer_time
+from afdjax.explore.plans.plan import devices_in_use
+from afdjax.explore.plans.rules import RULES
 from afdjax.hardware.files import load_accelerator
 
 
@@ -36,29 +34,23 @@ def both():
 
 def used(found, plan):
     """Devices of each pool that a plan has."""
-    total = np.zeros(len(found.pools))
-    for part in plan.parts:
-        for pool, devices in zip(part.place, (part.replica.attention_devices, part.replica.ffn_devices), strict=False):
-            total[pool] += part.count * float(devices)
-    return total
+    return devices_in_use(plan.parts, len(found.question.fleet.counts))
 
 
 def test_plans_on_two_pools_keep_both_budgets(both):
-    assert both.devices == "4 x h20 + 3 x h100"
+    assert str(both.question.fleet) == "4 x h20 + 3 x h100"
     for level in both.levels:
-        assert level.plan is not None and (used(both, level.plan) <= both.pools).all(), level.name
+        assert level.plan is not None and (used(both, level.plan) <= both.question.fleet.counts).all(), level.name
         for part in level.plan.parts:
-            here = both.setting_of(part)
+            here = both.question.placed(part.place)
             kinds = [("h20", "h100")[pool] for pool in part.place]
             assert [here.attention_device.name, here.ffn_device.name] == [kinds[0], kinds[-1]]
-        np.testing.assert_allclose(
-            rate(both.setting, level.plan, both.corrections, 2), level.plan.tokens_per_s, rtol=1e-6
-        )
+        np.testing.assert_allclose(rate(both.question, level.plan), level.plan.tokens_per_s, rtol=1e-6)
 
 
 def test_replicas_side_by_side_are_those_of_each_pool(both):
     alone = [
-        search(setting_of(kind, kind, accepted=1.5, drafted=1.0), count, both.targets).levels[0]
+        search(setting_of(kind, kind, accepted=1.5, drafted=1.0), count, both.question.targets).levels[0]
         for kind, count in (("h20", 4), ("h100", 3))
     ]
     np.testing.assert_allclose(both.levels[0].plan.tokens_per_s, sum(level.plan.tokens_per_s for level in alone))
@@ -118,7 +110,7 @@ def test_chosen_by_price_and_by_power():
         fast = search(setting, (3, 3), targets)
         assert fast.best.plan.tokens_per_s >= found.best.plan.tokens_per_s
         # what is best for its cost is there as often as it fits
-        assert (2 * used(found, found.best.plan) > found.pools).any()
+        assert (2 * used(found, found.best.plan) > found.question.fleet.counts).any()
         cheap = fast.best.plan.tokens_per_s / (used(fast, fast.best.plan) @ weights)
         assert found.best.plan.value >= cheap * (1 - 1e-9)
     # MegaScale-Infer's relative prices do where there is no hourly one
@@ -130,7 +122,7 @@ def test_chosen_by_price_and_by_power():
         search(setting_of("b200", "b200"), 4, objective="price")
 
 
-@pytest.mark.parametrize("rule", sorted(candidates.RULES))
+@pytest.mark.parametrize("rule", sorted(RULES))
 def test_rules_of_runtimes_are_kept(rule):
     setting = setting_of("h100", "h100")
     found = search(setting, 6, Targets(tpot=0.05), rules=[rule])
@@ -179,8 +171,8 @@ def test_elasticities_on_two_pools_against_central_differences(both):
     level = both.levels[3]
     rng = np.random.default_rng(5)
     off = lambda leaf: leaf * np.exp(0.02 * rng.standard_normal()) if eqx.is_inexact_array(leaf) else leaf
-    setting = jax.tree.map(off, both.setting)
-    slopes = elasticities(setting, level.plan, both.corrections, 2)
+    setting = jax.tree.map(off, both.question.setting)
+    slopes = elasticities(dataclasses.replace(both.question, setting=setting), level.plan)
     assert {name.split(".")[0] for name in slopes} >= {"attention_device", "ffn_device", "efficiency", "imbalance"}
     leaves, tree = jax.tree_util.tree_flatten_with_path(setting)
     names = [name_of(path) for path, _ in leaves]
@@ -195,15 +187,17 @@ def test_elasticities_on_two_pools_against_central_differences(both):
         log_rate = lambda h, i=i: float(
             jnp.log(
                 rate(
-                    jax.tree.unflatten(tree, [leaf * np.exp(h) if j == i else leaf for j, (_, leaf) in enumerate(leaves)]),
-                    level.plan, both.corrections, 2,
+                    dataclasses.replace(both.question, setting=jax.tree.unflatten(
+                        tree, [leaf * np.exp(h) if j == i else leaf for j, (_, leaf) in enumerate(leaves)]
+                    )),
+                    level.plan,
                 )
             )
         )  # fmt: skip
         np.testing.assert_allclose(
             slopes.get(name, 0.0), (log_rate(1e-5) - log_rate(-1e-5)) / 2e-5, atol=2e-5, err_msg=name
         )
-    assert set(margins(both)) <= {level.name for level in both.levels}
+    assert set(both.margins) <= {level.name for level in both.levels}
 
 
 # What binds
@@ -217,9 +211,8 @@ def test_what_binds_and_what_links_need():
         setting = Setting(load_model("qwen3-30b"), device, device, UseCase(0, 1024, 256), cache="fp8")
         found, seen = search(setting, 4, Targets(tpot=0.2)), set()
         for level in found.levels:
-            assert level.plan is not None
-            for part in level.plan.parts:
-                use, replica = use_of(found, level.plan, part), part.replica
+            for part, use in zip(level.plan.parts, found.uses[level.name], strict=True):
+                replica = part.replica
                 assert set(use.binds) <= set(BINDINGS)
                 seen |= set(use.binds)
                 # of a replica that does everything a mean step: four prompt tokens come with every decoded one
@@ -236,10 +229,12 @@ def test_what_binds_and_what_links_need():
 
 
 def test_two_kinds_of_devices_share_no_scale_up_domain(both):
-    assert [placed(both.setting, 2, place).joined for place in ((0,), (1,), (0, 0), (0, 1), (1, 0))] == [True] * 3 + [
+    assert [both.question.placed(place).joined for place in ((0,), (1,), (0, 0), (0, 1), (1, 0))] == [True] * 3 + [
         False
     ] * 2
-    setting = both.setting.on(both.setting.attention_device, both.setting.ffn_device, joined=False)
+    setting = both.question.setting.on(
+        both.question.setting.attention_device, both.question.setting.ffn_device, joined=False
+    )
     replica = Replica(2.0, 2.0, 1.0, 64.0, 2.0)
     apart, joint = (step(each, replica, 64.0, 0.0) for each in (setting, dataclasses.replace(setting, joined=True)))
     assert float(apart.back) > float(joint.back) and float(apart.attention) == float(joint.attention)
@@ -251,11 +246,10 @@ def test_two_kinds_of_devices_share_no_scale_up_domain(both):
 def test_memory_that_binds_is_memory_without_room_for_a_request():
     found = search(setting_of("l20", "l20"), 4)
     plan = found.levels[0].plan
-    assert plan is not None
-    use = use_of(found, plan, plan.parts[0])
+    (use,) = found.uses[found.levels[0].name]
     assert "memory" in use.binds
     held = use.weights + use.cache
-    limit = float(found.setting.attention_device.memory - found.setting.reserve)
+    limit = float(found.question.setting.attention_device.memory - found.question.setting.reserve)
     assert held <= limit < held + use.cache / float(plan.parts[0].replica.batch_size) * 1.5
 
 

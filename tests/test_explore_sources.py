@@ -14,11 +14,12 @@ import pytest
 
 from afdjax.explore import load_model
 from afdjax.explore.costs.kernels import Efficiency, Tokens
-from afdjax.explore.costs.measured import Grid, Measured
+from afdjax.explore.costs.measured import Grid, MeasuredKernels
 from afdjax.explore.costs.setting import Setting, UseCase
 from afdjax.explore.measurements.constants import fit_efficiency, with_fitted_constants
-from afdjax.explore.measurements.tables import Series, fastest, modelled, series_of, with_tables
-from afdjax.explore.plans.replica import Replica, step
+from afdjax.explore.measurements.tables import KernelSeries, fastest, modelled, series_of, with_tables
+from afdjax.explore.plans.outcomes import step
+from afdjax.explore.plans.replica import Replica
 from afdjax.hardware.files import load_accelerator
 
 
@@ -111,7 +112,7 @@ def test_tables_of_something_else_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         with_tables(setting_of(), [tmp_path / "nothing.csv"])
     with pytest.raises(ValueError, match="an entry for each of the model's 2 kinds of layers"):
-        setting_of(measured={"h100": (Measured(),)})
+        setting_of(measured={"h100": (MeasuredKernels(),)})
 
 
 def test_tables_of_one_device_are_not_those_of_another_with_a_longer_name(tmp_path):
@@ -171,7 +172,7 @@ def test_constants_are_fitted_to_kernels(shared_data):
     grid = np.array(list(itertools.product([1.0, 4.0], [1.0, 32.0, 512.0], [1024.0, 8192.0, 65536.0]))).T
     spread = np.array(list(itertools.product([2.0, 16.0, 128.0], [1.0, 16.0, 128.0, 2048.0]))).T
     made = [
-        Series(kind, 1, places, np.ones(places.shape[1]), "made")
+        KernelSeries(kind, 1, places, np.ones(places.shape[1]), "made")
         for kind, places in (("module", grid), ("experts", spread))
     ]
     known = dataclasses.replace(setting, efficiency=truth)

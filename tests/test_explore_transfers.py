@@ -17,7 +17,8 @@ from afdjax.explore.costs.routing import Even, Imbalance, arriving, destinations
 from afdjax.explore.costs.schedule import SCHEDULES
 from afdjax.explore.costs.setting import Setting, UseCase
 from afdjax.explore.models.ffn import Experts
-from afdjax.explore.plans.replica import Replica, step
+from afdjax.explore.plans.outcomes import step
+from afdjax.explore.plans.replica import Replica
 from afdjax.hardware.files import load_accelerator
 
 

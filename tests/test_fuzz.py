@@ -1,5 +1,6 @@
 """Anything at all as a file: a workload or a profile, or one line about the file; never another error."""
 
+import dataclasses
 import gzip
 import json
 from typing import Any
@@ -13,7 +14,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import afdjax as afd
 from afdjax._tools.files import FileError
-from afdjax.deployment.files import FORMS, parse_profile
+from afdjax.deployment.files import parse_profile
+from afdjax.deployment.forms import FORMS
 from afdjax.workload.files import parse_summary
 
 
@@ -42,7 +44,7 @@ def outcome(read) -> None:
 def test_arbitrary_bytes(content, skip, start, tmp_path):
     path = tmp_path / "log"
     path.write_bytes(start + content)
-    outcome(lambda: afd.load_workload(path, skip_bad_rows=skip))
+    outcome(lambda: afd.load_workload(path, afd.LogOptions(skip_bad_rows=skip)))
 
 
 @quick
@@ -54,7 +56,7 @@ def test_damaged_logs(log, cut, at, put, skip, packed, tmp_path):
     path = tmp_path / "log"
     content = gzip.compress(log, mtime=0) if packed else log
     path.write_bytes((content[:at] + put + content[at + len(put) :])[: max(cut, 1)])
-    outcome(lambda: afd.load_trace(path, skip_bad_rows=skip))
+    outcome(lambda: afd.load_trace(path, afd.LogOptions(skip_bad_rows=skip)))
 
 
 @quick
@@ -103,7 +105,7 @@ def test_profiles_survive_a_round_trip(form, data, tmp_path):
 
     def build(kind):
         if kind is not afd.Table:
-            return kind(*[data.draw(number) for _ in kind.__dataclass_fields__])
+            return kind(*[data.draw(number) for _ in dataclasses.fields(kind)])
         places, batches = data.draw(rising), data.draw(rising)
         times = [[data.draw(number) for _ in places] for _ in batches]
         arguments: list[Any] = [np.array(each) for each in (places, batches, times)]

@@ -50,7 +50,8 @@ def test_plan_interval_is_the_delta_method(planned):
 def test_plan_document_follows_the_contract(planned):
     document = json.loads(planned.to_json())
     assert list(document) == ["workload", "profile", "bundle", "closed_form", "optimum", "within_1_percent",
-                              "whole_bundles", "elasticities", "throughput_elasticities", "warnings"]  # fmt: skip
+                              "whole_bundles", "elasticities", "throughput_elasticities", "warnings", "curve",
+                              "made_by"]  # fmt: skip
     assert {"name", "requests", "prompt_mean", "decode_mean", "theta", "nu", "theta_ci95", "theta_simple"} <= set(
         document["workload"]
     )
@@ -77,7 +78,7 @@ def test_plan_takes_more_ffn_workers_and_says_when_the_range_ends(geometric, pro
     assert any("Decodes are short" in note for note in brief.warnings)
     wide = afd.plan(geometric, profile, afd.Bundle(256, ffn_workers=2), afd.MeanField(), max_ratio=3.0)
     assert wide.attention_workers == 6 and wide.ratio == pytest.approx(3.0)
-    assert any("raise --max-ratio" in note for note in wide.warnings)
+    assert any("raise `max_ratio`" in note for note in wide.warnings)
     assert any("mean-field" in note.lower() for note in wide.warnings)
     bent = afd.Profile(profile.attention, afd.FloorLinear(100.0, 0.1), profile.communication)
     found = afd.plan(geometric, bent, afd.Bundle(256), afd.Gaussian())

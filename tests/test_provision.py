@@ -162,7 +162,7 @@ def test_every_scenario_of_a_large_batch_is_at_its_top():
         bundle = afd.Bundle(batch_size)
         load = afd.Gaussian().worker_load(afd.Moments(theta, spread * theta), batch_size)
         at = jnp.log(ratio_for(load, times, bundle))
-        return at, jax.grad(lambda u: log_throughput(load, times, bundle, u))(at)
+        return at, jax.grad(lambda u: log_throughput((load, times, bundle), u))(at)
 
     at, slope = jax.jit(lambda cases: jax.lax.map(lambda case: slope_at_optimum(*case), cases, batch_size=1000))(cases)
     inside = (at > 0) & (at < np.log(64.0) - 1e-9)

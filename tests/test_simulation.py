@@ -172,7 +172,7 @@ def test_simulation_equals_its_recorded_timeline(start, layers, shared):
     """Throughput, idle shares and the fast-forward over layers, against the plain walk through every pass."""
     times, steps, workers = SHARED if shared else PROFILE, 64, 4
     bundle = afd.Bundle(64, in_flight=2, start=start, layers=layers)
-    found = afd.simulate(KEY, LOG, times, bundle, [workers], steps=steps, replicas=1, warm_up=16)
+    found = afd.simulate(KEY, LOG, times, bundle, [workers], steps=steps, replicas=1)
     walked = afd.record(KEY, LOG, times, bundle, workers, steps=steps - 16, skip=16)
     before = afd.record(KEY, LOG, times, bundle, workers, steps=1, skip=15)
     elapsed = float(walked.ffn_end[-1] - before.ffn_end[-1])
@@ -234,8 +234,7 @@ def test_results_depend_neither_on_chunks_nor_on_devices(sweep, monkeypatch):
         PROFILE,
         afd.Bundle(32),
         jnp.arange(1, 7),
-        chunk_steps=64,
-        progress=lambda *at: calls.append(at),
+        options=afd.RunOptions(chunk_steps=64, progress=lambda *at: calls.append(at)),
         **QUICK,
     )
     equal(chunked, sweep)
@@ -286,7 +285,7 @@ def test_constant_loads_give_the_deterministic_cycle(profile):
 def test_tpot_of_requests_is_that_of_a_replay():
     """TPOT request by request, against the recorded timeline and the slots of the first worker."""
     steps, batch_size, bundle = 400, 8, afd.Bundle(8, in_flight=1)
-    found = afd.simulate(KEY, SMALL, PROFILE, bundle, [1], steps=steps, replicas=1, initial=afd.Cold())
+    found = afd.simulate(KEY, SMALL, PROFILE, bundle, [1], steps=steps, replicas=1, options=afd.RunOptions(afd.Cold()))
     ends = np.append(0.0, afd.record(KEY, SMALL, PROFILE, bundle, 1, steps=steps, skip=0, initial=afd.Cold()).ffn_end)
     drawn, _ = requests_of(SMALL, 0, batch_size, steps, afd.Cold())
     tpot, weight = [], []
@@ -324,9 +323,10 @@ def test_a_replayed_log_is_served_first_come_first_served():
 def test_replay_of_equal_requests_is_a_simulation_of_them():
     """Where all requests are alike their order is nothing: the same saw-tooth, in step."""
     log = afd.Requests([50] * 5, [4] * 5)
-    options: dict[str, Any] = {"steps": 64, "replicas": 2, "warm_up": 8}
-    replayed = afd.replay(log, PROFILE, afd.Bundle(32), [1, 3], **options)
-    drawn = afd.simulate(KEY, log, PROFILE, afd.Bundle(32), [1, 3], initial=afd.Cold(), **options)
+    length: dict[str, Any] = {"steps": 64, "replicas": 2}
+    replayed = afd.replay(log, PROFILE, afd.Bundle(32), [1, 3], **length, warm_up=8)
+    options = afd.RunOptions(afd.Cold(), warm_up=8)
+    drawn = afd.simulate(KEY, log, PROFILE, afd.Bundle(32), [1, 3], **length, options=options)
     equal(replayed, drawn, rtol=1e-9)
 
 
@@ -429,7 +429,7 @@ def test_workload_derivatives_agree_with_differences():
         ({"attention_workers": []}, "whole numbers"),
         ({"steps": 0}, "`steps` must be a whole number of at least 1"),
         ({"replicas": 0}, "`replicas` must be a whole number of at least 1"),
-        ({"warm_up": 50}, "`warm_up` must be below `steps`"),
+        ({"options": afd.RunOptions(warm_up=50)}, "`warm_up` must be below `steps`"),
         ({"bundle": afd.Bundle(2.5)}, "`batch_size` must be a whole number"),
         ({"bundle": afd.Bundle(8, layers=1.5)}, "`layers` must be a whole number"),
         ({"bundle": afd.Bundle(2**20), "workload": afd.Requests([10_000], [5])}, "`batch_size` must be at most"),

@@ -1,5 +1,6 @@
 """Stage times from whole steps: what the log tells is found again, what it does not is said."""
 
+import gzip
 import json
 from typing import Any
 
@@ -9,9 +10,11 @@ import polars as pl
 import pytest
 
 import afdjax as afd
+from afdjax._tools.files import FileError
 from afdjax.calibrate import Region, fit_series, load_timings
 from afdjax.calibrate.steps.fitting import fit_steps
 from afdjax.calibrate.steps.log import StepLog, load_steps
+from afdjax.report.steps import steps_report
 
 
 TRUTH = {
@@ -52,7 +55,7 @@ def test_coefficients_are_found_again_from_simulated_steps(log):
     assert fit.held_out < 0.02
     intervals = fit.intervals()
     assert set(intervals) == set(TRUTH)
-    assert all(fit.told.values())
+    assert all(fit.identified.values())
     off = {name: np.log(TRUTH[name] / intervals[name][0]) / deviation for name, deviation in fit.deviation.items()}
     print(fit, off)
     assert all(abs(sigmas) < 3.0 for sigmas in off.values()), off
@@ -71,7 +74,7 @@ def test_where_only_the_ffn_binds_the_other_stages_are_not_told(log):
     only = log.select((ffn > 1.5 * attention) & (ffn > attention + 50.0))
     assert len(only.step_us) >= 8
     fit = fit_steps(only, GUESS)
-    told = fit.told
+    told = fit.identified
     assert told["ffn.per_token"] and told["ffn.base"]
     assert not any(told[name] for name in told if not name.startswith("ffn"))
     advice = "\n".join(fit.advice())
@@ -182,6 +185,9 @@ def test_the_command_fits_predicts_and_refuses(tmp_path, run, refused):
     assert document["prediction"]["mean_relative_error"] < 0.02
     assert document["coefficients"]["ffn.per_token"]["told"] and document["prediction"]["share_inside"] == 1.0
     assert afd.load_profile(out).covariance is not None
+    code, shown = run(log, "--prior", prior, "--unknown", "ffn", "--predict", tmp_path / "two.csv", "-o", out)
+    assert code == 0 and shown.out == steps_report(document) + "\n"
+    assert f"{tmp_path / 'two.csv'}: 7 steps predicted within" in shown.out
     for arguments, message in (
         ((log, "--unknown", "network"), "--unknown must be one of attention, ffn, communication"),
         ((log, "--prior", prior, "--unsure", 0), "--unsure must be a finite number above 0, but it is 0"),
@@ -208,6 +214,8 @@ def test_a_log_of_steps_is_read_and_refused(tmp_path):
         ({"step_time": [1.0, 0.0]}, "must be above 0, but in row 2 it is 0"),
         ({"unit": ["ms", "us"]}, "column 'unit' must hold one value"),
         ({"unit": "min"}, "must be one of ns, us"),
+        ({"in_flight": 2.5}, "column 'in_flight' must be a whole number of at least 1, but it is 2.5"),
+        ({"in_flight": float("inf")}, "column 'in_flight' must be a whole number of at least 1, but it is inf"),
     ):
         pl.DataFrame(rows | change).write_csv(path)
         with pytest.raises(ValueError, match=message):
@@ -217,3 +225,51 @@ def test_a_log_of_steps_is_read_and_refused(tmp_path):
         load_steps(path)
     with pytest.raises(ValueError, match="in us"):
         fit_steps(log, afd.load_profile("deepseek-v3-ascend-910c"))
+
+
+STEPS = b"batch,token_load,attention_workers,step_time,unit\n32,1e5,4,1.0,ms\n\n 64 ,2e5,8, 2.0 ,ms\n"
+
+
+def test_logs_of_steps_are_told_apart_by_what_is_in_them(tmp_path):
+    plain = tmp_path / "steps.csv"
+    plain.write_bytes(STEPS)
+    expected = load_steps(plain)
+    np.testing.assert_allclose(expected.step_us, [1e3, 2e3])
+    (tmp_path / "zipped").write_bytes(gzip.compress(STEPS))
+    (tmp_path / "with-mark.txt").write_bytes(b"\xef\xbb\xbf" + STEPS)
+    pl.read_csv(b"\n".join(line.replace(b" ", b"") for line in STEPS.split(b"\n") if line)).write_parquet(
+        tmp_path / "table"
+    )
+    (tmp_path / "zipped-table.csv").write_bytes(gzip.compress((tmp_path / "table").read_bytes()))
+    for path in sorted(tmp_path.iterdir()):
+        found = load_steps(path)
+        for name in ("batch_size", "token_load", "attention_workers", "step_us"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=path.name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "must hold at least one step, but it is empty"),
+        (STEPS.split(b"\n")[0], "must hold at least one step, but it is empty"),
+        (gzip.compress(STEPS)[:-20], "must be a whole gzip file, but it is truncated or damaged"),
+        (b"PAR1 and no more", "must be a whole Parquet file, but it cannot be read"),
+        (STEPS + b"\xff,1,1,1,ms\n", "line 5: must be UTF-8 text, but byte 87 is not"),
+        (STEPS + b"\0,1,1,1,ms\n", "must be CSV or Parquet, but it holds binary data"),
+        (STEPS + b"1,2,3,4,ms,6\n", "row 4: must have 5 values, as the header has, but it has 6"),
+        (STEPS + b"32,1e5,many,1.0,ms\n", "row 4: 'attention_workers' must be a number, but it is 'many'"),
+        (STEPS + b"32,,4,1.0,ms\n", "row 4: 'token_load' must be a number, but it is empty"),
+        (STEPS.replace(b"unit", b"batch"), "must name every column once, but its header is batch, token_load"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_log_of_steps_are_refused(tmp_path, content, message):
+    path = tmp_path / "steps.csv"
+    path.write_bytes(content)
+    with pytest.raises(FileError) as caught:
+        load_steps(path)
+    assert str(caught.value).startswith(f"{path}: {message}") and "\n" not in str(caught.value)
+
+
+def test_a_log_of_steps_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(FileError, match=r"none\.csv: must be a file that can be read, but: no such file"):
+        load_steps(tmp_path / "none.csv")

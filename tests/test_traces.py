@@ -87,7 +87,7 @@ def test_standard_error_from_blocks_equals_the_reference(raw, reference):
 
 @pytest.mark.parametrize("name", RAW_LOGS)
 def test_theta_with_the_first_token_from_prefill_equals_the_reference(shared_data, reference, name):
-    requests = afd.load_trace(shared_data / RAW_LOGS[name], first_token_from_prefill=True)
+    requests = afd.load_trace(shared_data / RAW_LOGS[name], afd.LogOptions(first_token_from_prefill=True))
     np.testing.assert_allclose(requests.theta, reference[name]["theta_pd"], rtol=1e-9)
 
 
@@ -180,7 +180,7 @@ def test_columns_may_be_named(tmp_path, write):
     others = {"prompt_tokens": [0, 0], "output_tokens": [1, 1]}
     table = pl.DataFrame({"a": [5, 7], "b": [6, 8], "when": [2.0, 1.0], **others})
     getattr(table, write)(tmp_path / "log")
-    requests = afd.load_trace(tmp_path / "log", columns=afd.Columns("a", "b", "when"))
+    requests = afd.load_trace(tmp_path / "log", afd.LogOptions("a", "b", "when"))
     assert lengths(requests) == [(7, 8), (5, 6)]
     np.testing.assert_array_equal(requests.time, [1.0, 2.0])
 
@@ -232,14 +232,14 @@ def test_requests_without_a_decode_step_are_left_out_and_counted(tmp_path):
 
 
 def test_first_token_from_prefill_moves_one_token(tmp_path):
-    requests = afd.load_trace(written(tmp_path, CSV + "4,1\n"), first_token_from_prefill=True)
+    requests = afd.load_trace(written(tmp_path, CSV + "4,1\n"), afd.LogOptions(first_token_from_prefill=True))
     assert lengths(requests) == [(6, 5), (8, 7), (10, 2)]
     assert requests.source.without_decode == 1
 
 
 def test_bad_rows_of_csv_are_skipped_and_counted_on_request(tmp_path):
     bad = "-1,2\n1.5,2\nnan,2\n,2\nmany,2\n1e12,2\n1,2,3\n"
-    requests = afd.load_trace(written(tmp_path, CSV + bad), skip_bad_rows=True)
+    requests = afd.load_trace(written(tmp_path, CSV + bad), afd.LogOptions(skip_bad_rows=True))
     assert lengths(requests) == [(5, 6), (7, 8), (9, 3)]
     assert requests.source.bad_rows == 7
 
@@ -247,15 +247,29 @@ def test_bad_rows_of_csv_are_skipped_and_counted_on_request(tmp_path):
 @pytest.mark.parametrize("start", ["", "\ufeff"])
 def test_bad_lines_of_json_are_skipped_and_counted_on_request(tmp_path, start):
     lines = ['{"input_length": 5, "output_length": 6}', '{"input_length": 7,', "[1]", "x", '{"input_length": -1}']
-    requests = afd.load_trace(written(tmp_path, start + "\n".join(lines)), skip_bad_rows=True)
+    requests = afd.load_trace(written(tmp_path, start + "\n".join(lines)), afd.LogOptions(skip_bad_rows=True))
     assert lengths(requests) == [(5, 6)]
     assert requests.source.bad_rows == 4
 
 
 def test_bad_times_are_skipped_and_counted_on_request(tmp_path):
     log = "t_s,prompt_tokens,output_tokens\n2,5,6\nnoon,1,1\n,1,1\ninf,1,1\n"
-    requests = afd.load_trace(written(tmp_path, log), skip_bad_rows=True)
+    requests = afd.load_trace(written(tmp_path, log), afd.LogOptions(skip_bad_rows=True))
     assert (lengths(requests), requests.source.bad_rows) == ([(5, 6)], 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (CSV + "-1,2\n", r"row 4: .* but it is '-1' \(`skip_bad_rows` leaves such rows out\)\.$"),
+        (CSV + "1,2,3\n", r"row 4: must have 2 values, .* but it has 3 \(`skip_bad_rows` leaves such rows out\)\.$"),
+        ('{"a": 1', r"line 1: .* but it is not \(`skip_bad_rows` leaves such lines out\)\.$"),
+        ("a,b\n1,2\n", "name them with `prompt_column` and `decode_column`"),
+    ],
+)
+def test_refusals_name_the_option_that_helps(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        afd.load_trace(written(tmp_path, content))
 
 
 # summaries

@@ -6,14 +6,15 @@ tangents at two of its points; near the top, inverse quadratic interpolation of 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from afdjax._tools.types import Scalar
+from afdjax._tools.types import Flag, Scalar
 
 
 _MOST_STEPS = 60
@@ -27,45 +28,65 @@ class Point(NamedTuple):
     slope: Scalar
 
 
-def hill_top(function: Callable[[Scalar], Scalar], low: Point, high: Point) -> Scalar:
-    """Where the slope of `function` falls through zero, between `low` (slope > 0) and `high` (slope <= 0).
+def point_of(function: Callable[[Scalar], Scalar], at: Scalar) -> Point:
+    """The point of the hill there; in forward mode, which is traced sooner than reverse mode."""
+    return Point(at, *jax.jvp(function, (at,), (jnp.ones_like(at),)))
 
-    Where the slopes of the two ends are otherwise, the result means nothing.
+
+def has_top(low: Point, high: Point) -> Flag:
+    """Whether the hill rises at the first of two points, and falls at the second."""
+    return (low.slope > 0.0) & (high.slope <= 0.0)
+
+
+@eqx.filter_custom_jvp
+def hill_top(parameters: Any, low: Point, high: Point, *, function: Callable[[Any, Scalar], Scalar]) -> Point:
+    """The top of the hill `function(parameters, x)` between two of its points; where none is (`has_top`), the higher end.
 
     Chandrupatla (1997), Advances in Engineering Software 28, on the slope, with the point where the tangents meet in place
-    of the midpoint. Differentiable in everything that `function` closes over, by the implicit function theorem; `low` and
-    `high` have no derivative.
+    of the midpoint. Place and height are differentiable in `parameters` (a pytree), by the implicit function theorem (the
+    place of an end is fixed) and the envelope theorem; `low` and `high` have no derivative, and `function` may not hold
+    traced values of its own.
     """
-    low, high = lax.stop_gradient((low, high))
     # near the noise of the function more digits only cost evaluations
     tolerance = max(1e-12, 64.0 * float(jnp.finfo(low.at.dtype).eps))
 
-    def solve(_: Callable[[Scalar], Scalar], first: Scalar) -> Scalar:
-        # `rising` and `falling` are the last points on either side of the top. Each is decided by the slope at `x` alone:
-        # a compiler that computes it twice, with other last digits, cannot break the bracket.
-        def unfinished(state):
-            step, _, rising, falling, moved = state
-            return (rising.slope > 0.0) & (falling.slope <= 0.0) & (moved > tolerance) & (step < _MOST_STEPS)
+    # `rising` and `falling` are the last points on either side of the top. Each is decided by the slope at `x` alone:
+    # a compiler that computes it twice, with other last digits, cannot break the bracket.
+    def unfinished(state):
+        step, _, rising, falling, moved, _ = state
+        return (rising.slope > 0.0) & (falling.slope <= 0.0) & (moved > tolerance) & (step < _MOST_STEPS)
 
-        def advance(state):
-            step, x, rising, falling, _ = state
-            newest = Point(x, *jax.value_and_grad(function)(x))
-            rises = newest.slope > 0.0
-            choose = lambda yes, no: jax.tree.map(lambda y, n: jnp.where(rises, y, n), yes, no)
-            other, dropped = choose(falling, rising), choose(rising, falling)
-            rising, falling = choose(newest, rising), choose(falling, newest)
-            near, safe = _interpolated(newest, other, dropped)
-            following = jnp.where(safe, near, _meeting(rising, falling))
-            return step + 1, following, rising, falling, jnp.abs(following - x) / jnp.maximum(jnp.abs(x), 1.0)
+    def advance(state):
+        step, x, rising, falling, _, _ = state
+        newest = point_of(lambda at: function(parameters, at), x)
+        rises = newest.slope > 0.0
+        choose = lambda yes, no: jax.tree.map(lambda y, n: jnp.where(rises, y, n), yes, no)
+        other, dropped = choose(falling, rising), choose(rising, falling)
+        rising, falling = choose(newest, rising), choose(falling, newest)
+        near, safe = _interpolated(newest, other, dropped)
+        following = jnp.where(safe, near, _meeting(rising, falling))
+        moved = jnp.abs(following - x) / jnp.maximum(jnp.abs(x), 1.0)
+        return step + 1, following, rising, falling, moved, newest.value
 
-        start = (jnp.zeros((), int), first, low, high, jnp.ones_like(first))
-        return lax.while_loop(unfinished, advance, start)[1]
+    end = jax.tree.map(lambda upper, lower: jnp.where(high.value > low.value, upper, lower), high, low)
+    first = jnp.where(has_top(low, high), _meeting(low, high), end.at)
+    start = (jnp.zeros((), int), first, low, high, jnp.ones_like(first), end.value)
+    _, at, *_, value = lax.while_loop(unfinished, advance, start)
+    return Point(at, value, jnp.where(has_top(low, high), 0.0, end.slope))
 
-    def tangent(linear, y):
-        slope = linear(jnp.ones_like(y))
-        return y / jnp.where(slope == 0.0, 1.0, slope)
 
-    return lax.custom_root(jax.grad(function), _meeting(low, high), solve, tangent)
+@hill_top.def_jvp
+def _hill_top_jvp(primals, tangents, *, function):
+    parameters, low, high = primals
+    top = hill_top(parameters, low, high, function=function)
+    slope = lambda p, x: point_of(lambda at: function(p, at), x).slope
+    # height and slope above a fixed place, as the parameters move
+    along = lambda of: eqx.filter_jvp(lambda p: of(p, top.at), (parameters,), (tangents[0],))[1]
+    higher, steeper = along(function), along(slope)
+    curvature = point_of(lambda at: slope(parameters, at), top.at).slope
+    bends = has_top(low, high) & (curvature != 0.0)
+    moves = jnp.where(bends, -steeper / jnp.where(bends, curvature, 1.0), 0.0)
+    return top, Point(moves, higher, jnp.zeros_like(top.slope))
 
 
 def _interpolated(newest: Point, other: Point, dropped: Point) -> tuple[Scalar, Bool[Array, ""]]:

@@ -7,31 +7,18 @@ with one line that names the file, the row, what is wrong and what would be righ
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from afdjax._tools.files import FileError, suggestion
+from afdjax._tools.provenance import digest
+from afdjax.hardware.formats import MEASURED_AS
 
 
 COMPONENTS = ("attention", "ffn", "communication", "step")
 UNITS = {"ns": 1e-3, "us": 1.0, "µs": 1.0, "μs": 1.0, "ms": 1e3, "s": 1e6}
 """Microseconds in one unit of time (the micro sign has two code points)."""
-
-PRECISIONS = {
-    "bf16": "bfloat16",
-    "half": "float16",
-    "fp16": "float16",
-    "float": "float32",
-    "fp32": "float32",
-    "fp8_block": "fp8",
-    "fp8_e4m3": "fp8",
-    "float8_e4m3fn": "fp8",
-    "nvfp4": "fp4",
-    "mxfp4": "fp4",
-    "w4a16_mxfp4": "bfloat16",  # weights are unpacked; the products are 16-bit
-}
-"""Other words for a data type of the arithmetic."""
 
 COLUMNS: dict[str, type[pl.DataType]] = {
     "component": pl.String,
@@ -135,7 +122,7 @@ class Timings:
             pl.col("repeats").cast(pl.Int64),
             "bytes_per_token",
             "flops_per_token",
-            _text("precision").str.to_lowercase().replace(PRECISIONS),
+            _text("precision").str.to_lowercase().replace(MEASURED_AS),
             "row",
         )
         _refuse_contradictions(tidy, source)
@@ -161,6 +148,19 @@ class Timings:
             (Series(*part.row(0)[:3]), dataclasses.replace(self, frame=part))
             for part in self.frame.partition_by(keys, maintain_order=True)
         ]
+
+    def digest(self) -> str:
+        """SHA-256 of the table, whatever file it came from."""
+        return digest(self.frame.write_csv().encode())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The series that there are, how many points they have and where they were measured, for JSON."""
+        series = [
+            key._asdict()
+            | {"points": len(part), "batch": _ends(part.frame["batch"]), "tokens": _ends(part.frame["tokens"])}
+            for key, part in self.groups()
+        ]
+        return {"source": self.source, "series": series}
 
     def select(
         self, component: str | None = None, operation_contains: str | None = None, device: str | None = None
@@ -293,6 +293,12 @@ def _refuse_contradictions(tidy: pl.DataFrame, source: str) -> None:
             f"{source}: row {row['slow']}: `latency` must be within {CONTRADICTION:g}x of the same measurement in row "
             f"{row['fast']} ({row['low']:g} us), but it is {row['high']:g} us: name what differs in `operation`."
         )
+
+
+def _ends(values: pl.Series) -> list[float] | None:
+    """Least and largest; None where there is nothing."""
+    known = values.drop_nulls().to_list()
+    return [min(known), max(known)] if known else None
 
 
 def _text(name: str) -> pl.Expr:

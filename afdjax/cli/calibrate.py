@@ -9,12 +9,12 @@ import typer
 
 from afdjax._tools.write import write
 from afdjax.cli.common import Refusal, check_target, option, prepare, progress_bar, refusing, save_figure
+from afdjax.deployment.stages import STAGES
 
 
 if TYPE_CHECKING:
     from afdjax.calibrate import Timings
 
-STAGES = ("attention", "ffn", "communication")
 REGION = ("batch", "context", "tokens")
 
 Timing = Annotated[list[str], typer.Argument(help="Timing tables: files, folders, or aiconfigurator:SYSTEM/OP.")]
@@ -47,9 +47,12 @@ def calibrate(
     shared_link: Annotated[
         bool, typer.Option("--shared-link", help="Communication is one link for the merged batch.")
     ] = False,
-    level: Annotated[
+    minimax: Annotated[
         bool | None,
-        typer.Option("--level/--no-level", help="Make the worst residual small, or not. Default: by the data."),
+        typer.Option(
+            "--minimax/--no-minimax",
+            help="Minimise the worst residual instead of the robust loss. Default: decided from the data.",
+        ),
     ] = None,
     accept_implausible: Annotated[
         bool, typer.Option("--accept-implausible", help="Go on with timings that cannot be right.")
@@ -61,7 +64,7 @@ def calibrate(
     """Fit stage times to measured timings: a profile for `plan`, how well its forms fit, and where they do not."""
     prepare()
     import afdjax
-    from afdjax.calibrate import Implausible, fit, load_timings
+    from afdjax.calibrate import FitOptions, Implausible, fit, load_timings
     from afdjax.report.calibration import calibration_report, series_report
 
     with refusing(_named):
@@ -70,7 +73,8 @@ def calibrate(
         region = _region(batch, context, tokens)
         measured = _of_device(load_timings(*timings), device)
         if show_series:
-            print(jsonlib.dumps({"series": _series(measured)}, indent=2) if json else series_report(measured))
+            listed = measured.to_dict()
+            print(jsonlib.dumps(listed, indent=2) if json else series_report(listed))
             return
         known = None if base is None else afdjax.load_profile(base)
         assert output is not None
@@ -83,21 +87,17 @@ def calibrate(
                     select=_given(attention, ffn, communication),
                     forms=_given(attention_form, ffn_form, communication_form),
                     region=region,
-                    level=level,
                     base=known,
-                    shared_link=shared_link,
-                    accept_implausible=accept_implausible,
+                    options=FitOptions(minimax, shared_link, accept_implausible),
                 )
         except Implausible as error:
             raise Refusal(f"{error} (--accept-implausible goes on in spite of it.)") from None
-        document = afdjax.profile_to_json(found.profile)
+        profile = afdjax.profile_to_json(found.profile)
         if plot is not None:
-            save_figure(plot, lambda figures: figures.calibration_figure(found), "calibration")
-        write(output, document.encode())
-    if json:
-        print(jsonlib.dumps(found.to_dict() | {"document": jsonlib.loads(document)}, indent=2, allow_nan=False))
-    else:
-        print(calibration_report(found, str(output)))
+            save_figure(plot, lambda figures: figures.calibration_figure(found.picture()))
+        write(output, profile.encode())
+    document = found.to_dict() | {"profile_file": str(output), "document": jsonlib.loads(profile)}
+    print(jsonlib.dumps(document, indent=2, allow_nan=False) if json else calibration_report(document))
 
 
 def _check_targets(output: Path | None, plot: Path | None) -> None:
@@ -150,7 +150,3 @@ def _of_device(measured: "Timings", device: str | None) -> "Timings":
         known = ", ".join(sorted(measured.frame["device"].drop_nulls().unique())) or "none"
         raise Refusal(f"--device must be one of those in {measured.source} ({known}), but it is {device}.")
     return type(measured)(frame, measured.source)
-
-
-def _series(measured: "Timings") -> list[dict[str, str | int | None]]:
-    return [key._asdict() | {"points": len(part)} for key, part in measured.groups()]

@@ -1,7 +1,6 @@
 """What all commands share: settings, progress, refusals in one line, figures."""
 
 import contextlib
-import importlib
 import io
 import os
 import re
@@ -60,6 +59,15 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}" if re.fullmatch(r"[a-z]\w*", name) else f"`{name}`"
 
 
+def in_options(message: str, names: dict[str, str] | None = None) -> str:
+    """A message of the library in terms of the command's options: what it writes in backticks are names of arguments."""
+    return _renamed(message, lambda name: (names or {}).get(name) or option(name))
+
+
+def _renamed(message: str, named: Callable[[str], str]) -> str:
+    return re.sub("`([^`]+)`", lambda match: named(match[1]), message)
+
+
 @contextlib.contextmanager
 def refusing(named: Callable[[str], str] = option) -> Iterator[None]:
     """Turn what the library says of bad values into a refusal in terms of the command's options.
@@ -74,8 +82,7 @@ def refusing(named: Callable[[str], str] = option) -> Iterator[None]:
     except (ValueError, TypeError) as error:
         if type(error) not in (ValueError, TypeError) and not isinstance(error, _file_error()):
             raise
-        message = re.sub("`([^`]+)`", lambda match: named(match[1]), str(error))
-        raise Refusal(message.replace("\n", " ")) from None
+        raise Refusal(_renamed(str(error), named).replace("\n", " ")) from None
 
 
 def _file_error() -> type[Exception]:
@@ -96,11 +103,15 @@ def check_target(path: Path, suffix: str) -> None:
         raise FileError(f"{path}: must be in a folder that exists, but {path.absolute().parent} does not.")
 
 
-def save_figure(path: Path, draw: Callable[[Any], Any], module: str = "plans") -> None:
-    """Write the figure that `draw` makes with this module of `afdjax.figures`."""
+def save_figure(path: Path, draw: Callable[[Any], Any]) -> None:
+    """Write the figure that `draw` makes with `afdjax.figures`."""
+    from afdjax import figures
+
     try:
-        figure = draw(importlib.import_module(f"afdjax.figures.{module}"))
-    except ModuleNotFoundError:
+        figure = draw(figures)
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("matplotlib"):
+            raise
         raise Refusal(f"{path}: needs matplotlib: install afdjax[plot].") from None
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)

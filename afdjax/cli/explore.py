@@ -1,8 +1,10 @@
 """The command `afdjax explore`: the best plan of every level of disaggregation, in one table."""
 
 import re
+from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -84,21 +86,18 @@ def explore(
     import dataclasses
     from concurrent.futures import ThreadPoolExecutor
 
-    from afdjax.explore import load_model
-    from afdjax.explore.costs.network import ROUTES, Network
+    from afdjax.explore import Fleet, Network, Setting, Targets, load_model, search
+    from afdjax.explore.costs.network import ROUTES
     from afdjax.explore.costs.schedule import SCHEDULES
-    from afdjax.explore.costs.setting import Setting
-    from afdjax.explore.explain.explained import explained_ahead
-    from afdjax.explore.plans.columns import tables_ahead
-    from afdjax.explore.plans.exploration import Targets
-    from afdjax.explore.plans.levels import search
+    from afdjax.explore.explain.facts import facts_ahead
+    from afdjax.explore.plans.candidates import evaluation_ahead
     from afdjax.hardware.files import load_accelerator
     from afdjax.hardware.formats import bytes_of
-    from afdjax.report.exploration import exploration_document, exploration_report
+    from afdjax.report.exploration import exploration_report
 
     with refusing(lambda name: {"devices": "--gpus", "rules": "--rule"}.get(name, option(name))):
         if level is not None:
-            _named("level", level, dict.fromkeys(("aggregated-afd", "disaggregated-afd")))
+            _one_of("level", level, dict.fromkeys(("aggregated-afd", "disaggregated-afd")))
             if output is None:
                 raise Refusal("--level says whose plan -o writes: give -o as well.")
         for target, suffix in ((plot, ".png"), (output, ".json")):
@@ -114,7 +113,7 @@ def explore(
             chosen, kinds[0], kinds[-1], _requests(workload), imbalance=_imbalance(chosen, imbalance, skew), cache=cache,
             with_attention=() if with_attention == "none" else tuple(with_attention.split(",")),
             accepted=accepted, drafted=drafted,
-            schedule=_named("schedule", schedule, SCHEDULES), network=Network(routes=_named("routes", routes, ROUTES)),
+            schedule=_one_of("schedule", schedule, SCHEDULES), network=Network(routes=_one_of("routes", routes, ROUTES)),
         )  # fmt: skip
         if fit and (not tables or len(kinds) > 1):
             raise Refusal("--fit needs --tables of one kind of device.")
@@ -123,23 +122,27 @@ def explore(
             from afdjax.explore.measurements.tables import with_tables
 
             setting = with_fitted_constants(setting, tables) if fit else with_tables(setting, tables)
-        targets = Targets(_seconds("--ttft", ttft), _seconds("--tpot", tpot))
+        targets = Targets(_duration("--ttft", ttft), _duration("--tpot", tpot))
+        fleet = Fleet.of(setting, counts)
         # the first is compiled while the second is traced, and that while the search runs; a refusal waits for neither
         beside = ThreadPoolExecutor(1)
-        tables_ahead(beside, setting, len(counts))
-        explained_ahead(beside, setting, len(counts))
-        found = search(setting, counts, targets, objective=objective, rules=rule or ())
+        evaluation_ahead(beside, setting, fleet)
+        facts_ahead(beside, setting, fleet)
+        found = search(setting, fleet, targets, objective=objective, rules=rule or ())
         beside.shutdown()
+        found = dataclasses.replace(found, inputs=_inputs(model, parts, workload, tables, skew))
+        # the ranking of constants that people read leaves the model's shape out
+        document = found.to_dict(sensitivity, of_model=json)
         if plot is not None:
-            save_figure(plot, lambda module: module.exploration_figure(found), "exploration")
-        text = exploration_document(found, sensitivity) if json else exploration_report(found, sensitivity)
+            save_figure(plot, lambda module: module.exploration_figure(document))
+        text = dumps(document, indent=2, allow_nan=False) if json else exploration_report(document)
         if output is not None:
             said = _written(found, output, level)
             text = text if json else f"{text}\n\n{said}"
     print(text)
 
 
-def _named(name: str, value: str, known):
+def _one_of(name: str, value: str, known):
     if value not in known:
         raise Refusal(f"--{name} must be one of {', '.join(known)}, but it is {value}.")
     return known[value]
@@ -161,10 +164,33 @@ def _imbalance(model, factor: float, skew: float | None):
     return drawn(jax.random.key(0), experts[0], zipf(int(experts[0].experts), skew))
 
 
+def _inputs(
+    model: str, accelerators: Sequence[str], workload: str, tables: Sequence[Path] | None, skew: float | None
+) -> dict[str, Any]:
+    """Names and files that were asked for, with digests of their contents, and the option that a setting does not keep."""
+    from afdjax._tools.provenance import digest
+    from afdjax._tools.shipped import Shipped
+
+    def source(folder: str, name: str) -> dict[str, str | None]:
+        shipped = Shipped(folder, "", "").document(name)
+        if shipped is not None:
+            return {"name": name, "digest": digest(shipped.encode())}
+        return {"name": name, "digest": digest(Path(name).read_bytes()) if Path(name).is_file() else None}
+
+    files = [file for table in tables or () for file in (sorted(table.rglob("*")) if table.is_dir() else [table])]
+    return {
+        "model": source("models", model),
+        "accelerators": [source("accelerators", name) for name in accelerators],
+        "workload": source("workloads", workload),
+        "tables": [source("", str(file)) for file in files if file.is_file()],
+        "skew": skew,
+    }
+
+
 def _written(found, output: Path, chosen: str | None) -> str:
     """Write the best plan with FFN devices (of the chosen level), and say how to plan with it."""
     from afdjax.deployment.files import profile_to_json
-    from afdjax.explore.explain.as_bundle import as_bundle
+    from afdjax.explore import as_bundle
 
     plans = [
         level.plan
@@ -176,7 +202,7 @@ def _written(found, output: Path, chosen: str | None) -> str:
         raise Refusal(f"{output}: there is no plan with FFN devices{which} to write: relax the targets.")
     best = max(plans, key=lambda plan: plan.value)
     part = next(part for part in reversed(best.parts) if float(part.replica.ffn_devices))
-    profile, bundle, workers = as_bundle(found.setting_of(part), part.replica, output.stem)
+    profile, bundle, workers = as_bundle(found.question.placed(part.place), part.replica, output.stem)
     write(output, profile_to_json(profile, bundle).encode())
     return f"wrote {output} ({best.level}, {workers} attention workers):\n  afdjax plan --profile {output}"
 
@@ -191,7 +217,7 @@ def _devices(gpus: str) -> list[tuple[int, str]]:
     return [(int(match[1]), match[2]) for match in found if match]
 
 
-def _seconds(name: str, text: str | None) -> float:
+def _duration(name: str, text: str | None) -> float:
     if text is None:
         return float("inf")
     found = re.fullmatch(r"([0-9.]+)\s*(us|ms|s)", text)

@@ -1,5 +1,6 @@
 """The command `afdjax calibrate-steps`: a log of whole steps in, a profile and what the log cannot tell out."""
 
+import dataclasses
 import json as jsonlib
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +9,7 @@ import typer
 
 from afdjax._tools.write import write
 from afdjax.cli.common import Refusal, check_target, prepare, progress_bar, refusing
-
-
-STAGES = ("attention", "ffn", "communication")
+from afdjax.deployment.stages import STAGES
 
 
 def calibrate_steps(
@@ -42,11 +41,10 @@ def calibrate_steps(
     --workload no token_load is needed.
     """
     prepare()
-    import numpy as np
-
     import afdjax
-    from afdjax.calibrate.steps.fitting import ORDER_OF_MAGNITUDE, fit_steps
-    from afdjax.calibrate.steps.log import load_steps
+    from afdjax.calibrate import fit_steps, load_steps
+    from afdjax.calibrate.steps.problem import ORDER_OF_MAGNITUDE
+    from afdjax.report.steps import steps_report
 
     with refusing(lambda name: "--unsure" if name == "unsure" else f"'{name}'"):
         if output is not None:
@@ -55,8 +53,8 @@ def calibrate_steps(
             if stage not in STAGES:
                 raise Refusal(f"--unknown must be one of {', '.join(STAGES)}, but it is {stage}.")
         served = None if workload is None else afdjax.load_workload(workload)
-        measured = load_steps(log, served)
-        other = None if predict is None else load_steps(predict, served)
+        named = lambda path: dataclasses.replace(load_steps(path, served), source=str(path))
+        measured, other = named(log), None if predict is None else named(predict)
         known = None if prior is None else afdjax.load_profile(prior)
         width: float | dict[str, float] = ORDER_OF_MAGNITUDE
         if known is not None:
@@ -65,19 +63,8 @@ def calibrate_steps(
         with progress_bar("fitting"):
             found = fit_steps(measured, known, width, workload=served)
         document = found.to_dict()
-        text = str(found)
         if other is not None:
-            steps, low, high = found.predict(other)
-            error, inside = np.abs(steps / other.step_us - 1.0), (low <= other.step_us) & (other.step_us <= high)
-            document["prediction"] = {
-                "step_us": steps.tolist(), "low_us": low.tolist(), "high_us": high.tolist(),
-                "measured_us": other.step_us.tolist(), "mean_relative_error": float(error.mean()),
-                "share_inside": float(inside.mean()),
-            }  # fmt: skip
-            text += (
-                f"\n{predict}: {len(steps)} steps predicted within {error.mean():.1%} on average, {error.max():.1%} at most; "
-                f"{inside.mean():.0%} lie inside of the 95 % interval."
-            )
+            document["prediction"] = found.compare(other)
         if output is not None:
             write(output, afdjax.profile_to_json(found.profile).encode())
-    print(jsonlib.dumps(document, indent=2, allow_nan=False) if json else text)
+    print(jsonlib.dumps(document, indent=2, allow_nan=False) if json else steps_report(document))

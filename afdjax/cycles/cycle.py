@@ -45,7 +45,7 @@ from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.cycles.lead import seen_by_barrier
 from afdjax.cycles.loads import WorkerLoad, at_least_tiny
-from afdjax.deployment.bundle import Bundle, Start, Together, throughput_of
+from afdjax.deployment.bundle import Bundle, Start, Together, shared_stages, throughput_of
 from afdjax.deployment.profile import Profile
 from afdjax.workload.slots import SlotLoad
 
@@ -70,14 +70,8 @@ def stage_times(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_wo
     attention, slope = jax.jvp(
         lambda tokens: profile.attention(tokens, batch_size), (load.mean,), (jnp.ones_like(load.mean),)
     )
-    merged = attention_workers * batch_size / bundle.ffn_workers
-    return StageTimes(
-        attention=attention,
-        attention_per_token=slope,
-        ffn=profile.ffn(merged, batch_size),
-        communication=profile.communication(batch_size, attention_workers),
-        link=profile.communication.occupancy(batch_size, attention_workers),
-    )
+    shared = shared_stages(profile, bundle, attention_workers)
+    return StageTimes(attention, slope, shared.ffn, shared.communication, shared.occupancy)
 
 
 def expected_cycle(
@@ -210,6 +204,19 @@ class Performance(eqx.Module):
     ffn_decides: Scalar
     link_decides: Scalar
     round_trip_decides: Scalar
+
+    def deciders(self) -> dict[str, float]:
+        """How often each circuit decides, by its name in reports. Needs concrete values of one bundle."""
+        return {name: float(getattr(self, field)) for name, field in DECIDERS.items()}
+
+
+DECIDERS = {
+    "attention": "attention_decides",
+    "ffn": "ffn_decides",
+    "communication": "link_decides",
+    "round-trip": "round_trip_decides",
+}
+"""The four circuits by their names in documents, and the fields of `Performance` with their probabilities."""
 
 
 def performance(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_workers: ScalarLike) -> Performance:

@@ -30,9 +30,10 @@ from jax import lax
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
+from afdjax._tools.cubic import cubic
 from afdjax._tools.quadrature import end_values, gauss_legendre, scaled_products, tail_integrals
 from afdjax._tools.types import Scalar, ScalarLike
-from afdjax.cycles.loads import WorkerLoad, double_precision, negligible
+from afdjax.cycles.loads import WorkerLoad, double_precision, negligible, stretched
 
 
 _ROOT_HALF = math.sqrt(0.5)
@@ -126,63 +127,25 @@ class SpreadLoad(WorkerLoad):
         by_level = jnp.exp(outer * jnp.log(jnp.maximum(at_start, negligible()))) - 1.0
         return value, by_level, by_delay, by_outer
 
+    @abc.abstractmethod
     def panel(
         self, start: Scalar, end: Scalar
     ) -> tuple[Callable[[Array], Scalar], Float[Array, " points"], Float[Array, " points"]]:
         """A quadrature over [`start`, `end`]: the rule from values at its points to their integral, and the survival and
         the density at the points."""
-        t, w = gauss_legendre(self.nodes)
-        at = start + (end - start) * t
-        return lambda values: (end - start) * (values @ w), self.survival(at), self.density(at)
 
+    @abc.abstractmethod
     def cut_panel(
         self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
     ) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"], Scalar]:
         """Where the corner is cut (L >= 0): at the quadrature nodes of [start, start + width] H and the density
         m f(c) P(sum_{i<m} z_i <= g, every z_i <= c) of the slowest microbatch, and H at `start`."""
-        m = in_flight
-        t, _ = gauss_legendre(self.nodes)
-        v = jnp.append(start + width * t, start)
-        corner = jnp.minimum(v - delay, self.bulk_top())
-        side = jnp.maximum(m * corner - v, 0.0)
-        cut, cut_before = self._simplex(corner, side, m, inner)
-        tail = self.survival(corner)
-        whole = _cdf_power(tail, m * inner)
-        others = _cdf_power(tail, (m - 1) * inner) - cut_before
-        slower = m * self.density(v - delay) * _power_slope(tail, inner) * jnp.maximum(others, 0.0)
-        joint = whole - cut
-        return joint[:-1], slower[:-1], joint[-1]
 
-    def _simplex(
-        self, corner: Float[Array, " n"], side: Float[Array, " n"], in_flight: int, inner: ScalarLike
-    ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-        """P(all b_i >= 0, sum_i b_i < side) for b_i = corner - z_i with z_i of law F^inner: i = 1..m, and i = 1..m-1.
+    def with_moments(self, mean: Scalar, deviation: Scalar) -> "SpreadLoad":
+        return stretched(self, mean, deviation)
 
-        Each entry of `corner` and `side` is a case of its own.
-        """
-        t, w = gauss_legendre(_CORNER_NODES)
-        at_corner = _power_survival(self.survival(corner), inner)
-
-        def density(b: Float[Array, "..."], beyond: Float[Array, "..."], c: Float[Array, "..."]):
-            return self.density(c - b) * _power_slope(beyond, inner)
-
-        # P(b_i < side t) at the nodes, and at t = 1
-        b = side[:, None] * np.append(t, 1.0)[None, :]
-        beyond = self.survival(corner[:, None] - b)
-        below = _power_survival(beyond, inner) - at_corner[:, None]
-        mass, before = below[:, :-1], below[:, -1]
-        if in_flight > 2:
-            # from the mass of k variables below side t to that of k + 1, at the same nodes
-            inside = side[:, None, None] * (t[:, None] * t[None, :])[None]
-            corners = corner[:, None, None]
-            kernel = density(inside, self.survival(corners - inside), corners)
-            kernel = side[:, None, None] * (t[:, None] * w[None, :])[None] * kernel
-            for _ in range(in_flight - 2):
-                mass = jnp.sum(kernel * jnp.einsum("jqi,ni->njq", scaled_products(_CORNER_NODES), mass), axis=2)
-            before = mass @ end_values(_CORNER_NODES)
-        # the nodes are symmetric: the mass below side (1 - t) is the mass reversed
-        last = density(b[:, :-1], beyond[:, :-1], corner[:, None])
-        return side * ((last * mass[:, ::-1]) @ w), before
+    def rounded(self, width: float) -> "SpreadLoad":
+        return self
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -225,6 +188,56 @@ def _power_slope(survival: Float[Array, "..."], power: ScalarLike) -> Float[Arra
     return 1.0 if _is_one(power) else jnp.asarray(power) * _cdf_power(survival, power - 1)
 
 
+def _simplex_panel(
+    load: SpreadLoad, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
+) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"], Scalar]:
+    """`SpreadLoad.cut_panel` for any law: the corner is a simplex."""
+    m = in_flight
+    t, _ = gauss_legendre(load.nodes)
+    v = jnp.append(start + width * t, start)
+    corner = jnp.minimum(v - delay, load.bulk_top())
+    side = jnp.maximum(m * corner - v, 0.0)
+    cut, cut_before = _simplex(load, corner, side, m, inner)
+    tail = load.survival(corner)
+    whole = _cdf_power(tail, m * inner)
+    others = _cdf_power(tail, (m - 1) * inner) - cut_before
+    slower = m * load.density(v - delay) * _power_slope(tail, inner) * jnp.maximum(others, 0.0)
+    joint = whole - cut
+    return joint[:-1], slower[:-1], joint[-1]
+
+
+def _simplex(
+    load: SpreadLoad, corner: Float[Array, " n"], side: Float[Array, " n"], in_flight: int, inner: ScalarLike
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """P(all b_i >= 0, sum_i b_i < side) for b_i = corner - z_i with z_i of law F^inner: i = 1..m, and i = 1..m-1.
+
+    Each entry of `corner` and `side` is a case of its own.
+    """
+    t, w = gauss_legendre(_CORNER_NODES)
+    at_corner = _power_survival(load.survival(corner), inner)
+
+    def density(b: Float[Array, "..."], beyond: Float[Array, "..."], c: Float[Array, "..."]):
+        return load.density(c - b) * _power_slope(beyond, inner)
+
+    # P(b_i < side t) at the nodes, and at t = 1
+    b = side[:, None] * np.append(t, 1.0)[None, :]
+    beyond = load.survival(corner[:, None] - b)
+    below = _power_survival(beyond, inner) - at_corner[:, None]
+    mass, before = below[:, :-1], below[:, -1]
+    if in_flight > 2:
+        # from the mass of k variables below side t to that of k + 1, at the same nodes
+        inside = side[:, None, None] * (t[:, None] * t[None, :])[None]
+        corners = corner[:, None, None]
+        kernel = density(inside, load.survival(corners - inside), corners)
+        kernel = side[:, None, None] * (t[:, None] * w[None, :])[None] * kernel
+        for _ in range(in_flight - 2):
+            mass = jnp.sum(kernel * jnp.einsum("jqi,ni->njq", scaled_products(_CORNER_NODES), mass), axis=2)
+        before = mass @ end_values(_CORNER_NODES)
+    # the nodes are symmetric: the mass below side (1 - t) is the mass reversed
+    last = density(b[:, :-1], beyond[:, :-1], corner[:, None])
+    return side * ((last * mass[:, ::-1]) @ w), before
+
+
 class GaussianLoad(SpreadLoad):
     """A normal load."""
 
@@ -254,11 +267,18 @@ class GaussianLoad(SpreadLoad):
     def bulk_top(self) -> Scalar:
         return jnp.asarray(6.0)
 
+    def panel(
+        self, start: Scalar, end: Scalar
+    ) -> tuple[Callable[[Array], Scalar], Float[Array, " points"], Float[Array, " points"]]:
+        t, w = gauss_legendre(self.nodes)
+        at = start + (end - start) * t
+        return lambda values: (end - start) * (values @ w), self.survival(at), self.density(at)
+
     def cut_panel(
         self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
     ) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"], Scalar]:
         if in_flight != 2 or not _is_one(inner):
-            return super().cut_panel(start, width, delay, in_flight, inner)
+            return _simplex_panel(self, start, width, delay, in_flight, inner)
         # Sum and difference of two normal loads are independent, so V has the density
         #     phi(v / sqrt 2) / sqrt 2 (2 Phi((v - 2 g) / sqrt 2) - 1)  +  2 phi(v - g) Phi(g)
         # (the sum at v with both loads below c; or the slower one at c), and H is one integral from the top.
@@ -305,13 +325,7 @@ class GridLoad(SpreadLoad):
         cell, u = self._cell(z)
         ends = self.survival_at[cell], self.survival_at[cell + 1]
         slopes = -self.spacing * self.density_at[cell], -self.spacing * self.density_at[cell + 1]
-        cubic = (
-            (1.0 + 2.0 * u) * (1.0 - u) ** 2 * ends[0]
-            + u**2 * (3.0 - 2.0 * u) * ends[1]
-            + u * (1.0 - u) ** 2 * slopes[0]
-            - u**2 * (1.0 - u) * slopes[1]
-        )
-        return jnp.clip(cubic, 0.0, 1.0)
+        return jnp.clip(cubic(u, ends, slopes), 0.0, 1.0)
 
     def density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         cell, u = self._cell(z)
@@ -342,6 +356,11 @@ class GridLoad(SpreadLoad):
 
     def top(self, workers: ScalarLike) -> Scalar:
         return self.origin + self.spacing * (self.survival_at.shape[0] - 1)
+
+    def cut_panel(
+        self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
+    ) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"], Scalar]:
+        return _simplex_panel(self, start, width, delay, in_flight, inner)
 
     def bulk_top(self) -> Scalar:
         return self.origin + self.spacing * jnp.sum(self.survival_at > 1e-9).astype(float)

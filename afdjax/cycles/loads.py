@@ -10,6 +10,7 @@ E (W - level)^+. Here are loads without a density, whose excess is a formula; `a
 """
 
 import abc
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -63,22 +64,30 @@ class WorkerLoad(eqx.Module):
     ) -> tuple[Scalar, Scalar, Scalar]:
         """`round_excess` with its derivatives by `level` and by `delay`."""
 
+    @abc.abstractmethod
     def with_moments(self, mean: Scalar, deviation: Scalar) -> "WorkerLoad":
         """The same law moved and stretched to another mean and standard deviation [tokens]."""
-        deviation = at_least_tiny(deviation, mean)
-        moved = eqx.tree_at(lambda load: (load.mean, load.deviation), self, (mean, deviation))
-        if self.variation is None:
-            return moved
-        return eqx.tree_at(lambda load: load.variation, moved, self.variation * (deviation / self.deviation) ** 2)
 
+    @abc.abstractmethod
     def rounded(self, width: float) -> "WorkerLoad":
         """The same law without corners in its excess: those of a point mass are rounded off over a relative `width`."""
-        return self
 
     def excess(self, level: ScalarLike, workers: ScalarLike) -> Scalar:
         """E (W - level)^+ for the slowest W of `workers` [tokens]."""
         standard = jnp.asarray((level - self.mean) / self.deviation)
         return self.deviation * self.round_excess(standard, jnp.zeros_like(self.mean), 1, 1, workers)
+
+
+Load = TypeVar("Load", bound=WorkerLoad)
+
+
+def stretched(load: Load, mean: Scalar, deviation: Scalar) -> Load:
+    """A law with its shape in standard units, and its variation with the square of the deviation."""
+    deviation = at_least_tiny(deviation, mean)
+    moved = eqx.tree_at(lambda load: (load.mean, load.deviation), load, (mean, deviation))
+    if load.variation is None:
+        return moved
+    return eqx.tree_at(lambda load: load.variation, moved, load.variation * (deviation / load.deviation) ** 2)
 
 
 class PointLoad(WorkerLoad):
@@ -131,3 +140,9 @@ class RoundedPointLoad(WorkerLoad):
     ) -> tuple[Scalar, Scalar, Scalar]:
         excess, slopes = jax.value_and_grad(self.round_excess, argnums=(0, 1))(level, delay, in_flight, inner, outer)
         return excess, *slopes
+
+    def with_moments(self, mean: Scalar, deviation: Scalar) -> "RoundedPointLoad":
+        return stretched(self, mean, deviation)
+
+    def rounded(self, width: float) -> "RoundedPointLoad":
+        return self

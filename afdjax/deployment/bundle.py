@@ -1,7 +1,7 @@
 """What is provisioned: an `xA-yF` bundle apart from its number of attention workers, which the planner looks for."""
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from afdjax._tools import checks
 from afdjax._tools.fields import Number, number
 from afdjax._tools.types import Scalar, ScalarLike
+from afdjax.deployment.profile import Profile
 
 
 class Start(eqx.Module):
@@ -73,8 +74,29 @@ class Bundle(eqx.Module):
         for name in ("batch_size", "ffn_workers", "attention_weight", "ffn_weight", "layers"):
             checks.require_positive(name, getattr(self, name))
 
+    def cost(self, attention_workers: Any) -> Any:
+        """What all instances count together, x w_A + y w_F, for one x or many."""
+        return attention_workers * self.attention_weight + self.ffn_workers * self.ffn_weight
+
 
 def throughput_of(cycle: Scalar, bundle: Bundle, attention_workers: ScalarLike) -> Scalar:
     """Tokens per time unit and weighted instance, x B / ((x w_A + y w_F) tau), for a cycle time tau."""
-    cost = attention_workers * bundle.attention_weight + bundle.ffn_workers * bundle.ffn_weight
-    return jnp.asarray(attention_workers * bundle.batch_size / (cost * cycle))
+    return jnp.asarray(attention_workers * bundle.batch_size / (bundle.cost(attention_workers) * cycle))
+
+
+class SharedStages(NamedTuple):
+    """Times of what the attention workers of a bundle share: the FFN, the round trip, and for how long that holds a link."""
+
+    ffn: Scalar
+    communication: Scalar
+    occupancy: Scalar
+
+
+def shared_stages(profile: Profile, bundle: Bundle, attention_workers: ScalarLike) -> SharedStages:
+    """For so many attention workers, in the time unit of the profile."""
+    batch_size = bundle.batch_size
+    return SharedStages(
+        ffn=profile.ffn(attention_workers * batch_size / bundle.ffn_workers, batch_size),
+        communication=profile.communication(batch_size, attention_workers),
+        occupancy=profile.communication.occupancy(batch_size, attention_workers),
+    )

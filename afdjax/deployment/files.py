@@ -1,35 +1,42 @@
 """Profiles as JSON files, and the ones that are shipped."""
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from afdjax._tools.files import FileError, Strict, first_problem, parse_json
+from afdjax._tools.files import FileError, Strict, first_problem, parse_json, suggestion
 from afdjax._tools.shipped import Shipped
-from afdjax.deployment import forms
 from afdjax.deployment.bundle import Bundle, Start, Together, WorkerWise
+from afdjax.deployment.forms import FORMS, Latency, coefficient_fields
 from afdjax.deployment.profile import Communication, PerWorker, Profile, Provenance, Shared, Validity
+from afdjax.deployment.stages import STAGES
 from afdjax.deployment.table import Table
 
 
 SCHEMA = "afdjax/profile/1"
-FORMS: dict[str, type[forms.Latency]] = {
-    "affine": forms.Affine,
-    "affine-with-slots": forms.AffineWithSlots,
-    "floor-linear": forms.FloorLinear,
-    "expert-hit": forms.ExpertHit,
-    "roofline": forms.Roofline,
-    "table": Table,
-}
 LINKS: dict[str, type[Communication]] = {"per-worker": PerWorker, "shared": Shared}
 STARTS: dict[str, Start] = {"worker-wise": WorkerWise(), "together": Together()}
 
 
 _SHIPPED = Shipped("profiles", "profile", "a JSON file")
+
+
+def _one_of(known: Mapping[str, Any]) -> AfterValidator:
+    """Refuses what is none of the keys of `known`, which may grow."""
+
+    def check(name: str) -> str:
+        if name not in known:
+            *others, last = [f"'{one}'" for one in known]
+            raise ValueError(f"Input should be {', '.join(others)} or {last}{suggestion(name, list(known))}")
+        return name
+
+    return AfterValidator(check)
 
 
 class _Measured(Strict):
@@ -50,7 +57,7 @@ class _Measured(Strict):
 
 
 class _Stage(Strict):
-    form: Literal["affine", "affine-with-slots", "floor-linear", "expert-hit", "roofline", "table"]
+    form: Annotated[str, _one_of(FORMS)]
     coefficients: dict[str, Annotated[float, Field(strict=True)]]
     table: _Measured | None = None
     time_unit: str | None = None
@@ -61,9 +68,10 @@ class _Stage(Strict):
     def _right_coefficients(self) -> "_Stage":
         if (self.form == "table") != (self.table is not None):
             raise ValueError("'table' must be given with the form 'table', and only with it")
-        fields = _coefficient_fields(self.form)
+        fields = {field.name: field for field in coefficient_fields(FORMS[self.form])}
         unknown = set(self.coefficients) - set(fields)
-        missing = {name for name, field in fields.items() if _required(field)} - set(self.coefficients)
+        required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+        missing = required - set(self.coefficients)
         if unknown or missing:
             raise ValueError(
                 f"form '{self.form}' must have the coefficients {', '.join(fields)}, but "
@@ -72,7 +80,7 @@ class _Stage(Strict):
         self.build()  # refuses values that cannot be right
         return self
 
-    def build(self) -> forms.Latency:
+    def build(self) -> Latency:
         table = {} if self.table is None else self.table.model_dump()
         arrays = {name: jnp.asarray(value) if isinstance(value, list) else value for name, value in table.items()}
         return FORMS[self.form](**self.coefficients, **arrays)
@@ -82,7 +90,7 @@ class _Stage(Strict):
 
 
 class _CommunicationStage(_Stage):
-    link: Literal["per-worker", "shared"]
+    link: Annotated[str, _one_of(LINKS)]
 
 
 _Positive = Annotated[float, Field(strict=True, gt=0)]
@@ -97,7 +105,7 @@ class _Bundle(Strict):
     attention_weight: _Positive = 1
     ffn_weight: _Positive = 1
     layers: _Positive = 1
-    start: Literal["worker-wise", "together"] = "worker-wise"
+    start: Annotated[str, _one_of(STARTS)] = "worker-wise"
 
     def build(self) -> Bundle:
         return Bundle(**self.model_dump(exclude={"start"}), start=STARTS[self.start])
@@ -116,7 +124,7 @@ class _ProfileFile(Strict):
 
     @model_validator(mode="after")
     def _one_unit(self) -> "_ProfileFile":
-        for stage in ("attention", "ffn", "communication"):
+        for stage in STAGES:
             unit = getattr(self, stage).time_unit
             if unit is not None and unit != self.time_unit:
                 raise ValueError(
@@ -179,23 +187,7 @@ def _parse(text: str, name: str) -> _ProfileFile:
 def profile_to_json(profile: Profile, bundle: Bundle | None = None) -> str:
     """The JSON document that `load_profile` reads back to the same profile, and `load_bundle` to the same bundle."""
     origin = profile.provenance
-    stages: dict[str, dict[str, Any]] = {}
-    for stage, form, validity in (
-        ("attention", profile.attention, origin.attention),
-        ("ffn", profile.ffn, origin.ffn),
-        ("communication", profile.communication.latency, origin.communication),
-    ):
-        stages[stage] = {
-            "form": next(name for name, kind in FORMS.items() if isinstance(form, kind)),
-            "coefficients": {name: float(value) for name, value in form.coefficients().items()},
-        }
-        if isinstance(form, Table):
-            arrays = {name: np.asarray(getattr(form, name)).tolist() for name in ("places", "batch_sizes", "times")}
-            stages[stage]["table"] = arrays | {"per_slot": form.per_slot}
-        if validity.tokens is not None:
-            stages[stage]["valid_tokens"] = list(validity.tokens)
-        if validity.batch_size is not None:
-            stages[stage]["valid_batch_size"] = list(validity.batch_size)
+    stages = {stage: _stage_document(profile.stage(stage), getattr(origin, stage)) for stage in STAGES}
     stages["communication"]["link"] = next(
         name for name, kind in LINKS.items() if isinstance(profile.communication, kind)
     )
@@ -209,16 +201,31 @@ def profile_to_json(profile: Profile, bundle: Bundle | None = None) -> str:
     if profile.covariance is not None:
         document["covariance"] = np.asarray(profile.covariance).tolist()
     if bundle is not None:
-        numbers = ("batch_size", "in_flight", "ffn_workers", "attention_weight", "ffn_weight", "layers")
+        numbers = [field.name for field in dataclasses.fields(bundle) if field.name != "start"]
         start = next(name for name, start in STARTS.items() if isinstance(bundle.start, type(start)))
         document["bundle"] = {name: np.asarray(getattr(bundle, name)).item() for name in numbers} | {"start": start}
     return json.dumps(document, indent=2) + "\n"
 
 
+def _stage_document(form: Latency, validity: Validity) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "form": form.form,
+        "coefficients": {name: float(value) for name, value in form.coefficients().items()},
+    }
+    if isinstance(form, Table):
+        arrays = {name: np.asarray(getattr(form, name)).tolist() for name in ("places", "batch_sizes", "times")}
+        document["table"] = arrays | {"per_slot": form.per_slot}
+    if validity.tokens is not None:
+        document["valid_tokens"] = list(validity.tokens)
+    if validity.batch_size is not None:
+        document["valid_batch_size"] = list(validity.batch_size)
+    return document
+
+
 def _covariance(file: _ProfileFile) -> np.ndarray | None:
     if file.covariance is None:
         return None
-    size = sum(len(_coefficient_fields(stage.form)) for stage in (file.attention, file.ffn, file.communication))
+    size = sum(len(coefficient_fields(FORMS[getattr(file, stage).form])) for stage in STAGES)
     matrix = np.asarray(file.covariance, float) if len({len(row) for row in file.covariance}) == 1 else np.zeros(0)
     if matrix.shape != (size, size) or not np.allclose(matrix, matrix.T) or not _semidefinite(matrix):
         raise ValueError(
@@ -232,12 +239,3 @@ def _semidefinite(matrix: np.ndarray) -> bool:
     deviations = np.sqrt(np.clip(np.diag(matrix), 0.0, None))
     size = np.where(deviations > 0, deviations, 1.0)
     return bool(np.linalg.eigvalsh(matrix / np.outer(size, size)).min() > -1e-9)
-
-
-def _coefficient_fields(form: str) -> dict[str, Any]:
-    fields = FORMS[form].__dataclass_fields__
-    return {name: field for name, field in fields.items() if not field.metadata.get("tabulated")}
-
-
-def _required(field: Any) -> bool:
-    return field.default.__class__.__name__ == "_MISSING_TYPE"

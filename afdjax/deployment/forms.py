@@ -7,23 +7,40 @@ Every form is a pytree of coefficients with the same call, `latency(tokens, batc
 - communication: `tokens` is the number of requests on the link.
 
 Times are in the one unit that the `Profile` names. All forms are differentiable in all coefficients and arguments.
+
+A form is one class, here or in a program of the user's, with all that files, fits and texts need to know beside its
+formula. `register_form` makes it known.
 """
 
 import abc
 import dataclasses
-from typing import Any
+import re
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 
 from afdjax._tools import checks
 from afdjax._tools.fields import Number, number
 from afdjax._tools.types import Scalar, ScalarLike
+from afdjax.deployment.stages import STAGES
+
+
+def coefficient(unit: str, default: Any = dataclasses.MISSING, term: str | None = None, explanation: str = "") -> Any:
+    """A field of a form.
+
+    `unit` is in words, "time" standing for the profile's unit ("time per token"); `term` the coefficient of `Roofline` that this
+    one is, if it has another name; `explanation` what a stage does where this coefficient matters.
+    """
+    return number(default, metadata={"unit": unit, "term": term, "explanation": explanation})
 
 
 class Latency(eqx.Module):
-    """Time of one stage. Abstract; final forms are `Affine`, `AffineWithSlots`, `FloorLinear`, `ExpertHit`, `Roofline` and
-    `Table`."""
+    """Time of one stage. Abstract: `RooflineForm` and `OwnForm` are what calibration fits, `Table` is interpolated."""
+
+    form: ClassVar[str]
+    """Name in profile files and options."""
 
     @abc.abstractmethod
     def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
@@ -31,22 +48,91 @@ class Latency(eqx.Module):
 
     def coefficients(self) -> dict[str, Any]:
         """The coefficients by name: every field but those of a measured table."""
-        fields = dataclasses.fields(self)
-        return {field.name: getattr(self, field.name) for field in fields if not field.metadata.get("tabulated")}
+        return {field.name: getattr(self, field.name) for field in coefficient_fields(type(self))}
 
     def with_coefficients(self, values: dict[str, Any]) -> "Latency":
         """The same form with the named coefficients replaced."""
         return eqx.tree_at(lambda form: [getattr(form, name) for name in values], self, list(values.values()))
 
+    def units(self, time_unit: str) -> dict[str, str]:
+        """Unit of each coefficient, in words ("us per token")."""
+        fields = coefficient_fields(type(self))
+        return {field.name: re.sub(r"\btime\b", time_unit, field.metadata.get("unit", "-")) for field in fields}
 
-class Affine(Latency):
+
+def coefficient_fields(kind: type[Latency]) -> list[dataclasses.Field[Any]]:
+    """The fields of a form that are coefficients."""
+    return [field for field in dataclasses.fields(kind) if not field.metadata.get("tabulated")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """How calibration fits a form: with these terms of `Roofline` and without the others, for these components of a step."""
+
+    name: str
+    terms: tuple[str, ...]
+    components: tuple[str, ...]
+
+
+class RooflineForm(Latency):
+    """`Roofline`, or what is left of it when terms are left out. Abstract: one program fits all of them."""
+
+    variants: ClassVar[tuple[Variant, ...]]
+    """The sets of terms that are tried, those with fewer terms first."""
+
+    @classmethod
+    def terms(cls) -> dict[str, str]:
+        """The term of `Roofline` that each field holds."""
+        return {field.name: field.metadata.get("term") or field.name for field in coefficient_fields(cls)}
+
+
+class OwnForm(Latency):
+    """A form with a formula of its own. Abstract: calibration fits it by its own residuals; coefficients must be above 0."""
+
+    components: ClassVar[tuple[str, ...]]
+    """Where it is tried beside the other forms (of `STAGES`); none where it is fitted only if asked for."""
+
+    @classmethod
+    @abc.abstractmethod
+    def start(cls, tokens: np.ndarray, batch_size: np.ndarray, time: np.ndarray) -> dict[str, float]:
+        """Coefficients (above 0) from which the fit to these points starts; the order of magnitude is enough."""
+
+
+FORMS: dict[str, type[Latency]] = {}
+"""Every form that is registered, by its name, in the order in which it is tried."""
+
+Kind = TypeVar("Kind", bound=type[Latency])
+
+
+def register_form(kind: Kind) -> Kind:
+    """Make a form known to profile files, fits and reports; to be used as a decorator of its class.
+
+    Raises `ValueError` if its name is another form's.
+    """
+    known = FORMS.get(kind.form)
+    if known is not None and (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise ValueError(f"`form` must be a name of its own, but {known.__name__} is called '{kind.form}' already.")
+    FORMS[kind.form] = kind
+    return kind
+
+
+EVERYWHERE = (*STAGES, "step")
+_SLOTS = ("attention", "step")
+_READ_AND_WORK = ("base", "weights", "saturation", "sharpness", "per_token")
+
+
+@register_form
+class Affine(RooflineForm):
     """`per_token * tokens + base`: the paper's form for all three stages (arXiv:2601.21351 v1, eqs 2-4).
 
     `per_token` [time per token] >= 0, `base` [time] >= 0.
     """
 
-    per_token: Number = number()
-    base: Number = number()
+    form: ClassVar[str] = "affine"
+    variants: ClassVar[tuple[Variant, ...]] = (Variant("affine", ("per_token", "base"), EVERYWHERE),)
+
+    per_token: Number = coefficient("time per token")
+    base: Number = coefficient("time")
 
     def __check_init__(self):
         checks.require_non_negative("per_token", self.per_token)
@@ -56,16 +142,20 @@ class Affine(Latency):
         return self.per_token * tokens + self.base
 
 
-class AffineWithSlots(Latency):
-    """`per_token * tokens + per_slot * batch_size + base`: what attention modules measure like.
+@register_form
+class AffineWithSlots(RooflineForm):
+    """`per_token * tokens + per_slot * batch_size + base`: the shape of measured attention times.
 
     Projections and launches grow with the slots, not with the tokens; without the `per_slot` term a fit over a grid of
     batch sizes and contexts is wrong by about 50 % in its worst point.
     """
 
-    per_token: Number = number()
-    per_slot: Number = number()
-    base: Number = number()
+    form: ClassVar[str] = "affine-with-slots"
+    variants: ClassVar[tuple[Variant, ...]] = (Variant("affine-with-slots", ("per_token", "per_slot", "base"), _SLOTS),)
+
+    per_token: Number = coefficient("time per token")
+    per_slot: Number = coefficient("time per slot")
+    base: Number = coefficient("time")
 
     def __check_init__(self):
         checks.require_non_negative("per_token", self.per_token)
@@ -76,17 +166,23 @@ class AffineWithSlots(Latency):
         return self.per_token * tokens + self.per_slot * batch_size + self.base
 
 
-class FloorLinear(Latency):
+@register_form
+class FloorLinear(RooflineForm):
     """A floor, then a line: `base + (floor^s + (per_token * tokens)^s)^(1/s)`, s = `sharpness`.
 
     A dense FFN reads its weights whatever the batch (`floor`) and is bound by compute beyond the knee. The power mean
     rounds the knee off by a factor of at most 2^(1/s) (4 % at the default s = 16).
     """
 
-    floor: Number = number()
-    per_token: Number = number()
-    base: Number = number(0.0)
-    sharpness: Number = number(16.0)
+    form: ClassVar[str] = "floor-linear"
+    variants: ClassVar[tuple[Variant, ...]] = (
+        Variant("floor-linear", ("weights", "per_token", "base", "sharpness"), ("ffn", "communication")),
+    )
+
+    floor: Number = coefficient("time", term="weights")
+    per_token: Number = coefficient("time per token")
+    base: Number = coefficient("time", 0.0)
+    sharpness: Number = coefficient("-", 16.0)
 
     def __check_init__(self):
         checks.require_positive("floor", self.floor)
@@ -98,7 +194,8 @@ class FloorLinear(Latency):
         return self.base + power_sum(self.floor, self.per_token * tokens, self.sharpness)
 
 
-class ExpertHit(Latency):
+@register_form
+class ExpertHit(RooflineForm):
     """`base + weights * (1 - exp(-tokens / saturation)) + per_token * tokens`: a sparse (MoE) FFN.
 
     Below saturation each further token hits experts that were not read yet; `weights` [time] is the time to read all
@@ -106,10 +203,15 @@ class ExpertHit(Latency):
     number of experts hit by n tokens is E (1 - (1 - k/E)^n).
     """
 
-    base: Number = number()
-    weights: Number = number()
-    saturation: Number = number()
-    per_token: Number = number()
+    form: ClassVar[str] = "expert-hit"
+    variants: ClassVar[tuple[Variant, ...]] = (
+        Variant("expert-hit", ("base", "weights", "saturation", "per_token"), ("ffn",)),
+    )
+
+    base: Number = coefficient("time")
+    weights: Number = coefficient("time")
+    saturation: Number = coefficient("tokens")
+    per_token: Number = coefficient("time per token")
 
     def __check_init__(self):
         checks.require_non_negative("base", self.base)
@@ -121,7 +223,8 @@ class ExpertHit(Latency):
         return self.base - self.weights * jnp.expm1(-(tokens / self.saturation)) + self.per_token * tokens
 
 
-class Roofline(Latency):
+@register_form
+class Roofline(RooflineForm):
     """A stage that reads weights and does work, the longer of which counts: the most general form that is fitted,
 
         base + (read^s + work^s)^(1/s),                      s = `sharpness`: 1 adds them, a large s takes the longer,
@@ -135,15 +238,26 @@ class Roofline(Latency):
     `ExpertHit` (s = 1).
     """
 
-    base: Number = number()
-    weights: Number = number()
-    saturation: Number = number()
-    sharpness: Number = number()
-    per_token: Number = number()
-    per_slot: Number = number(0.0)
-    per_context: Number = number(0.0)
-    per_recent: Number = number(0.0)
-    window: Number = number(1.0)
+    form: ClassVar[str] = "roofline"
+    variants: ClassVar[tuple[Variant, ...]] = (
+        Variant("roofline", _READ_AND_WORK, ("ffn", "communication")),
+        Variant("roofline", (*_READ_AND_WORK, "per_slot", "per_context"), _SLOTS),
+        Variant(
+            "roofline-recent", (*_READ_AND_WORK, "per_slot", "per_context", "per_recent", "window"), ("attention",)
+        ),
+    )
+
+    base: Number = coefficient("time")
+    weights: Number = coefficient("time", explanation="a floor: weights are read whatever the batch")
+    saturation: Number = coefficient("tokens", explanation="experts are hit one by one")
+    sharpness: Number = coefficient("-", explanation="reading and computing overlap")
+    per_token: Number = coefficient("time per token")
+    per_slot: Number = coefficient("time per slot", 0.0, explanation="projections and launches grow with the batch")
+    per_context: Number = coefficient(
+        "time per token of one context", 0.0, explanation="the longest sequence is a critical path"
+    )
+    per_recent: Number = coefficient("time per recent token", 0.0, explanation="only a window of each context is read")
+    window: Number = coefficient("tokens of a slot", 1.0)
 
     def __check_init__(self):
         for name in ("base", "weights", "per_token", "per_slot", "per_context", "per_recent"):

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.forms import Latency
+from afdjax.deployment.stages import STAGES
 
 
 class Communication(eqx.Module):
@@ -108,11 +109,14 @@ class Profile(eqx.Module):
         self.time_unit = time_unit
         self.provenance = Provenance() if provenance is None else provenance
 
+    def stage(self, name: str) -> Latency:
+        """The time of one of `STAGES`."""
+        return self.communication.latency if name == "communication" else getattr(self, name)
+
     def coefficients(self) -> dict[str, Any]:
         """Every coefficient by its dotted name, `attention.per_token` and so on."""
-        stages = {"attention": self.attention, "ffn": self.ffn, "communication": self.communication.latency}
         return {
-            f"{stage}.{name}": value for stage, form in stages.items() for name, value in form.coefficients().items()
+            f"{stage}.{name}": value for stage in STAGES for name, value in self.stage(stage).coefficients().items()
         }
 
     def with_coefficients(self, values: dict[str, Any]) -> "Profile":

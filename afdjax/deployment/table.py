@@ -1,16 +1,20 @@
 """Stage times by interpolation: measured times as they are, for kernels that no formula follows."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.cubic import cubic
+from afdjax._tools.fields import Number
 from afdjax._tools.types import Scalar, ScalarLike
-from afdjax.deployment.forms import Latency
+from afdjax.deployment.forms import Latency, coefficient, register_form
 
 
+@register_form
 class Table(Latency):
     """Measured times, interpolated by monotone cubics in log-log, times `scale`.
 
@@ -27,10 +31,12 @@ class Table(Latency):
     Fritsch and Butland (1984): they never overshoot, so a table that rises stays rising.
     """
 
+    form: ClassVar[str] = "table"
+
     places: Float[Array, " places"] = eqx.field(converter=checks.as_float, metadata={"tabulated": True})
     batch_sizes: Float[Array, " batches"] = eqx.field(converter=checks.as_float, metadata={"tabulated": True})
     times: Float[Array, "batches places"] = eqx.field(converter=checks.as_float, metadata={"tabulated": True})
-    scale: Number = number(1.0)
+    scale: Number = coefficient("times the table", 1.0)
     per_slot: bool = eqx.field(static=True, default=False, metadata={"tabulated": True})
 
     def __check_init__(self):
@@ -66,10 +72,5 @@ def _monotone_cubic(x: Float[Array, " places"], y: Float[Array, " places"], at: 
     slopes = jnp.concatenate([secants[:1], jnp.where(same, harmonic, 0.0), secants[-1:]])
     inside = jnp.clip(at, x[0], x[-1])
     t = (inside - x[i]) / steps[i]
-    value = (
-        (1 + 2 * t) * (1 - t) ** 2 * y[i]
-        + t * (1 - t) ** 2 * steps[i] * slopes[i]
-        + t**2 * (3 - 2 * t) * y[i + 1]
-        - t**2 * (1 - t) * steps[i] * slopes[i + 1]
-    )
+    value = cubic(t, (y[i], y[i + 1]), (steps[i] * slopes[i], steps[i] * slopes[i + 1]))
     return value + slopes[-1] * jnp.maximum(at - x[-1], 0.0)

@@ -8,15 +8,13 @@ from jaxtyping import Float
 from afdjax._tools import checks
 from afdjax._tools.fields import Number, number
 from afdjax._tools.types import Scalar
+from afdjax.hardware.formats import arithmetic_of
 
 
 GIGA = 1e9
 GIBI = 2.0**30
 TERA = 1e12
 MICRO = 1e-6
-
-NARROWER = ("fp4", "fp8", "int8", "bf16")
-"""Data types of arithmetic, the fastest first."""
 
 
 class Link(eqx.Module):
@@ -66,10 +64,7 @@ class Accelerator(eqx.Module):
     def operations(self, precision: str | None) -> Scalar:
         """Peak [1/s] of arithmetic with operands of this data type; of the fastest known one where it is not known.
 
-        Where the device has no units for it, operands are widened: fp4 runs as fp8, fp8 as bf16. MXFP4 weights meet FP8
-        activations, and run as those.
+        Where the device has no units for it, operands are widened: fp4 runs as fp8, fp8 as bf16.
         """
-        kinds = {"mxfp4": "fp8", "nvfp4": "fp4", "float16": "bf16", "bfloat16": "bf16"}
-        wider = {"fp4": ("fp4", "fp8", "bf16"), "fp8": ("fp8", "bf16"), "int8": ("int8", "bf16"), "bf16": ("bf16",)}
-        runs_as = wider.get(kinds.get(precision or "", precision or ""), NARROWER)
+        runs_as = arithmetic_of(precision)
         return self.peak[next((kind for kind in runs_as if kind in self.peak), next(iter(self.peak)))]

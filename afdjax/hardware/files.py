@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ from pydantic import Field
 from afdjax._tools.files import FileError, Strict, first_problem, parse_json, read_text
 from afdjax._tools.shipped import Shipped
 from afdjax.hardware.accelerator import GIBI, GIGA, MICRO, TERA, Accelerator, Link
+from afdjax.hardware.formats import Arithmetic
 
 
 SCHEMA = "afdjax/accelerator/1"
@@ -36,13 +36,16 @@ class _Link(Strict):
 
 
 class _AcceleratorFile(Strict):
+    """One accelerator; `device` is what timings of it say, where that is not its name."""
+
     schema_name: Literal["afdjax/accelerator/1"] = Field(alias="schema")
     name: str
     title: str = ""
     aliases: list[str] = Field(default_factory=list)
+    device: str = ""
     memory_gib: _Number
     memory_gb_per_s: _Number
-    peak_tflops: dict[Literal["bf16", "fp8", "int8", "fp4"], _Number] = Field(min_length=1)
+    peak_tflops: dict[Arithmetic, _Number] = Field(min_length=1)
     scale_up: _Link
     scale_out: _Link | None = None
     price_per_hour: _Number | None = None
@@ -77,7 +80,7 @@ def load_accelerator(name_or_path: str | Path) -> Accelerator:
     the field, what would be right, and near names.
     """
     text = str(name_or_path)
-    shipped = _shipped()
+    shipped = shipped_documents()
     if text.lower() in shipped:
         return _built(shipped[text.lower()], text)
     path = Path(text)
@@ -94,25 +97,12 @@ def load_accelerator(name_or_path: str | Path) -> Accelerator:
 
 def shipped_accelerators() -> list[str]:
     """Names that `load_accelerator` knows without a file."""
-    return sorted({document["name"] for document in _shipped().values()})
+    return sorted({document["name"] for document in shipped_documents().values()})
 
 
 @functools.cache
-def accelerator_named_in(device: str | None) -> Accelerator | None:
-    """The part that a device's own name speaks of ("NVIDIA H100 80GB HBM3", "h100_sxm"), or None."""
-    spoken = (device or "").lower()
-    # words in a row, whatever is between them: "h100" of "h100_sxm", but neither of "gh100" nor of "h1000"
-    says = lambda name: re.search(
-        rf"(?<![a-z0-9]){'[^a-z0-9]*'.join(re.split('[^a-z0-9]+', name))}(?![a-z0-9])", spoken
-    )
-    # the longest that occurs
-    names = [name for name in _shipped() if says(name)]
-    return load_accelerator(max(names, key=len)) if names else None
-
-
-@functools.cache
-def _shipped() -> dict[str, dict[str, Any]]:
-    """Documents by name and by alias."""
+def shipped_documents() -> dict[str, dict[str, Any]]:
+    """Documents of the shipped accelerators by name and by alias."""
     documents = [json.loads(_SHIPPED.text(name)) for name in _SHIPPED.names()]
     return {name: document for document in documents for name in (document["name"], *document.get("aliases", ()))}
 

@@ -1,33 +1,28 @@
 """What to keep in mind about a plan: the end of the search, rows left out, drift, heavy tails, extrapolation."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from afdjax.cycles.barrier import Gaussian, MeanField
 from afdjax.deployment.profile import Validity
+from afdjax.planning.plan import Plan
 from afdjax.workload.laws import Requests, Workload
-
-
-if TYPE_CHECKING:
-    from afdjax.planning.planner import Plan
 
 
 SHORT_DECODE = 15
 """Mean decode steps below which `afdjax.cycles.lead` leaves more than half a percent of the cycle time."""
 
 
-def cautions(plan: "Plan", inside: bool, max_ratio: int | float) -> list[str]:
+def cautions(plan: Plan, inside: bool, max_ratio: int | float) -> list[str]:
     """One line each; `inside` is whether r* is inside of the range searched, which ends at `max_ratio`."""
     notes = []
     if not inside:
         if plan.attention_workers == len(plan.curve.attention_workers):
             notes.append(
                 f"Throughput still rises at the end of the search, {max_ratio:g} attention workers per FFN worker: raise "
-                "--max-ratio."
+                "`max_ratio`."
             )
         else:
-            notes.append("One attention worker is already the best: raise --ffn-workers to look below this ratio.")
+            notes.append("One attention worker is already the best: raise `ffn_workers` to look below this ratio.")
     if isinstance(plan.workload, Requests):
         source = plan.workload.source
         if source.without_decode:
@@ -48,7 +43,7 @@ def cautions(plan: "Plan", inside: bool, max_ratio: int | float) -> list[str]:
     if plan.decode_mean is not None and plan.decode_mean < SHORT_DECODE and runs_ahead:
         notes.append(
             f"Decodes are short ({plan.decode_mean:.0f} steps on average), shorter than the lead of a fast worker lasts: the "
-            "cycle time may be up to 2 % too long; --check simulates it."
+            "cycle time may be up to 2 % too long; `check` simulates it."
         )
     if isinstance(plan.barrier, MeanField):
         notes.append("The mean-field barrier ignores stragglers: its throughput is too high, most of all near balance.")
@@ -64,7 +59,7 @@ def cautions(plan: "Plan", inside: bool, max_ratio: int | float) -> list[str]:
     return notes
 
 
-def _outside_validity(plan: "Plan") -> list[str]:
+def _outside_validity(plan: Plan) -> list[str]:
     """Stages that are used outside of the range in which they were measured."""
     batch_size = float(plan.bundle.batch_size)
     merged = plan.attention_workers * batch_size / float(plan.bundle.ffn_workers)

@@ -1,4 +1,4 @@
-"""A simulation beside the model that it checks: one scenario, both answers for every ratio."""
+"""A check of the model by simulation: one scenario, both answers for every ratio."""
 
 import dataclasses
 import json
@@ -9,19 +9,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afdjax._tools.provenance import digest_of, versions
 from afdjax._tools.types import Column
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.cycles.cycle import Performance, performance
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
-from afdjax.planning.planner import Plan, bundle_dict, workload_title
-from afdjax.simulation import Cold, Simulation, Stationary, simulate
-from afdjax.simulation.run import Progress
+from afdjax.planning.plan import Plan, bundle_dict, workload_title
+from afdjax.report.simulations import simulation_report
+from afdjax.simulation.paths import Cold
+from afdjax.simulation.results import Simulation
+from afdjax.simulation.run import RunOptions, simulate
 from afdjax.workload.laws import Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class Sampling:
+    """How much is simulated: decode `steps` of every microbatch, `replicas`, and the `seed` of all random numbers."""
+
+    steps: int = 10_000
+    replicas: int = 8
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCheck:
     """A simulation and the model's performance at the same ratios. `str()` is a report, `to_dict()` the JSON document."""
 
     workload_name: str
@@ -29,7 +41,7 @@ class Comparison:
     profile: Profile
     bundle: Bundle
     barrier: Barrier
-    seed: int
+    sampling: Sampling
     cold: bool
     simulation: Simulation
     model: Performance
@@ -54,8 +66,10 @@ class Comparison:
         """The JSON document of `afdjax simulate --json`."""
         found = self.simulation.to_dict()
         predicted = np.asarray(self.model.throughput_per_instance)
-        for row, value in zip(found["ratios"], predicted, strict=True):
+        for row, value, difference in zip(found["ratios"], predicted, self.difference, strict=True):
             row["model_throughput_per_instance"] = float(value)
+            row["model_difference"] = float(difference)
+        run = {"seed": self.sampling.seed, "start": "cold" if self.cold else "stationary"}
         return {
             "workload": {
                 "name": self.workload_name,
@@ -64,17 +78,15 @@ class Comparison:
                 "theta": float(self.workload.theta),
                 "nu": float(self.workload.nu),
             },
+            **found,
             "profile": {"name": self.profile.provenance.name, "time_unit": self.profile.time_unit},
             "bundle": bundle_dict(self.bundle, self.barrier),
-            "simulation": {
-                "steps": int(self.simulation.steps),
-                "warm_up": int(self.simulation.warm_up),
-                "replicas": len(self.simulation.throughput_by_replica),
-                "seed": self.seed,
-                "start": "cold" if self.cold else "stationary",
-            },
-            **found,
+            "simulation": found["simulation"] | run,
             "model": {"attention_workers": self.model_best, "throughput_lost": self.regret},
+            "made_by": {
+                "digests": {"workload": digest_of(self.workload), "profile": digest_of(self.profile)},
+                "versions": versions(),
+            },
         }
 
     def to_json(self) -> str:
@@ -82,46 +94,40 @@ class Comparison:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
-        from afdjax.report.plans import simulation_report  # the report sits above
-
-        return simulation_report(self)
+        return simulation_report(self.to_dict())
 
 
-def compare(
+def check_model(
     workload: Workload,
     profile: Profile,
     bundle: Bundle,
     attention_workers: Column | None = None,
     barrier: Barrier | None = None,
     *,
-    steps: int = 10_000,
-    replicas: int = 8,
-    seed: int = 0,
-    cold: bool = False,
-    warm_up: int | None = None,
+    sampling: Sampling | None = None,
+    options: RunOptions | None = None,
     workload_name: str | None = None,
-    progress: Progress | None = None,
-) -> Comparison:
+) -> ModelCheck:
     """Simulate every ratio and evaluate the model (`barrier`, default `Exact()`) beside it.
 
-    Other arguments, and what is refused, as of `simulate`; `cold` starts from empty slots. Concrete values only.
+    `sampling` says how much; other arguments, and what is refused, are those of `simulate`. Concrete values only.
     """
     barrier = Exact() if barrier is None else barrier
+    sampling, options = sampling or Sampling(), options or RunOptions()
     simulation = simulate(
-        jax.random.key(seed),
+        jax.random.key(sampling.seed),
         workload,
         profile,
         bundle,
         attention_workers,
-        steps=steps,
-        replicas=replicas,
-        initial=Cold() if cold else Stationary(),
-        warm_up=warm_up,
-        progress=progress,
+        steps=sampling.steps,
+        replicas=sampling.replicas,
+        options=options,
     )
     model = _model(workload, profile, bundle, barrier, jnp.asarray(simulation.attention_workers, float))
     name = workload_title(workload) if workload_name is None else workload_name
-    return Comparison(name, workload, profile, bundle, barrier, seed, cold, simulation, model)
+    cold = isinstance(options.initial, Cold)
+    return ModelCheck(name, workload, profile, bundle, barrier, sampling, cold, simulation, model)
 
 
 @eqx.filter_jit
@@ -130,7 +136,7 @@ def _model(workload: Workload, profile: Profile, bundle: Bundle, barrier: Barrie
     return jax.lax.map(lambda workers: performance(load, profile, bundle, workers), attention_workers)
 
 
-def check(plan: Plan, *, steps: int = 5_000, replicas: int = 8, seed: int = 0) -> Comparison:
+def check_plan(plan: Plan, *, steps: int = 5_000, replicas: int = 8, seed: int = 0) -> ModelCheck:
     """Simulate a plan's recommendation and its neighbours, and those within 1 % of it.
 
     Raises `ValueError` where there is nothing to draw requests from (`Moments`).
@@ -141,7 +147,7 @@ def check(plan: Plan, *, steps: int = 5_000, replicas: int = 8, seed: int = 0) -
     # at most five of the near-optimal ones, its ends included
     chosen = {best - 1, best, best + 1, *np.unique(np.linspace(min(near), max(near), 5).round().astype(int)).tolist()}
     workers = sorted(count for count in chosen if count >= 1)
-    return compare(
+    return check_model(
         plan.workload, plan.profile, plan.bundle, workers, plan.barrier,
-        steps=steps, replicas=replicas, seed=seed, workload_name=plan.workload_name,
+        sampling=Sampling(steps, replicas, seed), workload_name=plan.workload_name,
     )  # fmt: skip

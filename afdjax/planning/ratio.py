@@ -1,8 +1,12 @@
-"""The best ratio of attention to FFN workers: continuous and differentiable, and in whole workers.
+"""The best ratio of attention to FFN workers: one objective, one search, one implicit derivative.
 
-`optimal_ratio` maximises throughput per instance over real r = x / y: a scan over a geometric grid finds the hill,
-`hill_top` its top, and the implicit function theorem the derivatives.
+Throughput per instance is maximised over real r = x / y: two points between which it rises and falls are found first (on a
+geometric grid, or around the best whole number of workers), then `hill_top` finds the top between them, and the implicit
+function theorem its derivatives. Whole workers are chosen by the throughput of the model itself.
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +14,8 @@ import numpy as np
 from jax import lax
 
 from afdjax._tools import checks
-from afdjax._tools.hill import Point, hill_top
-from afdjax._tools.types import Scalar, ScalarLike
+from afdjax._tools.hill import Point, has_top, hill_top, point_of
+from afdjax._tools.types import Flag, Scalar, ScalarLike
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.cycles.cycle import expected_cycle
 from afdjax.cycles.loads import WorkerLoad
@@ -52,24 +56,45 @@ def optimal_ratio(
 
 def ratio_for(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio: ScalarLike = MAX_RATIO) -> Scalar:
     """`optimal_ratio` for workers whose token load has the law `load`."""
-    objective = lambda log_ratio: log_throughput(load, profile, bundle, log_ratio)
     low = lax.stop_gradient(-jnp.log(bundle.ffn_workers))
     high = lax.stop_gradient(jnp.log(checks.as_float(max_ratio)))
-    grid = low + (high - low) * jnp.linspace(0.0, 1.0, _SCAN)
-    values, slopes = lax.stop_gradient(lax.map(jax.value_and_grad(objective), grid))
-    best = jnp.argmax(values)
+    scenario = (load, profile, bundle)
+    points = _points(scenario, low + (high - low) * jnp.linspace(0.0, 1.0, _SCAN))
+    best = jnp.argmax(points.value)
     # the top is on the side to which throughput rises at the best point; at a bound of the range it may be the bound itself
-    left = jnp.clip(jnp.where(slopes[best] > 0, best, best - 1), 0, _SCAN - 2)
-    below, above = (Point(grid[i], values[i], slopes[i]) for i in (left, left + 1))
-    inside = (below.slope > 0) & (above.slope <= 0)
-    return jnp.exp(jnp.where(inside, hill_top(objective, below, above), grid[best]))
+    left = jnp.clip(jnp.where(points.slope[best] > 0, best, best - 1), 0, _SCAN - 2)
+    below, above = (jax.tree.map(lambda column, i=i: column[i], points) for i in (left, left + 1))
+    return jnp.exp(hill_top(scenario, below, above, function=log_throughput).at)
 
 
-def log_throughput(load: WorkerLoad, profile: Profile, bundle: Bundle, log_ratio: Scalar) -> Scalar:
-    """log of the throughput per instance at r = exp(`log_ratio`), rounded off as `optimal_ratio` says."""
+def top_between(
+    load: WorkerLoad, profile: Profile, bundle: Bundle, low: ScalarLike, high: ScalarLike
+) -> tuple[Point, Flag]:
+    """log r* between two ratios with log of the throughput there, and whether there is a top between them.
+
+    If not, the end with the higher throughput.
+    """
+    scenario, ends = (load, profile, bundle), jnp.stack([jnp.asarray(low, float), jnp.asarray(high, float)])
+    points = _points(scenario, jnp.log(lax.stop_gradient(ends)))
+    below, above = (jax.tree.map(lambda column, i=i: column[i], points) for i in (0, 1))
+    return hill_top(scenario, below, above, function=log_throughput), has_top(below, above)
+
+
+def log_throughput(scenario: tuple[WorkerLoad, Profile, Bundle], log_ratio: Scalar) -> Scalar:
+    """The objective: log of the throughput per instance at r = exp(`log_ratio`), rounded off as `optimal_ratio` says."""
+    load, profile, bundle = scenario
     workers = jnp.exp(log_ratio) * bundle.ffn_workers
     cycle = bundle.layers * expected_cycle(load.rounded(_ROUNDING), profile, bundle, workers, _ROUNDING)
     return jnp.log(throughput_of(cycle, bundle, workers))
+
+
+def best_whole_number(throughput: Callable[[int], float], start: int, most: int) -> int:
+    """The whole number of attention workers from 1 to `most` uphill from `start`."""
+    rate = functools.cache(lambda workers: throughput(workers) if 1 <= workers <= most else -np.inf)
+    best = min(max(start, 1), most)
+    while (better := max(best, best - 1, best + 1, key=rate)) != best:
+        best = better
+    return best
 
 
 def check_range(bundle: Bundle, max_ratio: ScalarLike) -> None:
@@ -80,3 +105,9 @@ def check_range(bundle: Bundle, max_ratio: ScalarLike) -> None:
             f"`max_ratio` must be above 1 / ffn_workers = {1.0 / float(np.max(workers)):g}, the ratio with one attention "
             f"worker, but it is {float(np.min(high)):g}: the range of ratios is empty."
         )
+
+
+def _points(scenario: tuple[WorkerLoad, Profile, Bundle], log_ratios: jax.Array) -> Point:
+    """Places, heights and slopes of the objective, columns; they have no derivative."""
+    objective = functools.partial(log_throughput, lax.stop_gradient(scenario))
+    return lax.map(lambda log_ratio: point_of(objective, log_ratio), log_ratios)

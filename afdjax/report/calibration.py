@@ -1,137 +1,131 @@
 """A calibration as text: which form each stage follows, how well, with which coefficients, and where it does not."""
 
-import math
+from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from afdjax.calibrate import Calibration, SeriesFit, Timings
-from afdjax.calibrate.kernels.family import FORMS
 from afdjax.report.layout import headline, pairs, render
 
 
 STAGE_NAMES = {"attention": "Attention", "ffn": "FFN", "communication": "Communication"}
-CLIFFS = 3
+SHOWN_CLIFFS = 3
 """Cliffs that are shown; the others are counted."""
 
-_TIMES = {
-    "base": "", "weights": "", "floor": "", "per_token": " per token", "per_slot": " per slot",
-    "per_context": " per token of one context", "per_recent": " per recent token",
-}  # fmt: skip
-_COUNTS = {"saturation": "tokens", "window": "tokens of a slot", "sharpness": "-", "scale": "times the table"}
-"""Coefficients that are no times, and their units."""
 _NOTHING = 1e-12
 """Coefficients [us] below this are at their bound, 0."""
 _UNSURE = 10.0
 """Where an interval ends this many times above the value the data say nothing about it."""
 
 
-def calibration_report(calibration: Calibration, profile_file: str = "profile.json") -> str:
-    """The report that `afdjax calibrate` prints; `profile_file` is where the profile was written."""
-    stages = [part for stage, fit in calibration.fits.items() for part in _stage(stage, fit)]
-    taken = [STAGE_NAMES[stage] for stage in STAGE_NAMES if stage not in calibration.fits]
+def calibration_report(document: dict[str, Any]) -> str:
+    """The report that `afdjax calibrate` prints, of a calibration's `to_dict()`; `profile_file` in it is where the profile is."""
+    stages = document["stages"]
+    parts = [part for name, stage in stages.items() for part in _stage(name, stage, document["time_unit"])]
+    taken = [title for name, title in STAGE_NAMES.items() if name not in stages]
     base = [Text(f"\n{' and '.join(taken)}: from the base profile, not measured here.")] if taken else []
-    name = calibration.profile.provenance.name
-    first = f"{name}: {', '.join(f'{stage} {fit.form}' for stage, fit in calibration.fits.items())}; times of one layer"
-    return render(headline(first), *stages, *base, *_next(calibration, profile_file))
+    forms = ", ".join(f"{name} {stage['form']}" for name, stage in stages.items())
+    first = headline(f"{document['profile']}: {forms}; times of one layer")
+    return render(first, *parts, *base, *_next(stages, document.get("profile_file", "profile.json")))
 
 
-def series_report(timings: Timings) -> str:
-    """What `afdjax calibrate --list` prints: the series, and where they were measured."""
+def series_report(document: dict[str, Any]) -> str:
+    """What `afdjax calibrate --list` prints, of `Timings.to_dict()`: the series, and where they were measured."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("component")
     table.add_column("operation", overflow="fold")
     table.add_column("device", overflow="fold")
     for name in ("points", "batch", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
-    for key, part in timings.groups():
-        spans = [_span(part.frame[name]) for name in ("batch", "tokens")]
-        table.add_row(key.component, key.operation or "-", key.device or "-", f"{len(part):,}", *spans)
-    return render(headline(f"Series in {timings.source}"), table)
+    for one in document["series"]:
+        places = [_span(one[name]) for name in ("batch", "tokens")]
+        table.add_row(one["component"], one["operation"] or "-", one["device"] or "-", f"{one['points']:,}", *places)
+    return render(headline(f"Series in {document['source']}"), table)
 
 
-def _stage(stage: str, fit: SeriesFit) -> list:
-    key = fit.series
+def _stage(name: str, stage: dict[str, Any], time_unit: str) -> list:
+    device = f" on {stage['device']}" if stage["device"] else ""
+    worst, median = _share(stage["worst_relative_residual"]), _share(stage["median_relative_residual"])
     rows = [
-        ("series", f"{key.operation or 'unnamed'}{f' on {key.device}' if key.device else ''}"),
-        ("points", f"{len(fit.residuals):,}{_outliers(fit)}; {_validity(fit)}"),
-        ("held-out error", _errors(fit)),
-        ("residuals", f"worst {_share(fit.worst)}, median {_share(fit.median)}; {_effort(fit)}"),
+        ("series", f"{stage['operation'] or 'unnamed'}{device}"),
+        ("points", f"{stage['points']:,}{_outliers(stage['gross_outliers'])}; {_validity(stage)}"),
+        ("held-out error", _errors(stage)),
+        ("residuals", f"worst {worst}, median {median}; {_effort(stage)}"),
     ]
-    if fit.cliffs:
-        rows.append(("cliffs", _cliffs(fit)))
-    found = [Text(f"- {'ALARM: ' if one.alarm else ''}{one.text}") for one in fit.findings]
-    return [headline(f"{STAGE_NAMES.get(stage, stage)}: {fit.form}"), pairs(rows), Text(), _coefficients(fit), *found]
+    if stage["cliffs"]:
+        rows.append(("cliffs", _cliffs(stage["cliffs"])))
+    found = [Text(f"- {'ALARM: ' if text in stage['alarms'] else ''}{text}") for text in stage["findings"]]
+    table = _coefficients(stage["coefficients"], time_unit)
+    return [headline(f"{STAGE_NAMES.get(name, name)}: {stage['form']}"), pairs(rows), Text(), table, *found]
 
 
-def _coefficients(fit: SeriesFit) -> Table:
+def _coefficients(coefficients: dict[str, Any], time_unit: str) -> Table:
     """Those that the form uses; a general form holds the terms that were not fitted at 0."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("coefficient")
     for name in ("value", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("unit")
-    for name, (value, low, high) in fit.intervals().items():
+    for name, found in coefficients.items():
+        value, (low, high) = found["value"], found["ci95"]
         if high > max(low, _NOTHING):
             seen = value <= _NOTHING or high < _UNSURE * value
-            factor, unit = _unit(name, high if seen else value)
+            factor, unit = _scaled(found["unit"], time_unit, high if seen else value)
             least = 1.0 if name == "sharpness" else 0.0
             ends = f"{_number(max(low, least) * factor)} to {_number(high * factor)}" if seen else "not determined"
             table.add_row(name, _number(value * factor), ends, unit)
         elif name == "scale" or (name == "sharpness" and value > 1.0):
-            table.add_row(name, _number(value), "-", _COUNTS[name])
+            table.add_row(name, _number(value), "-", found["unit"])
     return table
 
 
-def _unit(name: str, size: float) -> tuple[float, str]:
-    """What to multiply a coefficient of this size by, and the unit that it is in then."""
-    if name in _COUNTS:
-        return 1.0, _COUNTS[name]
+def _scaled(unit: str, time_unit: str, size: float) -> tuple[float, str]:
+    """What to multiply a coefficient of this size and unit by, and the unit that it is in then."""
+    if time_unit != "us" or unit.split(" ")[0] != "us":
+        return 1.0, unit
     scales = [(1e-3, "ms", 1e4), (1.0, "us", 0.1), (1e3, "ns", 1e-4), (1e6, "ps", 0.0)]
-    factor, unit, _ = next(scale for scale in scales if size >= scale[2])
-    return factor, unit + _TIMES[name]
+    factor, time, _ = next(scale for scale in scales if size >= scale[2])
+    return factor, time + unit.removeprefix("us")
 
 
-def _errors(fit: SeriesFit) -> str:
+def _errors(stage: dict[str, Any]) -> str:
     """The form that was taken, then the others from good to bad."""
-    others = sorted((error, name) for name, error in fit.left_out_by_form.items() if name != fit.form)
-    return ", ".join(
-        [f"{fit.form} {_share(fit.left_out)} (taken)", *(f"{name} {_share(error)}" for error, name in others)]
-    )
+    errors = {name: error for name, error in stage["left_out_error_by_form"].items() if name != stage["form"]}
+    others = sorted(errors, key=lambda name: (errors[name] is None, errors[name] or 0.0, name))
+    taken = f"{stage['form']} {_share(stage['left_out_error'])} (taken)"
+    return ", ".join([taken, *(f"{name} {_share(errors[name])}" for name in others)])
 
 
-def _effort(fit: SeriesFit) -> str:
-    if fit.form not in {form.name for form in FORMS[fit.series.component]}:
+def _effort(stage: dict[str, Any]) -> str:
+    if stage["interpolated"]:
         return "interpolated, rising"
-    if fit.levelled:
+    if stage["levelled"]:
         return "levelled: the worst one was made as small as the form allows"
     return "robust: noise and outliers have little weight"
 
 
-def _outliers(fit: SeriesFit) -> str:
-    number = int(fit.outliers.sum())
+def _outliers(number: int) -> str:
     return f" ({number} gross outlier{'s' if number > 1 else ''})" if number else ""
 
 
-def _validity(fit: SeriesFit) -> str:
-    low, high = fit.validity.tokens or (0.0, math.inf)
-    text = f"{low:,.0f} to {high:,.0f} tokens"
-    if fit.validity.batch_size is not None:
-        text += ", batch sizes {:,.0f} to {:,.0f}".format(*fit.validity.batch_size)
+def _validity(stage: dict[str, Any]) -> str:
+    text = "{:,.0f} to {:,.0f} tokens".format(*stage["valid_tokens"])
+    if stage["valid_batch_size"] is not None:
+        text += ", batch sizes {:,.0f} to {:,.0f}".format(*stage["valid_batch_size"])
     return text
 
 
-def _cliffs(fit: SeriesFit) -> str:
-    shown = [str(cliff) for cliff in fit.cliffs[:CLIFFS]]
-    more = len(fit.cliffs) - len(shown)
-    return "\n".join([*shown, *([f"and {more} more"] if more else [])])
+def _cliffs(cliffs: list[str]) -> str:
+    more = len(cliffs) - SHOWN_CLIFFS
+    return "\n".join([*cliffs[:SHOWN_CLIFFS], *([f"and {more} more"] if more > 0 else [])])
 
 
-def _next(calibration: Calibration, profile_file: str) -> list:
+def _next(stages: dict[str, Any], profile_file: str) -> list:
     advice = []
-    worst = max(calibration.fits, key=lambda stage: calibration.fits[stage].left_out)
-    if calibration.fits[worst].left_out > 0.1:
+    errors = {name: stage["left_out_error"] or 0.0 for name, stage in stages.items()}
+    worst = max(errors, key=errors.__getitem__)
+    if errors[worst] > 0.1:
         advice.append(
             Text(
                 f"- {STAGE_NAMES[worst]} is off by more than 10 %: measure again, closer around the loads that you serve, or "
@@ -142,12 +136,12 @@ def _next(calibration: Calibration, profile_file: str) -> list:
     return [headline("What to do next"), *advice, command]
 
 
-def _span(values) -> str:
-    return "-" if values.null_count() == len(values) else f"{values.min():,.0f} to {values.max():,.0f}"
+def _span(ends: list[float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:,.0f} to {ends[1]:,.0f}"
 
 
-def _share(value: float) -> str:
-    return f"{value:.1%}" if math.isfinite(value) else "unknown"
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"
 
 
 def _number(value: float) -> str:

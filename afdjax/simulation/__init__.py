@@ -13,5 +13,5 @@ from afdjax.simulation.paths import (
 )
 from afdjax.simulation.queue import replay as replay
 from afdjax.simulation.results import Idle as Idle, Quantiles as Quantiles, Simulation as Simulation
-from afdjax.simulation.run import simulate as simulate
+from afdjax.simulation.run import RunOptions as RunOptions, simulate as simulate
 from afdjax.simulation.timeline import Timeline as Timeline, record as record

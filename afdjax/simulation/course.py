@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -27,7 +27,7 @@ from afdjax.simulation.pipeline import (
 )
 from afdjax.simulation.requirements import check_capacity, whole_number
 from afdjax.simulation.residence import Tpot
-from afdjax.simulation.results import Simulation, summarise
+from afdjax.simulation.results import Simulation, Sums, summarise
 from afdjax.workload.laws import Workload
 
 
@@ -176,31 +176,45 @@ def run_course(
     carry, (ends, clocks) = lax.scan(block, carry, (in_blocks(jumps), in_blocks(numbers)))
     load, pipeline, balanced, sums, _ = carry
 
-    rounds = jnp.diff(clocks.reshape(steps, -1), axis=0, prepend=0.0) / m
-    counted = ((numbers >= begin) & (numbers < stop)).astype(rounds.dtype)
-    alike = lambda array: jnp.broadcast_to(array, rounds.shape)
-    counts = histogram.count(
-        course.rounds,
-        alike(jnp.arange(replicas * ratios, dtype=jnp.int32)[None]),
-        rounds,
-        alike(jnp.tile(scenario.scale(), replicas)[None]),
-        alike(counted[:, None]),
-    )
+    counts = _count_rounds(course.rounds, clocks.reshape(steps, -1), scenario, numbers)
     before = jnp.stack([trip.ffn_end[0] for trip in course.pipeline.trips], axis=-1)[None]
     ends = jnp.concatenate([lax.stop_gradient(before), ends.reshape(steps, -1, m)])
     return Course(load, pipeline, balanced, *sums, counts), ends.reshape(steps + 1, replicas, ratios, m)
 
 
-def sums_of(course: Course, tpot: Tpot) -> tuple[Account, BalancedAccount, Array, Tpot]:
+def _count_rounds(
+    counts: Float[Array, "bundles bins"],
+    clocks: Float[Array, "steps bundles"],
+    scenario: Scenario,
+    numbers: Int32[Array, " steps"],
+) -> Float[Array, "bundles bins"]:
+    """Add the mean cycles of the rounds that ended at `clocks` in the window, one round a step."""
+    begin, stop = scenario.window
+    rounds = jnp.diff(clocks, axis=0, prepend=0.0) / scenario.bundle.in_flight
+    bundles = rounds.shape[1]
+    alike = lambda array: jnp.broadcast_to(array, rounds.shape)
+    return histogram.count(
+        counts,
+        alike(jnp.arange(bundles, dtype=jnp.int32)[None]),
+        rounds,
+        alike(jnp.tile(scenario.scale(), bundles // scenario.ratios)[None]),
+        alike(((numbers >= begin) & (numbers < stop)).astype(rounds.dtype)[:, None]),
+    )
+
+
+def sums_of(course: Course, tpot: Tpot) -> Sums:
     """What was counted, bundles first."""
     taken, balanced = jax.tree.map(lambda sum: sum[0], (course.taken, course.balanced_taken))
-    return taken, balanced, course.rounds, tpot
+    return Sums(taken, balanced, course.rounds, tpot)
 
 
-def conclude(scenario: Scenario, counts: tuple[int, ...], replicas: int, sums: Any, decode_mean: Scalar) -> Simulation:
+def conclude(scenario: Scenario, counts: tuple[int, ...], replicas: int, sums: Sums, decode_mean: Scalar) -> Simulation:
     """Statistics of the sums of all bundles, in the order (replica, ratio)."""
     sums = jax.tree.map(lambda leaf: leaf.reshape(replicas, len(counts), *leaf.shape[1:]), sums)
-    return summarise(scenario.bundle, counts, scenario.window, *sums, scale=_scale(scenario), decode_mean=decode_mean)
+    return summarise(
+        scenario.bundle, scenario.profile.time_unit, counts, scenario.window, sums,
+        scale=_scale(scenario), decode_mean=decode_mean,
+    )  # fmt: skip
 
 
 _scale = eqx.filter_jit(Scenario.scale)

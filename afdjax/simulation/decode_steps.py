@@ -12,25 +12,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from afdjax.deployment.bundle import Bundle
+from afdjax.deployment.bundle import Bundle, shared_stages
 from afdjax.deployment.profile import Profile
-from afdjax.simulation.pipeline import Account, BalancedAccount, Pass, PerWorker, Pipeline, Stages, pass_through, rebase
+from afdjax.simulation.pipeline import Account, BalancedAccount, OfWorkers, Pass, Pipeline, Stages, pass_through, rebase
 
 
 def stages_of(profile: Profile, bundle: Bundle, attention_workers: Float[Array, " bundles"], most: int) -> Stages:
     """Stage times of a bundle for each entry of `attention_workers`, with room for `most` workers."""
-
-    def of(workers):
-        merged = workers * bundle.batch_size / bundle.ffn_workers
-        communication = profile.communication(bundle.batch_size, workers)
-        occupancy = profile.communication.occupancy(bundle.batch_size, workers)
-        return profile.ffn(merged, bundle.batch_size), communication / 2.0, occupancy / 2.0
-
-    ffn, transfer, occupancy = (time[None] for time in jax.vmap(of)(attention_workers))
+    times = jax.vmap(lambda workers: shared_stages(profile, bundle, workers))(attention_workers)
+    ffn = times.ffn[None]
     return Stages(
         ffn=ffn,
-        transfer=transfer,
-        occupancy=occupancy,
+        transfer=times.communication[None] / 2.0,
+        occupancy=times.occupancy[None] / 2.0,
         working=(jnp.arange(most, dtype=ffn.dtype)[:, None] < attention_workers[None, :]).astype(ffn.dtype),
         queues=profile.communication.queues,
         together=not bundle.start.runs_ahead,
@@ -48,7 +42,7 @@ Taken = TypeVar("Taken", Account, BalancedAccount)
 
 def decode_step(
     pipeline: Pipeline,
-    attention: tuple[PerWorker, ...],
+    attention: tuple[OfWorkers, ...],
     stages: Stages,
     layers: int,
     measure: Callable[[Pipeline, Pass, int, Stages], Taken],

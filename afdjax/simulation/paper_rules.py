@@ -25,14 +25,12 @@ from afdjax.simulation.paths import (
     load_jump,
 )
 from afdjax.simulation.requirements import check_capacity, whole_number, whole_ratios
-from afdjax.simulation.results import standard_error, throughputs
+from afdjax.simulation.results import PerRatio, standard_error, throughputs
 from afdjax.workload.laws import Workload
 
 
 CHUNK = 4096
 """Steps of the sweep at a time."""
-
-PerRatio = Float[Array, " ratios"]
 
 
 class RatioSweep(eqx.Module):
@@ -173,6 +171,5 @@ def _until_completed(
     at = jnp.argmax(reached, axis=0)[None]
     pick = lambda part: jnp.take_along_axis(part, at, axis=0)[0]
     time = pick(ends)
-    cost = scenario.workers * bundle.attention_weight + bundle.ffn_workers * bundle.ffn_weight
-    rates = pick(tokens).astype(time.dtype) / (cost[None] * time)
+    rates = pick(tokens).astype(time.dtype) / (bundle.cost(scenario.workers)[None] * time)
     return jnp.all(jnp.any(reached, axis=0)), time / at[0].astype(time.dtype), rates

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
-PerWorker = Float[Array, "workers *bundles"]
-PerBundle = Float[Array, "1 *bundles"]
+OfWorkers = Float[Array, "workers *bundles"]
+OfBundles = Float[Array, "1 *bundles"]
 OfBundle = Bool[Array, "1 *bundles"]
 
 
@@ -36,18 +36,18 @@ class Stages(eqx.Module):
     at only if `queues`. `working` is 1 for the workers that a bundle has and 0 for others.
     """
 
-    ffn: PerBundle
-    transfer: PerBundle
-    occupancy: PerBundle
-    working: PerWorker
+    ffn: OfBundles
+    transfer: OfBundles
+    occupancy: OfBundles
+    working: OfWorkers
     queues: bool = eqx.field(static=True)
     together: bool = eqx.field(static=True)
 
-    def latest(self, times: PerWorker) -> PerBundle:
+    def latest(self, times: OfWorkers) -> OfBundles:
         """When the last of the bundle's workers is there."""
         return jnp.max(jnp.where(self.working > 0, times, -jnp.inf), axis=0, keepdims=True)
 
-    def total(self, times: PerWorker) -> PerBundle:
+    def total(self, times: OfWorkers) -> OfBundles:
         """Sum over the bundle's workers."""
         return jnp.sum(self.working * times, axis=0, keepdims=True)
 
@@ -58,32 +58,32 @@ class Trip(eqx.Module):
     `returning`: its FFN pass is over and its transfer back has not begun, so `back` is not known yet (a link that queues).
     """
 
-    sent: PerBundle
-    arrived: PerBundle
-    ffn_end: PerBundle
-    back: PerBundle
+    sent: OfBundles
+    arrived: OfBundles
+    ffn_end: OfBundles
+    back: OfBundles
     returning: OfBundle
 
 
 class Pipeline(eqx.Module):
     """When each worker, each microbatch, the FFN and the link were last busy."""
 
-    attention_end: PerWorker
+    attention_end: OfWorkers
     trips: tuple[Trip, ...]
-    ffn_free: PerBundle
-    link_free: PerBundle
+    ffn_free: OfBundles
+    link_free: OfBundles
 
 
 class Pass(eqx.Module):
     """When one microbatch was where in one pass, on the clock of the pipeline before it; `back` is where it began."""
 
-    back: PerBundle
-    attention_begin: PerWorker
-    attention_end: PerWorker
-    sent: PerBundle
-    arrived: PerBundle
-    ffn_begin: PerBundle
-    ffn_end: PerBundle
+    back: OfBundles
+    attention_begin: OfWorkers
+    attention_end: OfWorkers
+    sent: OfBundles
+    arrived: OfBundles
+    ffn_begin: OfBundles
+    ffn_end: OfBundles
 
 
 class Waits(eqx.Module):
@@ -92,22 +92,22 @@ class Waits(eqx.Module):
     `other_stage`: it is with the other side, in its queue or in work; `communication`: it is on the way.
     """
 
-    other_stage: PerBundle
-    communication: PerBundle
+    other_stage: OfBundles
+    communication: OfBundles
 
 
 class Account(eqx.Module):
     """What one pass, or many, took: sums over passes, of attention over the bundle's workers, too."""
 
-    elapsed: PerBundle
-    attention_busy: PerBundle
-    attention_idle: PerBundle
+    elapsed: OfBundles
+    attention_busy: OfBundles
+    attention_idle: OfBundles
 
 
 class BalancedAccount(eqx.Module):
     """The same for a bundle whose workers are all alike, where nobody waits for a slower worker: and why it waits."""
 
-    elapsed: PerBundle
+    elapsed: OfBundles
     attention_waits: Waits
     ffn_waits: Waits
 
@@ -119,7 +119,7 @@ def at_rest(workers: int, in_flight: int, bundles: tuple[int, ...], dtype) -> Pi
     return Pipeline(jnp.zeros((workers, *bundles), dtype), (trip,) * in_flight, zero, zero)
 
 
-def pass_through(pipeline: Pipeline, microbatch: int, attention: PerWorker, stages: Stages) -> tuple[Pipeline, Pass]:
+def pass_through(pipeline: Pipeline, microbatch: int, attention: OfWorkers, stages: Stages) -> tuple[Pipeline, Pass]:
     """One pass of one microbatch; `attention` is the attention time of each worker."""
     trips, link_free = list(pipeline.trips), pipeline.link_free
     if stages.queues:
@@ -146,8 +146,8 @@ def pass_through(pipeline: Pipeline, microbatch: int, attention: PerWorker, stag
 
 
 def _return(
-    trip: Trip, link_free: PerBundle, stages: Stages, before: PerBundle | None = None
-) -> tuple[Trip, PerBundle]:
+    trip: Trip, link_free: OfBundles, stages: Stages, before: OfBundles | None = None
+) -> tuple[Trip, OfBundles]:
     """Send a microbatch back over the link, if it has not gone and was ready `before` then."""
     goes = trip.returning if before is None else trip.returning & (trip.ffn_end <= before)
     leave = jnp.maximum(link_free, trip.ffn_end)

@@ -1,17 +1,18 @@
 """What a simulation found: statistics by ratio, and which ratios are best."""
 
-import functools
-from typing import Any
+import json
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import betainc
 from jaxtyping import Array, Float, Int
+from scipy.special import stdtr, stdtrit
 
 from afdjax._tools.types import Scalar
 from afdjax.deployment.bundle import Bundle, throughput_of
+from afdjax.report.simulations import simulation_report
 from afdjax.simulation import histogram
 from afdjax.simulation.pipeline import Account, BalancedAccount, Waits
 from afdjax.simulation.residence import Tpot
@@ -47,7 +48,9 @@ class Quantiles(eqx.Module):
 
 
 class Simulation(eqx.Module):
-    """Statistics for each ratio, shape (ratios,). Times are in the time unit of the profile.
+    """Statistics for each ratio, shape (ratios,). `str()` is a report, `to_dict()` the JSON document.
+
+    Times are in `time_unit`, that of the profile.
 
     - `throughput`: tokens per time and weighted instance over the window; `standard_error` is its standard error from the
       replicas (nan with one replica), `throughput_by_replica` what they are, shape (replicas, ratios).
@@ -58,6 +61,8 @@ class Simulation(eqx.Module):
     """
 
     attention_workers: tuple[int, ...] = eqx.field(static=True)
+    ffn_workers: Scalar
+    time_unit: str = eqx.field(static=True)
     steps: Int[Array, ""]
     warm_up: Int[Array, ""]
     throughput: PerRatio
@@ -82,7 +87,8 @@ class Simulation(eqx.Module):
     def half_width(self) -> np.ndarray:
         """Half the width of the 95 % interval of each throughput, by Student's t; nan with one replica."""
         replicas = len(self.throughput_by_replica)
-        return np.asarray(self.standard_error) * (_student(replicas - 1) if replicas > 1 else np.nan)
+        quantile = stdtrit(replicas - 1, 0.5 + CONFIDENCE / 2.0) if replicas > 1 else np.nan
+        return np.asarray(self.standard_error) * quantile
 
     def indistinguishable(self) -> list[int]:
         """The numbers of workers whose throughput cannot be told from the best, itself included.
@@ -98,7 +104,8 @@ class Simulation(eqx.Module):
         error = behind.std(axis=0, ddof=1) / np.sqrt(replicas)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(error > 0, behind.mean(axis=0) / error, np.where(behind.mean(axis=0) > 0, np.inf, 0.0))
-        tail = _tail(t, replicas - 1)
+        # both sides of Student's law
+        tail = 2.0 * stdtr(replicas - 1, -np.abs(t))
         return [workers for workers, p in zip(self.attention_workers, tail, strict=True) if p > 1.0 - CONFIDENCE]
 
     def warnings(self) -> list[str]:
@@ -118,11 +125,12 @@ class Simulation(eqx.Module):
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """The entries `ratios`, `best` and `warnings` of `afdjax simulate --json`."""
+        """The entries of `afdjax simulate --json` that do not need the scenario; numbers that do not exist are None."""
         number = lambda value: None if not np.isfinite(value) else float(value)
         columns: dict[str, Any] = {
             "throughput_per_instance": self.throughput,
             "standard_error": self.standard_error,
+            "half_width": self.half_width,
             "cycle_time": self.cycle_time,
             "cycle_time_p50": self.cycle_quantiles.p50,
             "cycle_time_p95": self.cycle_quantiles.p95,
@@ -145,26 +153,33 @@ class Simulation(eqx.Module):
         ]
         best = rows[self.attention_workers.index(self.best)]
         return {
+            "profile": {"time_unit": self.time_unit},
+            "bundle": {"ffn_workers": float(self.ffn_workers)},
+            "simulation": {
+                "steps": int(self.steps),
+                "warm_up": int(self.warm_up),
+                "replicas": len(self.throughput_by_replica),
+            },
             "ratios": rows,
             "best": {**best, "indistinguishable": self.indistinguishable()},
             "warnings": self.warnings(),
         }
 
+    def to_json(self) -> str:
+        """`to_dict()` as text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
-def _tail(t: np.ndarray, degrees: int) -> np.ndarray:
-    """Probability that Student's t is further from zero than `t`."""
-    n = float(degrees)
-    return np.asarray(betainc(n / 2.0, 0.5, jnp.asarray(n / (n + t**2), float)))
+    def __str__(self) -> str:
+        return simulation_report(self.to_dict())
 
 
-@functools.cache
-def _student(degrees: int) -> float:
-    """The t that a share 1 - `CONFIDENCE` exceeds in size, by bisection."""
-    low, high = 0.0, 100.0
-    for _ in range(40):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if _tail(np.asarray(middle), degrees) > 1.0 - CONFIDENCE else (low, middle)
-    return (low + high) / 2.0
+class Sums(NamedTuple):
+    """What was counted over the steps of the window, all of shape (replicas, ratios) or with bins behind."""
+
+    taken: Account
+    balanced: BalancedAccount
+    rounds: Float[Array, "*bundles bins"]
+    tpot: Tpot
 
 
 def throughputs(
@@ -186,18 +201,17 @@ def standard_error(by_replica: Float[Array, "replicas ratios"]) -> PerRatio:
 @eqx.filter_jit
 def summarise(
     bundle: Bundle,
+    time_unit: str,
     attention_workers: tuple[int, ...],
     window: tuple[Int[Array, ""], Int[Array, ""]],
-    taken: Account,
-    balanced: BalancedAccount,
-    rounds: Float[Array, "replicas ratios bins"],
-    tpot: Tpot,
+    sums: Sums,
     *,
     scale: PerRatio,
     decode_mean: Scalar,
 ) -> Simulation:
-    """Statistics from the sums over the steps of `window`, all of shape (replicas, ratios)."""
+    """Statistics from the sums over the steps of `window`."""
     begin, stop = window
+    taken, balanced, rounds, tpot = sums
     m = bundle.in_flight
     workers = jnp.asarray(attention_workers, scale.dtype)
     cycles = taken.elapsed / (m * (stop - begin)).astype(scale.dtype)
@@ -208,6 +222,8 @@ def summarise(
     ffn_idle = taken.elapsed - balanced.elapsed + _total(balanced.ffn_waits)
     return Simulation(
         attention_workers=attention_workers,
+        ffn_workers=bundle.ffn_workers,
+        time_unit=time_unit,
         steps=stop,
         warm_up=begin,
         throughput=jnp.mean(by_replica, axis=0),

@@ -1,5 +1,6 @@
 """The saturated simulation: loads, timeline and statistics of all ratios, chunk by chunk."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -46,6 +47,29 @@ Progress = Callable[[int, int], None]
 """Called with the decode steps done and their total."""
 
 
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """How a simulation is run.
+
+    - `initial`: `Stationary()` (default) or `Cold()`.
+    - `warm_up`: decode steps that are not counted (default: 16 for the pipeline to fill, 0 from a cold start).
+    - `chunk_steps`: decode steps simulated at a time; memory goes with it. Results do not depend on it.
+    - `progress`: called after each chunk with the steps done and their total.
+    """
+
+    initial: InitialState = dataclasses.field(default_factory=Stationary)
+    warm_up: int | None = None
+    chunk_steps: int | None = None
+    progress: Progress | None = None
+
+    def uncounted(self, steps: int) -> int:
+        """Decode steps of warm-up."""
+        if self.warm_up is not None:
+            return self.warm_up
+        checks.require_whole("steps", steps)
+        return min(SETTLING, steps // 2) if isinstance(self.initial, Stationary) else 0
+
+
 class _State(NamedTuple):
     """Everything that one chunk of a simulation hands to the next."""
 
@@ -82,10 +106,7 @@ def simulate(
     *,
     steps: int = 10_000,
     replicas: int = 8,
-    initial: InitialState | None = None,
-    warm_up: int | None = None,
-    chunk_steps: int | None = None,
-    progress: Progress | None = None,
+    options: RunOptions | None = None,
 ) -> Simulation:
     """Simulate `xA-yF` bundles for every x of `attention_workers`, all on the same requests.
 
@@ -97,10 +118,7 @@ def simulate(
     - `attention_workers`: ascending whole numbers x, shape (ratios,); default 1, ..., 32.
     - `steps`: decode steps of every microbatch. The bundle makes m times as many passes, in each layer.
     - `replicas`: independent repetitions, which standard errors come from.
-    - `initial`: `Stationary()` (default) or `Cold()`.
-    - `warm_up`: decode steps that are not counted (default: 16 for the pipeline to fill, 0 from a cold start).
-    - `chunk_steps`: decode steps simulated at a time; memory goes with it. Results do not depend on it.
-    - `progress`: called after each chunk with the steps done and their total.
+    - `options`: how it begins, what is not counted, how much is simulated at a time (`RunOptions`).
 
     **Returns:** a `Simulation`; its fields have shape (ratios,). `throughput` and `cycle_time` are differentiable: in the
     profile pathwise, in the workload through mean and standard deviation of the slot load, whose shape is held fixed
@@ -113,24 +131,23 @@ def simulate(
     with a stationary start and standard errors.
     """
     counts = whole_ratios(attention_workers)
-    initial = Stationary() if initial is None else initial
-    if warm_up is None:
-        checks.require_whole("steps", steps)
-        warm_up = min(SETTLING, steps // 2) if isinstance(initial, Stationary) else 0
+    options = RunOptions() if options is None else options
+    warm_up = options.uncounted(steps)
     require_window(steps, replicas, warm_up)
     scenario = scenario_of(workload, profile, bundle, counts, (warm_up, steps))
     require_memory(counts[-1], scenario.slots, bundle.in_flight, len(counts), replicas)
-    chunk = _chunk_steps(scenario, replicas, steps) if chunk_steps is None else whole_blocks(chunk_steps)
+    chunk = options.chunk_steps
+    chunk = _chunk_steps(scenario, replicas, steps) if chunk is None else whole_blocks(chunk)
     # a transformation of the caller's (a derivative, say) goes through one device
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((workload, profile, bundle)))
     begin, go_on = _compiled(1 if traced else math.gcd(replicas, len(jax.local_devices())))
     sampler = workload.sampler()
-    state = begin(cell_words(key, replicas, counts[-1], bundle.in_flight), sampler, scenario, initial)
+    state = begin(cell_words(key, replicas, counts[-1], bundle.in_flight), sampler, scenario, options.initial)
     for first_step in range(0, steps, chunk):
         state = go_on(state, sampler, scenario, jnp.asarray(first_step, jnp.int32), chunk)
-        if progress is not None:
+        if options.progress is not None:
             jax.block_until_ready(state.tpot)
-            progress(min(first_step + chunk, steps), steps)
+            options.progress(min(first_step + chunk, steps), steps)
     return conclude(scenario, counts, replicas, sums_of(state.course, state.tpot), workload.decode_mean)
 
 

@@ -1,8 +1,12 @@
 """A short window of a simulation as a timeline: who computes what, when."""
 
+import dataclasses
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -25,6 +29,7 @@ class Timeline(eqx.Module):
     """
 
     in_flight: int = eqx.field(static=True)
+    time_unit: str = eqx.field(static=True)
     back: Float[Array, " passes"]
     attention_begin: Float[Array, "passes workers"]
     attention_end: Float[Array, "passes workers"]
@@ -32,6 +37,11 @@ class Timeline(eqx.Module):
     arrived: Float[Array, " passes"]
     ffn_begin: Float[Array, " passes"]
     ffn_end: Float[Array, " passes"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field as lists, for JSON and for the picture."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: np.asarray(value).tolist() for name, value in fields.items()}
 
 
 def record(
@@ -63,12 +73,12 @@ def record(
     stages = stages_of(profile, bundle, workers, attention_workers)
     # (steps, layers, microbatches, workers), layer by layer
     times = jnp.repeat(times.reshape(-1, attention_workers, m).swapaxes(1, 2)[:, None], layers, axis=1)
-    walked = walk(times.reshape(-1, m, attention_workers), stages)
+    walked = walk(times.reshape(-1, m, attention_workers), stages, profile.time_unit)
     first = skip * layers * m
     return jax.tree.map(lambda time: time[first:], walked)
 
 
-def walk(attention: Float[Array, "rounds in_flight workers"], stages: Stages) -> Timeline:
+def walk(attention: Float[Array, "rounds in_flight workers"], stages: Stages, time_unit: str = "") -> Timeline:
     """Every pass of one bundle from rest, on an absolute clock, for given attention times."""
     m, workers = attention.shape[1:]
 
@@ -83,6 +93,7 @@ def walk(attention: Float[Array, "rounds in_flight workers"], stages: Stages) ->
     whole = lambda time: time.reshape(-1)
     return Timeline(
         in_flight=m,
+        time_unit=time_unit,
         back=whole(passes.back),
         attention_begin=passes.attention_begin.reshape(-1, workers),
         attention_end=passes.attention_end.reshape(-1, workers),

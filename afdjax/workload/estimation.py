@@ -4,6 +4,7 @@ Host code on concrete logs (NumPy, double precision whatever JAX is set to).
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def sampling_covariance(workload: Workload) -> tuple[np.ndarray, str]:
 class Diagnostics:
     """What a planner should know of a log. Loads in tokens, shares of 1.
 
-    - `theta_simple`, `nu_simple`: what independent lengths with a geometric decode of the same means would give.
+    - `theta_simple`: what independent lengths with a geometric decode of the same means would give.
     - `theta_independent`: what the true laws of P and D would give if they were independent.
     - `top_share`: share of all KV-token steps that the 1 % of requests with the most carry.
     - `effective_requests`: how many independent requests would give theta the standard error that it has.
@@ -77,7 +78,6 @@ class Diagnostics:
     """
 
     theta_simple: float
-    nu_simple: float
     theta_independent: float
     top_share: float
     effective_requests: float
@@ -90,18 +90,26 @@ def diagnose(requests: Requests) -> Diagnostics:
     total = weight.sum()
     prompt, decode = np.asarray(requests.prompt, float), np.asarray(requests.decode, float)
     prompt_mean, decode_mean = weight @ prompt / total, weight @ decode / total
-    prompt_variance = weight @ (prompt - prompt_mean) ** 2 / total
     theta, _ = moments(requests)
     delta = delta_covariance(requests)[0, 0]
     actual = sampling_covariance(requests)[0][0, 0]
     return Diagnostics(
         theta_simple=float(prompt_mean + decode_mean - 1.0),
-        nu_simple=float(np.sqrt(prompt_variance + decode_mean * (decode_mean - 1.0))),
         theta_independent=float(prompt_mean + (weight @ (decode * (decode - 1.0)) / 2.0) / (weight @ decode)),
         top_share=_top_share(rows[:, 1], weight),
         effective_requests=float(total * delta / actual) if actual > 0 else float(total),
         drift=_drift(requests, theta),
     )
+
+
+def describe(requests: Requests) -> dict[str, Any]:
+    """What a log says of one slot, how surely, and its diagnostics, for JSON: what `afdjax summarize` prints."""
+    theta, nu = moments(requests)
+    covariance, method = sampling_covariance(requests)
+    theta_error, nu_error = np.sqrt(np.diag(covariance)).tolist()
+    source = dataclasses.asdict(requests.source)
+    errors = {"theta_error": theta_error, "nu_error": nu_error, "error_method": method}
+    return source | {"theta": theta, "nu": nu} | errors | dataclasses.asdict(diagnose(requests))
 
 
 def _top_share(load: np.ndarray, weight: np.ndarray, share: float = 0.01) -> float:

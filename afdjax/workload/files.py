@@ -16,7 +16,7 @@ from afdjax._tools.shipped import Shipped
 from afdjax.workload.estimation import moments, sampling_covariance
 from afdjax.workload.laws import Independent, Requests, Source, Workload
 from afdjax.workload.lengths import Deterministic, Geometric
-from afdjax.workload.traces import Columns, load_trace
+from afdjax.workload.traces import LogOptions, load_trace
 
 
 SCHEMA = "afdjax/workload/1"
@@ -55,17 +55,11 @@ class _SummaryFile(Strict):
         return self
 
 
-def load_workload(
-    name_or_path: str | Path,
-    *,
-    columns: Columns | None = None,
-    first_token_from_prefill: bool = False,
-    skip_bad_rows: bool = False,
-) -> Workload:
+def load_workload(name_or_path: str | Path, options: LogOptions | None = None) -> Workload:
     """The workload shipped under this name, a parametric law, a summary file, or a request log.
 
     Parametric: `paper-geometric`, `geometric:PROMPT_MEAN,DECODE_MEAN` (both geometric on 1, 2, ..., so theta is
-    PROMPT_MEAN + DECODE_MEAN - 1), `fixed:PROMPT,DECODE`. The other arguments are those of `load_trace` and belong to logs.
+    PROMPT_MEAN + DECODE_MEAN - 1), `fixed:PROMPT,DECODE`. `options` belong to request logs.
 
     Raises `FileError` (a `ValueError`) with one line that says what would be right.
     """
@@ -82,9 +76,7 @@ def load_workload(
         raise _SHIPPED.unknown(text, shipped_workloads())
     if path.is_file() and SCHEMA.encode() in path.read_bytes()[:200]:
         return parse_summary(read_text(path), text)
-    return load_trace(
-        path, columns=columns, first_token_from_prefill=first_token_from_prefill, skip_bad_rows=skip_bad_rows
-    )
+    return load_trace(path, options)
 
 
 def shipped_workloads() -> list[str]:

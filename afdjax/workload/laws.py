@@ -82,11 +82,9 @@ class Workload(SlotLoad):
         third = cube - 3.0 * mean * square + 2.0 * mean**3
         return jnp.where(variance > 0, third / jnp.where(variance > 0, variance, 1.0) ** 1.5, 0.0)
 
+    @abc.abstractmethod
     def slot_pmf(self) -> Float[Array, " support"]:
         """P(L = l) for l = 0, 1, ..., up to the largest load; needs concrete lengths (not inside `jax.jit`)."""
-        _, high = self.slot_range()
-        cdf = _slot_cdf(self, jnp.arange(int(np.ceil(float(high))) + 1, dtype=float))
-        return cdf[1:] - cdf[:-1]
 
     @abc.abstractmethod
     def sampler(self) -> RequestSampler:
@@ -206,6 +204,9 @@ class Requests(Workload):
     def slot_range(self) -> tuple[Scalar, Scalar]:
         return jnp.min(self.prompt), jnp.max(self.prompt + self.decode)
 
+    def slot_pmf(self) -> Float[Array, " support"]:
+        return _tabulated(self)
+
     def sampler(self) -> RequestSampler:
         return RowSampler(self.prompt, self.decode, self.weight, self.weight * self.decode)
 
@@ -290,6 +291,9 @@ class Mixture(Workload):
         lows, highs = zip(*(part.slot_range() for part in self.parts), strict=True)
         return jnp.min(jnp.stack(lows)), jnp.max(jnp.stack(highs))
 
+    def slot_pmf(self) -> Float[Array, " support"]:
+        return _tabulated(self)
+
     def sampler(self) -> RequestSampler:
         kinds = tuple(part.sampler() for part in self.parts)
         return MixedSampler(kinds, AliasTable(self.weights), AliasTable(self._step_shares()))
@@ -342,6 +346,13 @@ def _probabilities(
     """Probabilities of prompts and decodes, and of a decode length at a random step, which is biased by it."""
     of_decode = decode.pmf()
     return prompt.pmf(), of_decode, of_decode * jnp.arange(of_decode.shape[0], dtype=of_decode.dtype)
+
+
+def _tabulated(workload: Workload) -> Float[Array, " support"]:
+    """`slot_pmf` as differences of `slot_cdf`."""
+    _, high = workload.slot_range()
+    cdf = _slot_cdf(workload, jnp.arange(int(np.ceil(float(high))) + 1, dtype=float))
+    return cdf[1:] - cdf[:-1]
 
 
 @eqx.filter_jit

@@ -28,12 +28,12 @@ class SlotLoad(eqx.Module):
         """Standard deviation of the stationary token load of one slot [tokens]."""
 
     @property
+    @abc.abstractmethod
     def variation(self) -> Scalar | None:
         """Quadratic variation of the token load of one slot per decode step [tokens^2 / step], None where unknown.
 
         How fast the load forgets: over n steps, few beside a decode, it moves by sqrt(n variation) in the root mean square.
         """
-        return None
 
     @abc.abstractmethod
     def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -47,20 +47,11 @@ class SlotLoad(eqx.Module):
         """The loads between which all of `slot_cdf` lies [tokens]."""
 
 
-class Moments(SlotLoad):
-    """A slot load known by its mean and standard deviation alone: enough for `MeanField` and `Gaussian`.
-
-    **Arguments:** `theta`, `nu` [tokens], scalars (batch them with `jax.vmap`).
-    """
+class _GivenMoments(SlotLoad):
+    """A slot load whose mean and standard deviation were given. Abstract."""
 
     _theta: Scalar
     _nu: Scalar
-
-    def __init__(self, theta: ScalarLike, nu: ScalarLike):
-        checks.require_positive("theta", theta)
-        checks.require_non_negative("nu", nu)
-        self._theta = checks.as_float(theta)
-        self._nu = checks.as_float(nu)
 
     @property
     def theta(self) -> Scalar:
@@ -69,6 +60,23 @@ class Moments(SlotLoad):
     @property
     def nu(self) -> Scalar:
         return self._nu
+
+
+class Moments(_GivenMoments):
+    """A slot load known by its mean and standard deviation alone: enough for `MeanField` and `Gaussian`.
+
+    **Arguments:** `theta`, `nu` [tokens], scalars (batch them with `jax.vmap`).
+    """
+
+    def __init__(self, theta: ScalarLike, nu: ScalarLike):
+        checks.require_positive("theta", theta)
+        checks.require_non_negative("nu", nu)
+        self._theta = checks.as_float(theta)
+        self._nu = checks.as_float(nu)
+
+    @property
+    def variation(self) -> None:
+        return None
 
     def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
         raise TypeError(
@@ -80,28 +88,18 @@ class Moments(SlotLoad):
         raise TypeError("The range of a slot load is not known from `Moments`: give a `Workload`.")
 
 
-class Rescaled(SlotLoad):
+class Rescaled(_GivenMoments):
     """The slot load of `base`, moved and stretched to another mean and standard deviation.
 
-    The planner differentiates with respect to `theta` and `nu` through this class: the shape of the law is kept.
+    For derivatives with respect to `theta` and `nu`: the shape of the law in standard units is kept.
     """
 
     base: SlotLoad
-    _theta: Scalar
-    _nu: Scalar
 
     def __init__(self, base: SlotLoad, theta: ScalarLike, nu: ScalarLike):
         self.base = base
         self._theta = checks.as_float(theta)
         self._nu = checks.as_float(nu)
-
-    @property
-    def theta(self) -> Scalar:
-        return self._theta
-
-    @property
-    def nu(self) -> Scalar:
-        return self._nu
 
     @property
     def variation(self) -> Scalar | None:

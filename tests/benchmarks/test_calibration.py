@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 from scipy.optimize import least_squares
 
+from afdjax._tools.robust import EFFICIENT
 from afdjax.calibrate import Timings, fit_series
 from afdjax.calibrate.kernels.family import TERMS
-from afdjax.calibrate.kernels.optimise import EFFICIENT
 from afdjax.calibrate.kernels.resampling import bootstrap
 from tests.kernel_groups import missing_groups, reference_groups
 from tests.test_calibrate import coverage, grid, noisy, timings
@@ -62,14 +62,14 @@ def test_every_public_kernel(benchmark, shared_data, capsys):
         print(
             f"\n{len(groups)} of {len(groups) + len(missing_groups(shared_data))} groups in {seconds:.0f} s, compilation included"
         )
-        print("kind    groups   within 1.02   median worst: ours  reference  ratio   median left-out   levelled")
+        print("kind    groups   within 1.02   median worst: ours  reference  ratio   median left-out   minimax")
         for kind in (*COMPONENT, "all"):
             rows = kinds == kind if kind != "all" else np.ones(len(kinds), bool)
             own = [fit for fit, row in zip(fits, rows, strict=True) if row]
             print(
                 f"{kind:6} {rows.sum():7d} {np.mean(ratio[rows] <= 1.02):12.1%} {np.median([f.worst for f in own]):19.1%} "
                 f"{np.median(best[rows]):10.1%} {np.median(ratio[rows]):6.2f} {np.median([f.left_out for f in own]):17.1%} "
-                f"{np.mean([f.levelled for f in own]):10.0%}"
+                f"{np.mean([f.minimax for f in own]):10.0%}"
             )
         forms, counts = np.unique([f"{g.kind} {f.form}" for g, f in zip(groups, fits, strict=True)], return_counts=True)
         print("forms: " + ", ".join(f"{form} {count}" for form, count in zip(forms, counts, strict=True)))
@@ -87,7 +87,7 @@ def test_every_public_kernel(benchmark, shared_data, capsys):
 
 def test_coverage_of_intervals(benchmark, capsys):
     """1,000 repetitions of 64 points, 5 % noise and 5 % gross outliers."""
-    shares = benchmark.pedantic(lambda: coverage(1000, 2, level=None, ratio=True), rounds=1, iterations=1)
+    shares = benchmark.pedantic(lambda: coverage(1000, 2, minimax=None, ratio=True), rounds=1, iterations=1)
     with capsys.disabled():
         print("\n95 % intervals cover: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
     assert all(0.93 <= share <= 0.97 for share in shares.values())
@@ -111,8 +111,8 @@ def test_bootstrap_refits(benchmark, capsys):
         n, b, y = tokens[rows], batch[rows], time_us[rows]
         least_squares(
             lambda c, n=n, b=b, y=y: (units[0] * c[0] * n + units[1] * c[1] * b + units[2] * c[2]) / y - 1.0,
-            fit.final.coefficients[[TERMS.index(name) for name in ("per_token", "per_slot", "base")]] / units,
-            bounds=(0.0, np.inf), loss="cauchy", f_scale=EFFICIENT * fit.final.scale,
+            fit.finished.coefficients[[TERMS.index(name) for name in ("per_token", "per_slot", "base")]] / units,
+            bounds=(0.0, np.inf), loss="cauchy", f_scale=EFFICIENT * fit.finished.scale,
         )  # fmt: skip
     loop = 10.0 * (time.perf_counter() - begin)
     with capsys.disabled():

@@ -8,12 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from afdjax.explore import load_model
-from afdjax.explore.costs.network import Network, PerDevice
+from afdjax.explore import USE_CASES, Network, Setting, Targets, load_model, search
+from afdjax.explore.costs.network import PerDevice
 from afdjax.explore.costs.schedule import SCHEDULES
-from afdjax.explore.costs.setting import USE_CASES, Setting
-from afdjax.explore.plans.exploration import Targets
-from afdjax.explore.plans.levels import search
 from afdjax.hardware.files import load_accelerator
 from afdjax.report.exploration import split_of
 
@@ -53,7 +50,9 @@ def test_the_panels_of_figure_5(benchmark, capsys):
                                 "verdict": level.verdict,
                                 "tokens_per_s": None if plan is None else round(plan.tokens_per_s, 1),
                                 "fastest_user": round(float(level.frontier[-1, 0]), 2) if len(level.frontier) else None,
-                                "plan": "" if plan is None else "; ".join(split_of(found, part) for part in plan.parts),
+                                "plan": ""
+                                if plan is None
+                                else "; ".join(split_of(found.part_numbers(part), 1) for part in plan.parts),
                             }
                         )
         return pl.DataFrame(rows)

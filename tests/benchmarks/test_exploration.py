@@ -15,10 +15,11 @@ import pytest
 
 from afdjax.explore import load_model
 from afdjax.explore.costs.setting import Setting, UseCase
+from afdjax.explore.exploration import search
 from afdjax.explore.measurements.tables import modelled, series_of
-from afdjax.explore.plans.exploration import Targets
-from afdjax.explore.plans.levels import search
-from afdjax.explore.plans.replica import Replica, spare, times
+from afdjax.explore.plans.outcomes import spare, times
+from afdjax.explore.plans.question import Targets
+from afdjax.explore.plans.replica import Replica
 from afdjax.hardware.files import load_accelerator
 from tests.plain_plans import spare_of, step_of
 

@@ -16,12 +16,13 @@ import polars as pl
 import pytest
 
 from afdjax.explore import load_model
-from afdjax.explore.costs.measured import Measured
+from afdjax.explore.costs.measured import MeasuredKernels
 from afdjax.explore.costs.routing import Even, drawn, zipf
 from afdjax.explore.costs.schedule import Fused
 from afdjax.explore.costs.setting import Setting, UseCase
-from afdjax.explore.measurements.tables import Series, grid_of, modelled, with_tables
-from afdjax.explore.plans.replica import Replica, step
+from afdjax.explore.measurements.tables import KernelSeries, grid_of, modelled, with_tables
+from afdjax.explore.plans.outcomes import step
+from afdjax.explore.plans.replica import Replica
 from afdjax.hardware.files import load_accelerator
 
 
@@ -64,12 +65,12 @@ def gb200(model, context, cache, folder):
     tokens = 2.0 ** np.arange(9, 15)
     places = np.concatenate([np.array([np.full_like(tokens, n), tokens / n]) for n in LINES[model]], axis=1)
     seconds = np.concatenate([1e-6 * (base + slope * tokens) for base, slope in LINES[model].values()])
-    lines = Series("experts", 0, places, seconds, "lines")
+    lines = KernelSeries("experts", 0, places, seconds, "lines")
     experts = grid_of(lines, modelled(setting, lines))
     try:
         measured = with_tables(setting, [folder]).measured["gb200"][0]
     except ValueError:  # no attention kernel of this shape
-        return dataclasses.replace(setting, measured={"gb200": (Measured(experts=experts),)})
+        return dataclasses.replace(setting, measured={"gb200": (MeasuredKernels(experts=experts),)})
     return dataclasses.replace(setting, measured={"gb200": (dataclasses.replace(measured, experts=experts),)})
 
 

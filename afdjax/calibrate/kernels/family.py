@@ -1,9 +1,9 @@
 """One family of stage times that every parametric form is a restriction of, so that one program fits all forms.
 
-A form is a mask: the terms of `Roofline` (`afdjax.deployment.forms`) that it has; the others are 0. What the optimisers move is
-free of bounds: positive coefficients are its squares, scales (`saturation`, `window`) its exponentials, `sharpness` one plus a
-square.
-Points and times are of order one in here; `afdjax.calibrate.kernels.starts` scales them, and the coefficients back.
+A form is a mask: the terms of `Roofline` (`afdjax.deployment.forms`) that it has; the others are neutral. What the optimisers
+move is free of bounds: positive coefficients are its squares, scales (`saturation`, `window`) its exponentials, `sharpness`
+one plus a square. Points and times are of order one in here; `afdjax.calibrate.kernels.samples` scales them, and the
+coefficients back.
 """
 
 import dataclasses
@@ -14,12 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from afdjax.deployment.forms import Affine, AffineWithSlots, ExpertHit, FloorLinear, Latency, Roofline
+from afdjax.deployment.forms import FORMS, Roofline, RooflineForm, coefficient_fields
 
 
-TERMS = (
-    "base", "weights", "saturation", "sharpness", "per_token", "per_slot", "per_context", "per_recent", "window",
-)  # fmt: skip
+TERMS = tuple(Roofline.terms())
 """The coefficients of `Roofline`, in their order."""
 
 _LOGARITHMIC = np.array([name in ("saturation", "window") for name in TERMS])
@@ -33,9 +31,10 @@ _ZERO = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
-    """A parametric stage time: its name in profile files and the terms of the family that it has."""
+class FamilyForm:
+    """A form that is a restriction of the family: its class, the name of this variant and the terms that it has."""
 
+    kind: type[RooflineForm]
     name: str
     terms: frozenset[str]
 
@@ -44,46 +43,32 @@ class Form:
         """1 for the terms that are fitted, 0 for the others."""
         return np.array([1.0 if term in self.terms else 0.0 for term in TERMS])
 
-    def latency(self, coefficients: Float[np.ndarray, " terms"]) -> Latency:
-        """The stage time with these coefficients (in the order of `TERMS`), of the simplest class that has them."""
+    def latency(self, coefficients: Float[np.ndarray, " terms"]) -> RooflineForm:
+        """The stage time with these coefficients (in the order of `TERMS`)."""
         value = dict(zip(TERMS, map(float, coefficients), strict=True))
-        if self.name == "affine":
-            return Affine(value["per_token"], value["base"])
-        if self.name == "affine-with-slots":
-            return AffineWithSlots(value["per_token"], value["per_slot"], value["base"])
-        if self.name == "floor-linear" and value["weights"] > 0:
-            return FloorLinear(value["weights"], value["per_token"], value["base"], value["sharpness"])
-        if self.name == "expert-hit":
-            return ExpertHit(value["base"], value["weights"], value["saturation"], value["per_token"])
-        return Roofline(**value)
+        try:
+            return self.kind(**{field: value[term] for field, term in self.kind.terms().items()})
+        except ValueError:
+            # a coefficient is at its bound, where this class has none (a floor of 0): the family has
+            return Roofline(**value)
 
-    def names(self) -> dict[str, str]:
-        """The fitted terms by the field of `latency()` that holds them."""
-        floor = {"weights": "floor"} if self.name == "floor-linear" else {}
-        return {floor.get(term, term): term for term in TERMS if term in self.terms}
+    def covariance_of(self, latency: RooflineForm, covariance: Float[np.ndarray, "terms terms"]) -> np.ndarray:
+        """The covariance of the coefficients of `latency`, in their order, from that of all terms."""
+        order = [TERMS.index(term) if term in self.terms else -1 for term in latency.terms().values()]
+        return np.pad(covariance, (0, 1))[np.ix_(order, order)]
 
 
-def _form(name: str, *terms: str) -> Form:
-    return Form(name, frozenset(("base", "per_token", *terms)))
+def family_forms(component: str) -> list[FamilyForm]:
+    """The forms of the family that are tried for a component, simplest first."""
+    kinds = [kind for kind in FORMS.values() if issubclass(kind, RooflineForm)]
+    variants = [(kind, variant) for kind in kinds for variant in kind.variants if component in variant.components]
+    return [FamilyForm(kind, variant.name, frozenset(variant.terms)) for kind, variant in variants]
 
 
-AFFINE = _form("affine")
-WITH_SLOTS = _form("affine-with-slots", "per_slot")
-FLOOR = _form("floor-linear", "weights", "sharpness")
-EXPERT_HIT = _form("expert-hit", "weights", "saturation")
-ROOFLINE = _form("roofline", "weights", "saturation", "sharpness")
-ATTENTION_ROOFLINE = _form("roofline", "weights", "saturation", "sharpness", "per_slot", "per_context")
-SPARSE = _form(
-    "roofline-recent", "weights", "saturation", "sharpness", "per_slot", "per_context", "per_recent", "window"
-)
-
-FORMS = {
-    "attention": (AFFINE, WITH_SLOTS, ATTENTION_ROOFLINE, SPARSE),
-    "ffn": (AFFINE, FLOOR, EXPERT_HIT, ROOFLINE),
-    "communication": (AFFINE, FLOOR, ROOFLINE),
-    "step": (AFFINE, WITH_SLOTS, ATTENTION_ROOFLINE),
-}
-"""The forms that are tried for each component, simplest first."""
+def term_in_words(term: str) -> str:
+    """A term of the family and what a stage does where it matters."""
+    words = next(field.metadata["explanation"] for field in coefficient_fields(Roofline) if field.name == term)
+    return f"{term} ({words})" if words else term
 
 
 class Points(NamedTuple):

@@ -157,25 +157,13 @@ def _medians(places: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def missing_terms(
     chosen: str, terms: Sequence[str], chosen_error: float, best: str, best_error: float
 ) -> list[Finding]:
-    """Which term would explain the residuals of a form that was asked for."""
+    """Which terms (in words) would explain the residuals of a form that was asked for."""
     if not terms or best_error > 0.8 * chosen_error:
         return []
-    words = ", ".join(EXPLANATIONS.get(term, term) for term in terms)
     return [
         Finding(
             False,
             f"the form '{chosen}' leaves a pattern: with '{best}' the held-out error falls from {chosen_error:.1%} to "
-            f"{best_error:.1%}. Missing: {words}.",
+            f"{best_error:.1%}. Missing: {', '.join(terms)}.",
         )
     ]
-
-
-EXPLANATIONS = {
-    "per_slot": "per_slot (projections and launches grow with the batch)",
-    "per_context": "per_context (the longest sequence is a critical path)",
-    "per_recent": "per_recent (only a window of each context is read)",
-    "weights": "weights (a floor: weights are read whatever the batch)",
-    "saturation": "saturation (experts are hit one by one)",
-    "sharpness": "sharpness (reading and computing overlap)",
-}
-"""Terms in words; those of a window go with `per_recent`."""

@@ -3,35 +3,36 @@
 1. Robust phase (optax): Adam on a soft absolute value of log(predicted / measured) finds the right basin from crude starts.
 2. Finish (optimistix): Levenberg-Marquardt on a Cauchy loss of the relative residuals, `sum c^2 log(1 + (r / c)^2)`, whose
    influence fades for gross outliers; c is 2.385 robust standard deviations (95 % efficient for normal residuals).
-3. Levelling: where the form and not noise limits the fit, the same solver goes on to the smallest worst residual, by least
+3. Minimax: where the form and not noise limits the fit, the same solver goes on to the smallest worst residual, by least
    squares of rising powers of the residuals.
 """
 
+import abc
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import lineax
+import numpy as np
 import optax
 import optimistix
 from jax import lax
 from jaxtyping import Array, Float
 
+from afdjax._tools.robust import NORMAL_MAD, cauchy
 from afdjax._tools.types import Scalar
 from afdjax.calibrate.kernels import family
 from afdjax.calibrate.kernels.family import Points
+from afdjax.calibrate.uncertainty import leave_one_out
 
 
 Terms = Float[Array, " terms"]
 Residuals = Float[Array, " points"]
 
-EFFICIENT = 2.385
-"""Cauchy scale in standard deviations, for 95 % efficiency at normal residuals (Holland and Welsch 1977)."""
-NORMAL_MAD = 1.4826
-"""Standard deviations in one median absolute value of a normal law."""
 LEAST_SCALE = 1e-4
 """Relative residuals below this are as good as none: timers and rounding."""
-LEVELS = (2.0, 4.0, 8.0, 8.0)
+MINIMAX_POWERS = (2.0, 4.0, 8.0, 8.0)
 """Powers of the residuals whose squares are summed on the way to the smallest worst one."""
 FINISH_STEPS = 13
 
@@ -43,20 +44,23 @@ def relative_residuals(parameters: Terms, mask: Terms, points: Points) -> Residu
     return _residuals_of(family.coefficients(parameters, mask), points)
 
 
-def robust_scale(residuals: Residuals, weight: Residuals) -> Scalar:
+def padded_robust_scale(residuals: Residuals, weight: Residuals) -> Scalar:
     """Standard deviation of the residuals by their median absolute value, whatever a few outliers do."""
     sizes = jnp.sort(jnp.where(weight > 0, jnp.abs(residuals), jnp.inf))
     median = sizes[jnp.sum(weight > 0) // 2]
     return jnp.maximum(NORMAL_MAD * median, LEAST_SCALE)
 
 
-def begin(start: Terms, mask: Terms, points: Points) -> tuple[Terms, Scalar]:
-    """Parameters near the minimum of the mean of `sqrt(1 + (log ratio / 0.1)^2)`, and the robust scale there."""
+def approach(relative: Callable[[Terms], Residuals], weight: Residuals, start: Terms) -> tuple[Terms, Scalar]:
+    """Parameters near the minimum of the mean of `sqrt(1 + (log ratio / 0.1)^2)`, and the robust scale there.
+
+    `relative` gives the relative residuals of some parameters, `weight` how often each counts.
+    """
 
     def loss(parameters: Terms) -> Scalar:
-        ratio = 1.0 + relative_residuals(parameters, mask, points)
+        ratio = 1.0 + relative(parameters)
         softened = jnp.sqrt(1.0 + (jnp.log(jnp.maximum(ratio, 1e-6)) / _ADAM_SOFTNESS) ** 2)
-        return jnp.sum(points.weight * softened) / jnp.sum(points.weight)
+        return jnp.sum(weight * softened) / jnp.sum(weight)
 
     optimiser = optax.adam(optax.cosine_decay_schedule(_ADAM_RATE, _ADAM_STEPS))
 
@@ -70,29 +74,37 @@ def begin(start: Terms, mask: Terms, points: Points) -> tuple[Terms, Scalar]:
     (found, _), _ = lax.scan(step, (start, optimiser.init(start)), None, length=_ADAM_STEPS)
     moved = jnp.asarray(found)
     parameters = jnp.where(jnp.all(jnp.isfinite(moved)), moved, start)
-    return parameters, robust_scale(relative_residuals(parameters, mask, points), points.weight)
+    return parameters, padded_robust_scale(relative(parameters), weight)
 
 
-def cauchy(residuals: Residuals, scale: Scalar) -> Residuals:
-    """Residuals whose squares are the Cauchy loss `c^2 log(1 + (r / c)^2)`."""
-    squared = (residuals / scale) ** 2
-    tiny = squared < 1e-12
-    safe = jnp.where(tiny, 1.0, squared)
-    return jnp.where(tiny, 1.0, jnp.sqrt(jnp.log1p(safe) / safe)) * residuals
+def begin(start: Terms, mask: Terms, points: Points) -> tuple[Terms, Scalar]:
+    """`approach` of a form of the family."""
+    return approach(lambda parameters: relative_residuals(parameters, mask, points), points.weight, start)
 
 
-def finish(start: Terms, mask: Terms, points: Points, scale: Scalar, level: Scalar) -> Terms:
-    """Parameters at the least sum of squares of `cauchy(r, scale)` (level 1), or of `(r / scale)^level` (levels above 1)."""
+def least_squares(
+    relative: Callable[[Terms], Residuals], weight: Residuals, start: Terms, scale: Scalar, power: Scalar
+) -> Terms:
+    """Parameters at the least sum of squares of `cauchy(r, scale)` (power 1), or of `(r / scale)^power` (powers above 1).
+
+    `relative` gives the relative residuals r of some parameters, `weight` how often each counts.
+    """
 
     def residuals(parameters: Terms, _) -> Residuals:
-        relative = relative_residuals(parameters, mask, points)
-        share = jnp.abs(relative) / scale + 1e-12
-        powers = jnp.sign(relative) * share**level
-        return jnp.sqrt(points.weight) * jnp.where(level > 1.0, powers, cauchy(relative, scale))
+        found = relative(parameters)
+        share = jnp.abs(found) / scale + 1e-12
+        powers = jnp.sign(found) * share**power
+        return jnp.sqrt(weight) * jnp.where(power > 1.0, powers, cauchy(found, scale))
 
     solver = optimistix.LevenbergMarquardt(rtol=1e-10, atol=1e-10, linear_solver=lineax.Normal(lineax.Cholesky()))
     solution = optimistix.least_squares(residuals, solver, start, max_steps=FINISH_STEPS, throw=False)
     return jnp.where(jnp.all(jnp.isfinite(solution.value)), solution.value, start)
+
+
+def finish(start: Terms, mask: Terms, points: Points, scale: Scalar, power: Scalar) -> Terms:
+    """Parameters of a form of the family at its `least_squares`."""
+    relative = lambda parameters: relative_residuals(parameters, mask, points)
+    return least_squares(relative, points.weight, start, scale, power)
 
 
 class Assessment(NamedTuple):
@@ -111,16 +123,34 @@ def assess(parameters: Terms, mask: Terms, points: Points) -> Assessment:
     values = family.coefficients(parameters, mask)
     slopes = jax.jacfwd(_residuals_of)(values, points) * family.free(values, mask)[None]
     residuals = _residuals_of(values, points)
-    # A weak prior: no term is unsure by more than the times themselves. Directions that the data cannot see have no leverage.
-    size = jnp.sqrt(jnp.sum(slopes**2, axis=0))
-    scaled = slopes / jnp.where(size > 0, size, 1.0)[None]
-    count = jnp.sum(points.weight)
-    prior = jnp.maximum(jnp.sum(residuals**2) / count**2, 1e-9)
-    information = scaled.T @ scaled + prior * jnp.eye(len(mask))
-    leverage = jnp.sum((scaled @ jnp.linalg.inv(information)) * scaled, axis=1)
-    return Assessment(residuals, residuals / jnp.maximum(1.0 - leverage, 0.05), slopes)
+    return Assessment(residuals, leave_one_out(residuals, slopes, points.weight), slopes)
 
 
 def _residuals_of(values: Terms, points: Points) -> Residuals:
     ratio = family.predict(values, points) / points.time
     return jnp.where(points.weight > 0, ratio - 1.0, 0.0)
+
+
+class Fits(abc.ABC):
+    """Fits that go on together, one a lane; NumPy arrays with lanes in front."""
+
+    @property
+    @abc.abstractmethod
+    def weight(self) -> np.ndarray:
+        """How often each point counts."""
+
+    @abc.abstractmethod
+    def begin(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Parameters that `approach` the fit, and robust scales."""
+
+    @abc.abstractmethod
+    def finish(self, parameters: np.ndarray, scales: np.ndarray, power: float) -> np.ndarray:
+        """Parameters at the `least_squares`."""
+
+    @abc.abstractmethod
+    def assess(self, parameters: np.ndarray) -> Assessment:
+        """How good the fits are."""
+
+    @abc.abstractmethod
+    def coefficients(self, parameters: np.ndarray) -> np.ndarray:
+        """What the parameters stand for, in the units of the fit."""

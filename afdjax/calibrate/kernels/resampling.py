@@ -6,28 +6,30 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from afdjax._tools import checks
+from afdjax._tools.robust import EFFICIENT
 from afdjax.calibrate.kernels import family, optimise
-from afdjax.calibrate.kernels.family import Points
+from afdjax.calibrate.kernels.family import FamilyForm, Points
 from afdjax.calibrate.kernels.series import SeriesFit
+from afdjax.deployment.forms import RooflineForm
 
 
-BLOCK = 4
+NEIGHBOURS = 4
 """Neighbouring points that are drawn together: their misfits are alike."""
 
 
-def bootstrap(fit: SeriesFit, key: Key[Array, ""], draws: int = 1000, block: int = BLOCK) -> np.ndarray:
+def bootstrap(fit: SeriesFit, key: Key[Array, ""], draws: int = 1000, block: int = NEIGHBOURS) -> np.ndarray:
     """Coefficients refitted to resampled blocks of points, shape (draws, coefficients of `fit.latency`), in its units.
 
     Points are put in order of tokens, then batch; contiguous blocks of `block` points are drawn with replacement, as many as
     there are, and the robust loss is minimised from the fit's own coefficients, with its scale. The standard deviations
     agree with `fit.covariance` where residuals are independent, and are larger where neighbours err together. Raises `ValueError`
-    for fewer than two blocks, and for a table (whose one coefficient is a scale).
+    for fewer than two blocks, and for forms outside of the family (a table has one coefficient, its scale).
     """
     checks.require_whole("draws", draws, 2)
     checks.require_whole("block", block)
-    if fit.form == "table":
-        raise ValueError("`fit` must be of a parametric form, but it is a table: its covariance is that of one scale.")
-    samples = fit.samples
+    terms, latency, finished, samples = fit.formula, fit.latency, fit.finished, fit.samples
+    if not isinstance(terms, FamilyForm) or not isinstance(latency, RooflineForm) or finished is None:
+        raise ValueError(f"`fit` must be of a form of the family, but it is of the form '{fit.form}'.")
     count = -(-len(samples.tokens) // block)
     if count < 2:
         raise ValueError(f"`block` must leave at least two blocks of {len(samples.tokens)} points, but it is {block}.")
@@ -39,15 +41,18 @@ def bootstrap(fit: SeriesFit, key: Key[Array, ""], draws: int = 1000, block: int
         weights = jax.vmap(lambda blocks: jnp.zeros(count).at[blocks].add(1.0))(chosen)[:, owner]
         tokens, slots, time = samples.units
         points = Points(samples.tokens / tokens, samples.batch_size / slots, samples.time / time, np.ones(len(owner)))  # pyright: ignore
-        start = family.parameters_of(fit.final.coefficients / samples.coefficient_units)
-        found = _refits(weights, start, fit.terms.mask, points, jnp.asarray(optimise.EFFICIENT * fit.final.scale))
-    units: dict[str, np.ndarray] = dict(
-        zip(family.TERMS, np.asarray(found).T * samples.coefficient_units[:, None], strict=True)
+        start = family.parameters_of(finished.coefficients / samples.coefficient_units)
+        found = _refits(weights, start, terms.mask, points, jnp.asarray(EFFICIENT * finished.scale))
+    refitted = np.asarray(found) * samples.coefficient_units
+    return np.stack(
+        [
+            refitted[:, family.TERMS.index(term)]
+            if term in terms.terms
+            else np.full(draws, float(getattr(latency, field)))
+            for field, term in latency.terms().items()
+        ],
+        axis=1,
     )
-    fields = fit.terms.names()
-    names = fit.latency.coefficients()
-    nothing = {name: np.full(draws, float(value)) for name, value in names.items()}
-    return np.stack([units[fields[name]] if name in fields else nothing[name] for name in names], axis=1)
 
 
 @jax.jit

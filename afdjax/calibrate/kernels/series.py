@@ -3,15 +3,16 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from afdjax.calibrate.kernels import family
-from afdjax.calibrate.kernels.family import FORMS, TERMS, Form
-from afdjax.calibrate.kernels.final import Final, refine
+from afdjax._tools.robust import robust_scale
+from afdjax.calibrate.kernels.batched import predictions
+from afdjax.calibrate.kernels.family import TERMS, FamilyForm, family_forms, term_in_words
 from afdjax.calibrate.kernels.findings import (
     Cliff,
     Finding,
@@ -22,13 +23,18 @@ from afdjax.calibrate.kernels.findings import (
     missing_terms,
     rates,
 )
+from afdjax.calibrate.kernels.finished_fits import FinishedFit, finish_fits
+from afdjax.calibrate.kernels.first_fits import FormFit, first_fits
 from afdjax.calibrate.kernels.interpolate import left_out_error, tabulate
-from afdjax.calibrate.kernels.starts import Found, Samples, predictions, robust_scale, search
+from afdjax.calibrate.kernels.optimise import LEAST_SCALE
+from afdjax.calibrate.kernels.own_forms import OwnFormula, finish_own_fit, first_own_fit, own_formulas
+from afdjax.calibrate.kernels.samples import Samples
 from afdjax.calibrate.timings import Series, Timings
+from afdjax.calibrate.uncertainty import intervals, prediction_variance
 from afdjax.deployment.forms import Latency
 from afdjax.deployment.profile import Validity
 from afdjax.deployment.table import Table
-from afdjax.hardware.files import accelerator_named_in
+from afdjax.hardware.device_names import accelerator_named_in
 
 
 PENALTY = 0.01
@@ -36,29 +42,30 @@ PENALTY = 0.01
 SPARE = 2
 """A form needs at least this many points more than it has terms."""
 NOISY = 0.5
-"""Where repeats scatter by this share of the residuals, noise limits the fit and it is not levelled."""
+"""Where repeats scatter by this share of the residuals, noise limits the fit: the robust loss is the last word."""
 ROUGH = 0.2
-"""Where the robust standard deviation is larger, the worst point says nothing about the others: no levelling."""
-TABLE = "table"
-"""Name of the form that interpolates."""
+"""Where the robust standard deviation is larger, the worst point says nothing about the others: no minimax."""
+TABLE = Table.form
 
 
 @dataclasses.dataclass(frozen=True)
 class SeriesFit:
     """One series and the stage time fitted to it, for one layer, in microseconds.
 
-    `final` holds the coefficients of the parametric form `terms` and their covariance in the order of `family.TERMS`; `table`
-    the measured times where they are interpolated instead. `residuals` are predicted / measured - 1 at each point, `scale` their
-    robust standard deviation; `left_out` the root mean square of leave-one-out residuals (by the hat matrix; of a table by
-    interpolating its neighbours), `left_out_by_form` the same of every form that was tried. `levelled` says whether the worst
-    residual was made small in the end (the form and not noise limits the fit), or the robust loss was the last word.
+    `form` names the form, `latency` is the fitted stage time and `covariance` that of its coefficients, in their order. What it
+    was fitted as is `formula`, and `finished` its end (both None for a table). `residuals` are predicted / measured - 1 at each
+    point, `scale` their robust standard deviation; `left_out` the root mean square of leave-one-out residuals (by the hat matrix;
+    of a table by interpolating its neighbours), `left_out_by_form` the same of every form that was tried. `minimax` says whether
+    the worst residual was made small in the end (the form and not noise limits the fit), or the robust loss was the last word.
     """
 
     series: Series
     samples: Samples
-    terms: Form
-    final: Final
-    table: Table | None
+    form: str
+    latency: Latency
+    covariance: np.ndarray
+    formula: FamilyForm | OwnFormula | None
+    finished: FinishedFit | None
     residuals: np.ndarray
     scale: float
     left_out: float
@@ -68,28 +75,8 @@ class SeriesFit:
     lines: list[Line] = dataclasses.field(repr=False)
 
     @property
-    def form(self) -> str:
-        """Name of the form in profile files."""
-        return self.terms.name if self.table is None else TABLE
-
-    @property
-    def levelled(self) -> bool:
-        return self.table is None and self.final.levelled
-
-    @functools.cached_property
-    def latency(self) -> Latency:
-        """The fitted stage time."""
-        return self.terms.latency(self.final.coefficients) if self.table is None else self.table
-
-    @functools.cached_property
-    def covariance(self) -> np.ndarray:
-        """Covariance of `latency.coefficients()`, in their order."""
-        if self.table is not None:
-            # one factor on all times: the noise of one measurement, averaged
-            return np.array([[np.mean(self.residuals**2) / len(self.residuals)]])
-        fields = self.terms.names()
-        order = [TERMS.index(fields[name]) if name in fields else -1 for name in self.latency.coefficients()]
-        return np.pad(self.final.covariance, (0, 1))[np.ix_(order, order)]
+    def minimax(self) -> bool:
+        return self.finished is not None and self.finished.minimax
 
     @property
     def worst(self) -> float:
@@ -114,9 +101,8 @@ class SeriesFit:
 
     def intervals(self) -> dict[str, tuple[float, float, float]]:
         """Value, and ends of the 95 % interval, of each coefficient."""
-        margins = 1.96 * np.sqrt(np.diag(self.covariance))
         values = {name: float(value) for name, value in self.latency.coefficients().items()}
-        return {name: (value, value - m, value + m) for (name, value), m in zip(values.items(), margins, strict=True)}
+        return dict(zip(values, intervals(values.values(), self.covariance), strict=True))
 
     def predict(self, tokens: np.ndarray, batch_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Times [us] at these places, and the standard deviation of the predictions (that of a measurement not included)."""
@@ -126,16 +112,17 @@ class SeriesFit:
             every = jax.jit(jax.vmap(jax.value_and_grad(at), in_axes=(None, 0, 0)))
             time, slopes = every(values, jnp.asarray(tokens, float), jnp.asarray(batch_size, float))
             gradient = np.stack([np.asarray(slopes[name]) for name in values], axis=-1)
-        variance = np.einsum("ni,ij,nj->n", gradient, self.covariance, gradient)
-        return np.asarray(time), np.sqrt(np.maximum(variance, 0.0))
+        return np.asarray(time), np.sqrt(prediction_variance(gradient, self.covariance))
 
 
-def fit_series(timings: Timings, forms: Mapping[str, str] | None = None, level: bool | None = None) -> list[SeriesFit]:
+def fit_series(
+    timings: Timings, forms: Mapping[str, str] | None = None, minimax: bool | None = None
+) -> list[SeriesFit]:
     """Every series of the timings, fitted.
 
     **Arguments:** `forms` names the form of a component (`{"attention": "affine"}`); the others are chosen by their
-    held-out error, 1 % more for each term. `level` makes the worst residual small at the end (True), keeps to the robust loss
-    (False), or decides by the data (None: level unless repeats show noise or there are gross outliers).
+    held-out error, 1 % more for each term. `minimax` makes the worst residual small at the end (True), keeps to the robust loss
+    (False), or decides by the data (None: small unless repeats show noise or there are gross outliers).
 
     Raises `ValueError`, naming the series, where it has too few different points for the form.
     """
@@ -144,21 +131,43 @@ def fit_series(timings: Timings, forms: Mapping[str, str] | None = None, level: 
         groups = timings.groups()
         samples = [_samples(part) for _, part in groups]
         wanted = [forms.get(key.component) for key, _ in groups]
-        tried = [_candidates(key, one, name) for (key, _), one, name in zip(groups, samples, wanted, strict=True)]
-        found = search(samples, tried)
-        chosen = [_chosen(fits, name) for fits, name in zip(found, wanted, strict=True)]
-        noisy = [
-            best.scale > ROUGH or _noise(part) > NOISY * best.scale
+        possible = [_candidates(key, one, name) for (key, _), one, name in zip(groups, samples, wanted, strict=True)]
+        tried = first_fits(samples, [family for family, _ in possible])
+        for fits, one, (_, own) in zip(tried, samples, possible, strict=True):
+            fits += [first_own_fit(formula, one) for formula in own]
+        chosen = [_chosen(fits, name) for fits, name in zip(tried, wanted, strict=True)]
+        decided = [
+            False if minimax is None and (best.scale > ROUGH or _noise(part) > NOISY * best.scale) else minimax
             for (_, part), best in zip(groups, chosen, strict=True)
         ]
-        finals = refine(samples, chosen, [False if level is None and noise else level for noise in noisy])
-        times = predictions(samples, np.stack([final.coefficients for final in finals]))
+        finished = _finished(samples, chosen, decided)
         return [
-            _finished(key, part, one, fits, best, final, time, name == TABLE)
-            for (key, part), one, fits, best, final, time, name in zip(
-                groups, samples, found, chosen, finals, times, wanted, strict=True
+            _tabulated(key, part, one, fits) if name == TABLE else _fitted(key, part, one, fits, best, *end)
+            for (key, part), one, fits, best, end, name in zip(
+                groups, samples, tried, chosen, finished, wanted, strict=True
             )
         ]
+
+
+def _finished(
+    samples: Sequence[Samples], chosen: Sequence[FormFit], minimax: Sequence[bool | None]
+) -> list[tuple[FinishedFit, np.ndarray]]:
+    """The chosen forms fitted to the end, and the times that they predict."""
+    found: dict[int, tuple[FinishedFit, np.ndarray]] = {}
+    of_family = [i for i, fit in enumerate(chosen) if isinstance(fit.form, FamilyForm)]
+    if of_family:
+        pick = lambda values: [values[i] for i in of_family]
+        ends = finish_fits(pick(samples), pick(chosen), pick(minimax))
+        times = predictions(pick(samples), np.stack([end.coefficients for end in ends]))
+        found |= dict(zip(of_family, zip(ends, times, strict=True), strict=True))
+    for i in set(range(len(chosen))) - set(of_family):
+        end = finish_own_fit(samples[i], chosen[i], minimax[i])
+        found[i] = end, _times(chosen[i].form.latency(end.coefficients), samples[i])
+    return [found[i] for i in range(len(chosen))]
+
+
+def _times(latency: Latency, samples: Samples) -> np.ndarray:
+    return np.asarray(jax.vmap(latency)(jnp.asarray(samples.tokens), jnp.asarray(samples.batch_size)))
 
 
 def _samples(part: Timings) -> Samples:
@@ -177,90 +186,114 @@ def _noise(part: Timings) -> float:
     return float(known.median()) if len(known) else 0.0  # pyright: ignore[reportArgumentType]
 
 
-def _chosen(fits: Sequence[Found], wanted: str | None) -> Found:
+def _chosen(fits: Sequence[FormFit], wanted: str | None) -> FormFit:
     """The form that is wanted, or that with the least penalised held-out error."""
     named = [found for found in fits if found.form.name == wanted]
     return named[0] if named else min(fits, key=_score)
 
 
-def _score(found: Found) -> float:
+def _score(found: FormFit) -> float:
     return found.left_out * (1.0 + PENALTY * len(found.form.terms))
 
 
-def _candidates(key: Series, samples: Samples, wanted: str | None) -> list[Form]:
+def _candidates(key: Series, samples: Samples, wanted: str | None) -> tuple[list[FamilyForm], list[OwnFormula]]:
     """The forms that these points can tell apart. Raises `ValueError` if the one that is wanted is not among them."""
-    known = FORMS[key.component]
-    names = [form.name for form in known]
+    family, own = family_forms(key.component), own_formulas(key.component, wanted)
+    names = [form.name for form in (*family, *own)]
     if wanted not in (None, TABLE, *names):
-        raise ValueError(f"`forms['{key.component}']` must be one of {', '.join((*names, TABLE))}, but it is {wanted}.")
+        known = (*(form.name for form in family), TABLE, *(form.name for form in own))
+        raise ValueError(f"`forms['{key.component}']` must be one of {', '.join(known)}, but it is {wanted}.")
     different = len(np.unique(np.stack([samples.tokens, samples.batch_size]), axis=1).T)
     one_batch = len(np.unique(samples.batch_size)) == 1
-    possible = []
-    for form in known:
+
+    def can_be_fitted(form: FamilyForm | OwnFormula) -> bool:
         reason = None
         if one_batch and form.terms & {"per_slot", "per_context", "per_recent"}:
             reason = f"all points are at one batch size, {samples.batch_size[0]:g}: measure at two or more"
-        elif different < len(form.terms) + SPARE - (form is known[0]):
+        elif different < len(form.terms) + SPARE - (form == family[0]):
             reason = f"there are {different} different points, and it needs {len(form.terms) + SPARE}"
-        if reason is None:
-            possible.append(form)
-        elif wanted == form.name or form is known[0]:
+        if reason is not None and (wanted == form.name or form == family[0]):
             raise ValueError(f"{_title(key)}: the form '{form.name}' cannot be fitted: {reason}.")
+        return reason is None
+
+    possible = [form for form in family if can_be_fitted(form)]
     if one_batch and key.component in ("attention", "step"):
         # with the batch fixed, what grows with it is base; a floor and experts are still to be seen
-        possible += [form for form in (family.FLOOR, family.ROOFLINE) if different >= len(form.terms) + SPARE]
-    return possible
+        floors = [form for form in family_forms("communication") if "weights" in form.terms]
+        possible += [form for form in floors if different >= len(form.terms) + SPARE]
+    return possible, [form for form in own if can_be_fitted(form)]
 
 
-def _finished(
+def _fitted(
     key: Series,
     part: Timings,
     samples: Samples,
-    tried: Sequence[Found],
-    best: Found,
-    final: Final,
+    tried: Sequence[FormFit],
+    best: FormFit,
+    finished: FinishedFit,
     predicted: np.ndarray,
-    as_table: bool,
 ) -> SeriesFit:
-    errors = {found.form.name: found.left_out for found in tried}
-    table, left_out = None, best.left_out
-    if as_table:
-        try:
-            table = tabulate(samples.tokens, samples.batch_size, samples.time, key.component == "attention")
-        except ValueError as error:
-            raise ValueError(f"{_title(key)}: the form '{TABLE}' cannot be fitted: {error}.") from None
-        errors[TABLE] = left_out = left_out_error(table)
-        predicted = np.asarray(jax.vmap(table)(jnp.asarray(samples.tokens), jnp.asarray(samples.batch_size)))
     residuals = predicted / samples.time - 1.0
-    scale = robust_scale(residuals)
+    latency = best.form.latency(finished.coefficients)
+    seen = _seen(key, part, samples, residuals)
+    return SeriesFit(
+        **seen | {"findings": seen["findings"] + _pattern(best, tried)},
+        form=best.form.name,
+        latency=latency,
+        covariance=best.form.covariance_of(latency, finished.covariance),
+        formula=best.form,
+        finished=finished,
+        left_out=best.left_out,
+        left_out_by_form={found.form.name: found.left_out for found in tried},
+    )
+
+
+def _tabulated(key: Series, part: Timings, samples: Samples, tried: Sequence[FormFit]) -> SeriesFit:
+    try:
+        table = tabulate(samples.tokens, samples.batch_size, samples.time, key.component == "attention")
+    except ValueError as error:
+        raise ValueError(f"{_title(key)}: the form '{TABLE}' cannot be fitted: {error}.") from None
+    residuals = _times(table, samples) / samples.time - 1.0
+    left_out = left_out_error(table)
+    return SeriesFit(
+        **_seen(key, part, samples, residuals),
+        form=TABLE,
+        latency=table,
+        # one factor on all times: the noise of one measurement, averaged
+        covariance=np.array([[np.mean(residuals**2) / len(residuals)]]),
+        formula=None,
+        finished=None,
+        left_out=left_out,
+        left_out_by_form={found.form.name: found.left_out for found in tried} | {TABLE: left_out},
+    )
+
+
+def _seen(key: Series, part: Timings, samples: Samples, residuals: np.ndarray) -> dict[str, Any]:
+    """The fields of a `SeriesFit` that say what was measured, and what the residuals show whatever the form."""
+    scale = robust_scale(residuals, LEAST_SCALE)
     frame = part.frame
     grid = [None if frame[name].null_count() else frame[name].to_numpy() for name in ("batch", "context")]
     lines = lines_of(samples.tokens, grid[0], grid[1], samples.time)
     first = lambda name: frame[name].drop_nulls().first()
-    sparse = part.frame["bytes_per_token"].n_unique() > 1
+    sparse = frame["bytes_per_token"].n_unique() > 1
     findings = rates(
         samples.tokens, samples.time, None if sparse else first("bytes_per_token"), first("flops_per_token"),
         first("precision"), accelerator_named_in(key.device),
     )  # fmt: skip
-    return SeriesFit(
-        series=key,
-        samples=samples,
-        terms=best.form,
-        final=final,
-        table=table,
-        residuals=residuals,
-        scale=scale,
-        left_out=left_out,
-        left_out_by_form=errors,
-        validity=Validity(_range(samples.tokens), _range(samples.batch_size) if grid[0] is not None else None),
-        findings=findings + disorder(residuals, scale, lines) + ([] if as_table else _pattern(best, tried)),
-        lines=lines,
-    )
+    return {
+        "series": key,
+        "samples": samples,
+        "residuals": residuals,
+        "scale": scale,
+        "validity": Validity(_range(samples.tokens), _range(samples.batch_size) if grid[0] is not None else None),
+        "findings": findings + disorder(residuals, scale, lines),
+        "lines": lines,
+    }
 
 
-def _pattern(best: Found, tried: Sequence[Found]) -> list[Finding]:
+def _pattern(best: FormFit, tried: Sequence[FormFit]) -> list[Finding]:
     better = min(tried, key=_score)
-    extra = [term for term in TERMS if term in better.form.terms - best.form.terms]
+    extra = [term_in_words(term) for term in TERMS if term in better.form.terms - best.form.terms]
     return missing_terms(best.form.name, extra, best.left_out, better.form.name, better.left_out)
 
 

@@ -1,6 +1,6 @@
 """Timing files in, `Timings` out.
 
-Formats are recognised by the columns of a file, not by its name (`FORMATS`); what the columns do not say (the device, the
+Formats are recognised by the columns of a file, not by its name (`TIMING_FORMATS`); what the columns do not say (the device, the
 shape of a kernel) is taken from the path where its parts say it.
 """
 
@@ -11,8 +11,9 @@ from pathlib import Path
 import polars as pl
 
 from afdjax._tools.files import FileError, suggestion
+from afdjax._tools.tables import NoTable, first_line
 from afdjax.calibrate.readers import aiconfigurator, published, simulators
-from afdjax.calibrate.readers.files import NoTable, read_table
+from afdjax.calibrate.readers.files import TIMINGS, read_table
 from afdjax.calibrate.readers.labels import device_in as device_in, device_of
 from afdjax.calibrate.readers.places import files_of
 from afdjax.calibrate.timings import REQUIRED, TIDY, Timings, missing_column
@@ -37,7 +38,7 @@ def _format(name: str, columns: str, read: Callable[[pl.DataFrame, Path], pl.Dat
     return Format(name, frozenset(columns.split()), read)
 
 
-FORMATS = (
+TIMING_FORMATS = (
     _format("tidy", " ".join(REQUIRED), _tidy),
     _format(
         "AIConfigurator attention",
@@ -164,34 +165,33 @@ def _place(place: str | Path, columns: dict[str, str], constants: dict[str, str]
 def _load(path: Path, columns: dict[str, str], constants: dict[str, str]) -> Timings:
     table = read_table(path)
     if columns or constants:
-        known = FORMATS[0]
+        known = TIMING_FORMATS[0]
         table = _renamed(table, columns, path).with_columns(
             pl.lit(value).alias(name) for name, value in constants.items()
         )
     else:
         known = _recognised(table, path)
     if table.height == 0:
-        raise FileError(f"{path}: must hold at least one timing, but it is empty.")
+        raise TIMINGS.empty(path)
     try:
         return Timings.checked(known.read(table, path), str(path))
     except pl.exceptions.PolarsError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise FileError(
-            f"{path}: must be a table of the format {known.name}, but a column cannot be read ({reason})."
+            f"{path}: must be a table of the format {known.name}, but a column cannot be read ({first_line(error)})."
         ) from None
 
 
 def _recognised(table: pl.DataFrame, path: Path) -> Format:
     """The first format whose columns are all there."""
     present = set(table.columns)
-    for known in FORMATS:
+    for known in TIMING_FORMATS:
         if known.columns <= present:
             return known
     given = [name for name in table.columns if name != "row"]
     if "component" in present or len(present & set(TIDY)) >= 3:
         missing = next(name for name in REQUIRED if name not in present)
         raise NoTable(str(missing_column(missing, given, str(path))))
-    formats = "; ".join(f"{known.name} ({', '.join(sorted(known.columns))})" for known in FORMATS)
+    formats = "; ".join(f"{known.name} ({', '.join(sorted(known.columns))})" for known in TIMING_FORMATS)
     raise NoTable(
         f"{path}: must be a timing table of a known format, but its columns are {', '.join(given[:12])}"
         f"{', ...' if len(given) > 12 else ''}; the formats are {formats}."

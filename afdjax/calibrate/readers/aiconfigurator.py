@@ -9,13 +9,13 @@ from pathlib import Path
 
 import polars as pl
 
-from afdjax.calibrate.readers.files import NoTable
+from afdjax._tools.tables import NoTable
 from afdjax.calibrate.readers.labels import (
-    bytes_of,
     device_of,
+    element_bytes,
     grouped_query,
     latent,
-    number,
+    numbers,
     operation,
     pieces_of,
     precision_of,
@@ -32,10 +32,10 @@ ATTENTION += ["num_key_value_heads", "head_dim", "window_size", "beam_width", "t
 
 def attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Grouped-query attention, the kernel alone."""
-    heads, kv_heads, size = number("num_heads"), number("num_key_value_heads"), number("head_dim")
-    costs = grouped_query(heads, kv_heads, size, bytes_of(pl.col("kv_cache_dtype")))
+    heads, kv_heads, size = numbers("num_heads"), numbers("num_key_value_heads"), numbers("head_dim")
+    costs = grouped_query(heads, kv_heads, size, element_bytes(pl.col("kv_cache_dtype")))
     if "window_size" in table.columns:  # a sliding window does not read every token
-        costs = [pl.when(number("window_size") == 0).then(cost).alias(cost.meta.output_name()) for cost in costs]
+        costs = [pl.when(numbers("window_size") == 0).then(cost).alias(cost.meta.output_name()) for cost in costs]
     return _decode(table, path, "attn_dtype", costs)
 
 
@@ -46,26 +46,26 @@ def latent_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     dense = pl.lit(not SPARSE.search(said))
     for name in names:
         dense &= ~pl.col(name).cast(pl.String).fill_null("").str.contains(f"(?i){SPARSE.pattern}")
-    costs = latent(number("num_heads"), bytes_of(pl.col("kv_cache_dtype")), dense)
+    costs = latent(numbers("num_heads"), element_bytes(pl.col("kv_cache_dtype")), dense)
     return _decode(table, path, "mla_dtype", costs)
 
 
 def moe(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Mixture-of-experts layers; the timed rank is the most loaded one of its group."""
-    more = [number("num_tokens").alias("tokens"), pl.col("moe_dtype").alias("precision")]
+    more = [numbers("num_tokens").alias("tokens"), pl.col("moe_dtype").alias("precision")]
     return _rows(table, path, "ffn", MOE, "latency", *more)
 
 
 def gemm(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Dense products of m tokens with a k x n matrix."""
-    more = [number("m").alias("tokens"), pl.col("gemm_dtype").alias("precision")]
+    more = [numbers("m").alias("tokens"), pl.col("gemm_dtype").alias("precision")]
     return _rows(table, path, "ffn", ["op_name", "kernel_source", "gemm_dtype", "n", "k"], "latency", *more)
 
 
 def collective(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """NCCL; tokens are message elements."""
     labels = ["op_name", "kernel_source", "nccl_dtype", "num_gpus"]
-    return _rows(table, path, "communication", labels, "latency", number("message_size").alias("tokens"))
+    return _rows(table, path, "communication", labels, "latency", numbers("message_size").alias("tokens"))
 
 
 def alltoall(table: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -80,7 +80,7 @@ def alltoall(table: pl.DataFrame, path: Path) -> pl.DataFrame:
         "moe_ep_size",
         "distribution",
     ]
-    return _rows(table, path, "communication", labels, "latency", number("num_tokens").alias("tokens"))
+    return _rows(table, path, "communication", labels, "latency", numbers("num_tokens").alias("tokens"))
 
 
 def deepep_low_latency(table: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -91,7 +91,7 @@ def deepep_low_latency(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 def deepep_normal(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """DeepEP for large batches: each phase is its notification and its transfer."""
     for phase in ("dispatch", "combine"):
-        both = number(f"{phase}_transmit_us") + number(f"{phase}_notify_us")
+        both = numbers(f"{phase}_transmit_us") + numbers(f"{phase}_notify_us")
         table = table.with_columns(both.alias(f"{phase}_us"))
     return _phases(table, path, {phase: f"{phase}_us" for phase in ("dispatch", "combine")})
 
@@ -107,7 +107,7 @@ def _decode(table: pl.DataFrame, path: Path, dtype: str, costs: list[pl.Expr]) -
         )
     arithmetic = pl.col(dtype) if dtype in table.columns else pl.lit(None, pl.String)
     precision = precision_of(arithmetic, pl.col("kv_cache_dtype")).alias("precision")
-    slots = [number("batch_size").alias("batch"), (number("isl") + number("step")).alias("context")]
+    slots = [numbers("batch_size").alias("batch"), (numbers("isl") + numbers("step")).alias("context")]
     return _rows(table, path, "attention", ATTENTION, "latency", *slots, precision, *costs)
 
 
@@ -119,7 +119,7 @@ def _phases(table: pl.DataFrame, path: Path, times: dict[str, str]) -> pl.DataFr
         own = table.with_columns(pl.lit(phase).alias("phase"))
         if f"{phase}_sms" in table.columns:
             own = own.with_columns(pl.col(f"{phase}_sms").alias("sms"))
-        more = [number("num_token").alias("tokens"), pl.lit("us").alias("unit")]
+        more = [numbers("num_token").alias("tokens"), pl.lit("us").alias("unit")]
         parts.append(_rows(own, path, "communication", labels, time, *more))
     return pl.concat(parts)
 
@@ -133,7 +133,7 @@ def _rows(
         pl.lit(component).alias("component"),
         operation(table, labels, **_software(table, path)).alias("operation"),
         device_of(table, path).alias("device"),
-        number(latency).alias("latency"),
+        numbers(latency).alias("latency"),
         pl.lit("ms").alias("unit"),
         *more,
     )

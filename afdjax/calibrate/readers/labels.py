@@ -5,35 +5,18 @@ from pathlib import Path
 
 import polars as pl
 
-from afdjax.calibrate.timings import PRECISIONS
+from afdjax.hardware.device_names import device_named_in, without_device
+from afdjax.hardware.formats import MEASURED_AS, SIZES
 
 
-DEVICES = {
-    "rtx-pro-6000": r"rtx[ _-]?pro[ _-]?6000",
-    **{name: name for name in ("gb200", "gb300", "b200", "b300", "h100", "h200", "h800", "h20", "gh200")},
-    **{name: name for name in ("a100", "a800", "l40s", "b60", "910b", "910c", "mi300x", "mi325x", "mi355x")},
-}
 MODEL = re.compile(r"llama|qwen|deepseek|mixtral|glm|gpt|kimi|phi|gemma", re.IGNORECASE)
-BYTES = {
-    **dict.fromkeys(("float", "float32", "fp32"), 4.0),
-    **dict.fromkeys(("bfloat16", "bf16", "float16", "half", "fp16"), 2.0),
-    **dict.fromkeys(("fp8", "fp8_block", "fp8_e4m3", "int8", "uint8"), 1.0),
-}
 LATENT, ROPE = 512, 64
 """Width of the two parts of the cache of multi-head latent attention (DeepSeek-V2 and later)."""
 
 
 def device_in(path: Path | str) -> str | None:
     """The accelerator that a path (its last parts first) or a text names: `h100`, `gb200`, `rtx-pro-6000`, ...; or None."""
-    for part in reversed(Path(path).parts):
-        found = [
-            (match.start(), device)
-            for device, pattern in DEVICES.items()
-            if (match := re.search(rf"(?<![a-z0-9]){pattern}(?![a-z0-9])", part.lower()))
-        ]
-        if found:
-            return min(found)[1]
-    return None
+    return next((device for part in reversed(Path(path).parts) if (device := device_named_in(part))), None)
 
 
 def pieces_of(path: Path) -> list[str]:
@@ -46,12 +29,11 @@ def model_in(path: Path) -> str | None:
     """The model that the last parts of a path name; or None."""
     for piece in reversed(pieces_of(path)[-4:]):
         if MODEL.search(piece):
-            device, table = rf"^({'|'.join(DEVICES.values())})_", r"_(mlp|attention|moe)$"
-            return re.sub(table, "", re.sub(device, "", piece))
+            return re.sub(r"_(mlp|attention|moe)$", "", without_device(piece))
     return None
 
 
-def number(name: str) -> pl.Expr:
+def numbers(name: str) -> pl.Expr:
     """A column as numbers; null where it holds none."""
     return pl.col(name).cast(pl.Float64, strict=False)
 
@@ -81,9 +63,9 @@ def device_of(table: pl.DataFrame, path: Path, column: str = "device") -> pl.Exp
     return pl.col(column).cast(pl.String).replace(names)
 
 
-def bytes_of(dtype: pl.Expr) -> pl.Expr:
+def element_bytes(dtype: pl.Expr) -> pl.Expr:
     """Bytes of one number of a data type; null if it is not known."""
-    return dtype.cast(pl.String).replace_strict(BYTES, default=None, return_dtype=pl.Float64)
+    return dtype.cast(pl.String).replace_strict(SIZES, default=None, return_dtype=pl.Float64)
 
 
 def precision_of(dtype: pl.Expr, kv_dtype: pl.Expr) -> pl.Expr:
@@ -92,8 +74,8 @@ def precision_of(dtype: pl.Expr, kv_dtype: pl.Expr) -> pl.Expr:
     Kernels that read an 8-bit cache may multiply in 8 bits whatever the type of the queries, and tables do not say: a check
     against the device's peak must allow for it.
     """
-    kv = kv_dtype.cast(pl.String).replace(PRECISIONS)
-    return pl.when(kv == "fp8").then(kv).otherwise(dtype.cast(pl.String).replace(PRECISIONS))
+    kv = kv_dtype.cast(pl.String).replace(MEASURED_AS)
+    return pl.when(kv == "fp8").then(kv).otherwise(dtype.cast(pl.String).replace(MEASURED_AS))
 
 
 def grouped_query(heads: pl.Expr, kv_heads: pl.Expr, head_size: pl.Expr, kv_bytes: pl.Expr) -> list[pl.Expr]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from afdjax.calibrate.readers.labels import bytes_of, device_in, device_of, number
+from afdjax.calibrate.readers.labels import device_in, device_of, element_bytes, numbers
 from afdjax.calibrate.readers.simulators import rows
 
 
@@ -18,10 +18,10 @@ def nccl_tests(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
     Sizes of 0 bytes are left out: they time a launch.
     """
-    table = table.filter(number("count") != 0)
-    more = [number("count").alias("tokens"), device_of(table, path, "gpu").alias("device")]
+    table = table.filter(numbers("count") != 0)
+    more = [numbers("count").alias("tokens"), device_of(table, path, "gpu").alias("device")]
     labels = ["collective", "type", "num_gpus"]
-    return rows(table, path, "communication", number("time_us"), "us", labels, *more)
+    return rows(table, path, "communication", numbers("time_us"), "us", labels, *more)
 
 
 def apex_nccl(table: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -30,36 +30,36 @@ def apex_nccl(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     Sizes under 1 KB, which are written as 0, are left out.
     """
     found = re.search(r"alltoall|all_gather|all_reduce|reduce_scatter|sendrecv", path.name)
-    table = table.filter(number("size(kb)") != 0)
-    elements = number("size(kb)") * 1024.0 / bytes_of(pl.col("dtype"))
+    table = table.filter(numbers("size(kb)") != 0)
+    elements = numbers("size(kb)") * 1024.0 / element_bytes(pl.col("dtype"))
     more = [elements.alias("tokens"), device_of(table, path, "gpu").alias("device")]
     labels = ["num_nodes", "num_gpus_per_node", "dtype"]
-    return rows(table, path, "communication", number("time(us)"), "us", labels, *more, collective=found and found[0])
+    return rows(table, path, "communication", numbers("time(us)"), "us", labels, *more, collective=found and found[0])
 
 
 def deepep(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """DeepEP's published low-latency table: one point of each phase per number of ranks."""
     tokens = pl.lit(float(DEEPEP_TOKENS)).alias("tokens")
     return pl.concat(
-        rows(table, path, "communication", number(f"{phase}_us"), "us", ["ep"], tokens, phase=phase)
+        rows(table, path, "communication", numbers(f"{phase}_us"), "us", ["ep"], tokens, phase=phase)
         for phase in ("dispatch", "combine")
     )
 
 
 def splitwise(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Splitwise, mean decode steps of a whole server; a slot holds its prompt and half of its output on average."""
-    context = number("prompt_size") + number("token_size") / 2.0
-    more = [number("batch_size").alias("batch"), context.alias("context")]
+    context = numbers("prompt_size") + numbers("token_size") / 2.0
+    more = [numbers("batch_size").alias("batch"), context.alias("context")]
     more.append(_hardware(table).alias("device"))
     labels = ["model", "hardware", "tensor_parallel"]
-    return rows(table, path, "step", number("token_time"), "ms", labels, *more)
+    return rows(table, path, "step", numbers("token_time"), "ms", labels, *more)
 
 
 def inferencex(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """InferenceX, median time per output token of a whole server: a step with the prefill that it was mixed with."""
-    context = number("isl") + number("osl") / 2.0
-    more = [number("concurrency").alias("batch"), context.alias("context")]
-    return rows(table, path, "step", number("median_tpot_s"), "s", ["model", "run"], *more)
+    context = numbers("isl") + numbers("osl") / 2.0
+    more = [numbers("concurrency").alias("batch"), context.alias("context")]
+    return rows(table, path, "step", numbers("median_tpot_s"), "s", ["model", "run"], *more)
 
 
 def _hardware(table: pl.DataFrame) -> pl.Expr:

@@ -6,12 +6,12 @@ from pathlib import Path
 import polars as pl
 
 from afdjax.calibrate.readers.labels import (
-    bytes_of,
     device_in,
+    element_bytes,
     grouped_query,
     latent,
     model_in,
-    number,
+    numbers,
     operation,
     pieces_of,
     precision_of,
@@ -47,7 +47,7 @@ def rows(
 
 
 def _slots(batch: str, context: str) -> list[pl.Expr]:
-    return [number(batch).alias("batch"), number(context).alias("context")]
+    return [numbers(batch).alias("batch"), numbers(context).alias("context")]
 
 
 def infersim_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -57,7 +57,7 @@ def infersim_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """
     name = pieces_of(path)[-1]
     shape = re.fullmatch(r"(\d+)-(\d+)-(\d+)", name)
-    kv_bytes = bytes_of(pl.col("kv_dtype"))
+    kv_bytes = element_bytes(pl.col("kv_dtype"))
     costs: list[pl.Expr] = []
     said: dict[str, str | None] = {"kernel": name}
     if shape and (int(shape[2]), int(shape[3])) == (512, 64):
@@ -69,56 +69,56 @@ def infersim_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
         costs = grouped_query(heads, kv_heads, size, kv_bytes)
     precision = precision_of(pl.col("dtype"), pl.col("kv_dtype")).alias("precision")
     more = [*_slots("batch_size", "kv_len"), precision, *costs]
-    return rows(table, path, "attention", number("latency_us"), "us", ["dtype", "kv_dtype"], *more, **said)
+    return rows(table, path, "attention", numbers("latency_us"), "us", ["dtype", "kv_dtype"], *more, **said)
 
 
 def infersim_indexer(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """InferSim, the scores by which sparse attention chooses its tokens; `next_n` queries per slot."""
     more = _slots("batchsize", "s_kv")
-    return rows(table, path, "attention", number("latency_us"), "us", ["next_n"], *more, kernel=pieces_of(path)[-1])
+    return rows(table, path, "attention", numbers("latency_us"), "us", ["next_n"], *more, kernel=pieces_of(path)[-1])
 
 
 def infersim_gemm(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """InferSim, dense products of m tokens with a k x n matrix."""
-    return rows(table, path, "ffn", number("latency_us"), "us", ["n", "k"], number("m").alias("tokens"))
+    return rows(table, path, "ffn", numbers("latency_us"), "us", ["n", "k"], numbers("m").alias("tokens"))
 
 
 def infersim_experts(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """InferSim, the two grouped products of a mixture-of-experts layer as one call; tokens are those of one GPU."""
     labels = ["num_experts", "num_gpus", "num_local_experts", "topk", "hidden_size", "intermediate_size"]
-    both = number("up_proj_us") + number("down_proj_us")
-    return rows(table, path, "ffn", both, "us", labels, number("batch_size_per_gpu").alias("tokens"))
+    both = numbers("up_proj_us") + numbers("down_proj_us")
+    return rows(table, path, "ffn", both, "us", labels, numbers("batch_size_per_gpu").alias("tokens"))
 
 
 def vidur_mlp(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Vidur, a dense FFN: up projection, activation and down projection as one call."""
-    whole = number("mlp_up_proj_ms") + number("mlp_act_ms") + number("mlp_down_proj_ms")
-    tokens = number("num_tokens").alias("tokens")
+    whole = numbers("mlp_up_proj_ms") + numbers("mlp_act_ms") + numbers("mlp_down_proj_ms")
+    tokens = numbers("num_tokens").alias("tokens")
     return rows(table, path, "ffn", whole, "ms", ["num_tensor_parallel_workers"], tokens, model=model_in(path))
 
 
 def vidur_network(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Vidur, send/recv or all-reduce (the file name says which); tokens are 16-bit message elements."""
     found = re.search(r"send_recv|all_reduce|all_gather|reduce_scatter", path.name)
-    more = [number("size").alias("tokens")]
+    more = [numbers("size").alias("tokens")]
     if "std_ms" in table.columns:
-        more.append(number("std_ms").alias("spread"))
+        more.append(numbers("std_ms").alias("spread"))
     labels = ["num_workers", "devices_per_node"]
-    return rows(table, path, "communication", number("median_ms"), "ms", labels, *more, collective=found and found[0])
+    return rows(table, path, "communication", numbers("median_ms"), "ms", labels, *more, collective=found and found[0])
 
 
 def whole_model_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Frontier and LLMServingSim v0: heads are the model's, which tensor parallelism divides; 16-bit cache assumed."""
-    workers = number("num_tensor_parallel_workers")
-    heads, kv_heads = number("n_q_head"), number("n_kv_head")
-    size = number("n_embd") / heads if "n_embd" in table.columns else pl.lit(float(HEAD_SIZE))
+    workers = numbers("num_tensor_parallel_workers")
+    heads, kv_heads = numbers("n_q_head"), numbers("n_kv_head")
+    size = numbers("n_embd") / heads if "n_embd" in table.columns else pl.lit(float(HEAD_SIZE))
     # a KV head that is shared by several workers is held by each of them
     costs = grouped_query(heads / workers, pl.max_horizontal(kv_heads / workers, pl.lit(1.0)), size, pl.lit(2.0))
     more = [*_slots("batch_size", "kv_cache_size"), *costs]
     if "attn_decode_std_ms" in table.columns:
-        more.append(number("attn_decode_std_ms").alias("spread"))
+        more.append(numbers("attn_decode_std_ms").alias("spread"))
     labels = ["n_q_head", "n_kv_head", "n_embd", "num_tensor_parallel_workers"]
-    time = number("attn_decode_median_ms")
+    time = numbers("attn_decode_median_ms")
     return rows(table, path, "attention", time, "ms", labels, *more, model=model_in(path))
 
 
@@ -126,32 +126,32 @@ def frontier_experts(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Frontier, the grouped products of a mixture-of-experts layer on one worker."""
     labels = ["num_experts", "num_experts_per_device", "expert_parallel_size", "router_topk", "hidden_dim"]
     labels += ["expert_hidden_dim", "num_tensor_parallel_workers", "load_distribution"]
-    time, tokens = number("moe_grouped_gemm_median_ms"), number("num_tokens").alias("tokens")
+    time, tokens = numbers("moe_grouped_gemm_median_ms"), numbers("num_tokens").alias("tokens")
     return rows(table, path, "ffn", time, "ms", labels, tokens, model=model_in(path))
 
 
 def llmservingsim_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """LLMServingSim, the rows of pure decode (no prefill chunk in the batch)."""
-    pure = (number("prefill_chunk") == 0) & (number("kv_prefill") == 0) & (number("n_decode") > 0)
+    pure = (numbers("prefill_chunk") == 0) & (numbers("kv_prefill") == 0) & (numbers("n_decode") > 0)
     more = _slots("n_decode", "kv_decode")
-    return rows(table.filter(pure), path, "attention", number("time_us"), "us", [], *more, model=model_in(path))
+    return rows(table.filter(pure), path, "attention", numbers("time_us"), "us", [], *more, model=model_in(path))
 
 
 def llmservingsim_skew(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """LLMServingSim, the times of equal lengths from its test of unequal ones (rows of pure decode)."""
-    pure = (number("pc") == 0) & (number("kp") == 0)
+    pure = (numbers("pc") == 0) & (numbers("kp") == 0)
     more = _slots("n", "kv_mean")
     said = {"table": "skew", "model": model_in(path)}
-    return rows(table.filter(pure), path, "attention", number("t_mean_us"), "us", [], *more, **said)
+    return rows(table.filter(pure), path, "attention", numbers("t_mean_us"), "us", [], *more, **said)
 
 
 def llmservingsim_dense(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """LLMServingSim, every dense operation of a layer; `layer` says which, and not all of them are of the FFN."""
-    tokens = number("tokens").alias("tokens")
-    return rows(table, path, "ffn", number("time_us"), "us", ["layer"], tokens, model=model_in(path))
+    tokens = numbers("tokens").alias("tokens")
+    return rows(table, path, "ffn", numbers("time_us"), "us", ["layer"], tokens, model=model_in(path))
 
 
 def llmservingsim_experts(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """LLMServingSim, a mixture-of-experts layer by tokens and by the experts they hit."""
-    tokens = number("tokens").alias("tokens")
-    return rows(table, path, "ffn", number("time_us"), "us", ["activated_experts"], tokens, model=model_in(path))
+    tokens = numbers("tokens").alias("tokens")
+    return rows(table, path, "ffn", numbers("time_us"), "us", ["activated_experts"], tokens, model=model_in(path))

@@ -11,41 +11,37 @@ coefficient and in combinations.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax
 import numpy as np
-import optimistix
-from jaxtyping import Array, ArrayLike
 
 from afdjax._tools import checks
-from afdjax.calibrate.steps.log import Row, StepLog, contradictions, simulated_steps
+from afdjax._tools.provenance import digest_of, versions
+from afdjax.calibrate.steps.log import StepLog, contradictions
+from afdjax.calibrate.steps.problem import ORDER_OF_MAGNITUDE, Problem, plain_prior, problem_of
+from afdjax.calibrate.uncertainty import NORMAL_95, deviations, gauss_newton, intervals, prediction_variance
 from afdjax.cycles.barrier import Barrier, Gaussian
-from afdjax.cycles.cycle import Performance, performance
-from afdjax.deployment.bundle import Bundle, Start, WorkerWise
-from afdjax.deployment.forms import Affine, AffineWithSlots
-from afdjax.deployment.profile import PerWorker, Profile, Provenance
+from afdjax.deployment.bundle import Start, WorkerWise
+from afdjax.deployment.profile import Profile
+from afdjax.report.steps import steps_report
 from afdjax.workload.laws import Workload
-from afdjax.workload.slots import Moments
 
 
-ORDER_OF_MAGNITUDE = float(np.log(10.0))
-"""Prior standard deviation of a log coefficient where nothing is known."""
-TOLD = 0.2
-"""A coefficient is told by the log if its standard deviation falls below this share of the prior's."""
-ALIKE = 0.95
-"""Two coefficients with a larger correlation (in size) cannot be told apart."""
+IDENTIFIED = 0.2
+"""The log identifies a coefficient if its standard deviation falls below this share of the prior's."""
+CONFOUNDED = 0.95
+"""Two coefficients with a larger correlation (in size) are confounded."""
 TIMER = 0.002
 """Relative error that no log of steps is better than."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StepFit:
-    """Stage times from a log of steps.
+    """Stage times from a log of steps. `str(fit)` is the report, `to_dict()` the JSON document.
 
     `covariance` is that of the log coefficients named by `names`, prior included. `residuals` are predicted / measured - 1,
     `scatter` their standard deviation, `held_out` that of blocks of steps that were predicted from the others: what a step
@@ -54,13 +50,15 @@ class StepFit:
     """
 
     profile: Profile
-    problem: "_Problem" = dataclasses.field(repr=False)
+    problem: Problem = dataclasses.field(repr=False)
     covariance: np.ndarray
     residuals: np.ndarray
     scatter: float
     held_out: float
     binding: dict[str, float]
     contradictions: list[str]
+    made_by: dict[str, Any]
+    """What a repetition needs: options, names and digests of the log, the prior and the workload, versions."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,31 +68,31 @@ class StepFit:
     @property
     def deviation(self) -> dict[str, float]:
         """Standard deviation of each log coefficient."""
-        return dict(zip(self.names, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
+        return dict(zip(self.names, deviations(self.covariance).tolist(), strict=True))
 
     @property
-    def told(self) -> dict[str, bool]:
-        """Whether the log tells each coefficient (otherwise it is the prior's)."""
-        shares = np.sqrt(np.diag(self.covariance)) / np.asarray(self.problem.width)
-        return {name: bool(share < TOLD) for name, share in zip(self.names, shares, strict=True)}
+    def identified(self) -> dict[str, bool]:
+        """Whether the log identifies each coefficient (otherwise it is the prior's)."""
+        shares = deviations(self.covariance) / np.asarray(self.problem.width)
+        return {name: bool(share < IDENTIFIED) for name, share in zip(self.names, shares, strict=True)}
 
     @property
-    def alike(self) -> list[tuple[str, str, float]]:
+    def confounded(self) -> list[tuple[str, str, float]]:
         """Pairs that the log cannot tell apart, with their correlation."""
-        sizes = np.sqrt(np.diag(self.covariance))
+        sizes = deviations(self.covariance)
         correlation = self.covariance / np.outer(sizes, sizes)
         pairs = zip(*np.triu_indices(len(sizes), 1), strict=True)
         return [
-            (self.names[i], self.names[j], float(correlation[i, j])) for i, j in pairs if abs(correlation[i, j]) > ALIKE
+            (self.names[i], self.names[j], float(correlation[i, j]))
+            for i, j in pairs
+            if abs(correlation[i, j]) > CONFOUNDED
         ]
 
     def intervals(self) -> dict[str, tuple[float, float, float]]:
         """Value, and ends of the 95 % interval, of each coefficient."""
-        values = self.profile.coefficients()
-        factor = {name: float(np.exp(1.96 * sd)) for name, sd in self.deviation.items()}
-        return {
-            name: (float(values[name]), float(values[name]) / f, float(values[name]) * f) for name, f in factor.items()
-        }
+        every = self.profile.coefficients()
+        values = [float(every[name]) for name in self.names]
+        return dict(zip(self.names, intervals(values, self.covariance, of_logs=True), strict=True))
 
     def predict(self, log: StepLog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Step times [us] at these rows, and the ends of the 95 % interval of a measurement there."""
@@ -103,56 +101,77 @@ class StepFit:
             logs = np.log([float(values[name]) for name in self.names])
             there = self.problem.at(log.rows()).corrected(logs)
             steps, slopes = map(np.asarray, there.steps_and_slopes(logs))
-        variance = np.einsum("ni,ij,nj->n", slopes, self.covariance, slopes) + self.held_out**2
-        factor = np.exp(1.96 * np.sqrt(variance))
+        variance = prediction_variance(slopes, self.covariance) + self.held_out**2
+        factor = np.exp(NORMAL_95 * np.sqrt(variance))
         return np.exp(steps), np.exp(steps) / factor, np.exp(steps) * factor
 
+    def compare(self, log: StepLog) -> dict[str, Any]:
+        """The predictions at the rows of another log beside what was measured there, as a document."""
+        steps, low, high = self.predict(log)
+        error, inside = np.abs(steps / log.step_us - 1.0), (low <= log.step_us) & (log.step_us <= high)
+        return {
+            "log": log.source,
+            "digest": log.digest(),
+            "steps": len(steps),
+            "step_us": steps.tolist(),
+            "low_us": low.tolist(),
+            "high_us": high.tolist(),
+            "measured_us": log.step_us.tolist(),
+            "mean_relative_error": float(error.mean()),
+            "worst_relative_error": float(error.max()),
+            "share_inside": float(inside.mean()),
+        }
+
     def to_dict(self) -> dict[str, Any]:
-        """Coefficients with intervals, what the log tells, residuals and advice, for JSON."""
-        told = self.told
+        """Coefficients with intervals, what the log identifies, residuals and advice, and what a repetition needs."""
+        identified = self.identified
         return {
             "steps": len(self.residuals),
+            "time_unit": self.profile.time_unit,
             "scatter": self.scatter,
+            "worst_relative_residual": float(np.abs(self.residuals).max()),
             "held_out_error": self.held_out,
             "coefficients": {
-                name: {"value": value, "ci95": [low, high], "told": told[name]}
+                name: {"value": value, "ci95": [low, high], "told": identified[name]}
                 for name, (value, low, high) in self.intervals().items()
             },
             "decides": self.binding,
             "advice": self.advice(),
+            "made_by": self.made_by,
         }
+
+    def to_json(self) -> str:
+        """`to_dict()` as text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def advice(self) -> list[str]:
         """What the log cannot tell, and what to measure next."""
-        untold = [name for name, told in self.told.items() if not told]
+        unseen = [name for name, seen in self.identified.items() if not seen]
         lines = []
-        for stage, circuit, remedy in (
-            ("attention", "attention", "fewer attention workers, or longer contexts"),
-            ("ffn", "ffn", "more attention workers for each FFN worker"),
-            ("communication", "communication", "small batches, or one microbatch in flight"),
-        ):
-            own = [name for name in untold if name.startswith(stage)]
+        for stage, remedy in _REMEDIES.items():
+            own = [name for name in unseen if name.startswith(stage)]
             if own:
-                share = self.binding[circuit] + (self.binding["round-trip"] if stage == "communication" else 0.0)
+                share = self.binding[stage] + (self.binding["round-trip"] if stage == "communication" else 0.0)
                 lines.append(
                     f"{stage}: not identifiable: {', '.join(name.split('.')[1] for name in own)} ({stage} decides "
                     f"{share:.0%} of the steps): measure with {remedy}."
                 )
-        for one, other, correlation in self.alike:
+        for one, other, correlation in self.confounded:
             lines.append(
                 f"{one} and {other} cannot be told apart (correlation {correlation:+.2f}): vary one of them alone."
             )
         return lines + self.contradictions
 
     def __str__(self) -> str:
-        lines = [
-            f"{len(self.residuals)} steps, off by {self.scatter:.1%} (standard deviation), at most "
-            f"{np.abs(self.residuals).max():.1%}, held out {self.held_out:.1%}"
-        ]
-        for name, (value, low, high) in self.intervals().items():
-            known = "" if self.told[name] else "   (the prior; the log does not tell)"
-            lines.append(f"  {name:28} {value:12.5g} us   95 %: {low:.5g} to {high:.5g}{known}")
-        return "\n".join(lines + self.advice())
+        return steps_report(self.to_dict())
+
+
+_REMEDIES = {
+    "attention": "fewer attention workers, or longer contexts",
+    "ffn": "more attention workers for each FFN worker",
+    "communication": "small batches, or one microbatch in flight",
+}
+"""Where each stage decides more of the steps."""
 
 
 def fit_steps(
@@ -180,11 +199,12 @@ def fit_steps(
     """
     for value in unsure.values() if isinstance(unsure, Mapping) else (unsure,):
         checks.require_positive("unsure", value)
+    barrier, start = barrier or Gaussian(), start or WorkerWise()
     with jax.enable_x64(True):
-        prior = _plain_prior(log) if prior is None else prior
-        if prior.time_unit != "us":
-            raise ValueError(f"`prior` must be in us, as the steps are, but it is in {prior.time_unit}.")
-        problem = _problem(log, prior, unsure, barrier or Gaussian(), start or WorkerWise(), workload)
+        middle = plain_prior(log) if prior is None else prior
+        if middle.time_unit != "us":
+            raise ValueError(f"`prior` must be in us, as the steps are, but it is in {middle.time_unit}.")
+        problem = problem_of(log, middle, unsure, barrier, start, workload)
         scatter, logs = 0.1, np.asarray(problem.middle)
         for _ in range(_ROUNDS):
             problem = problem.corrected(logs)
@@ -202,134 +222,42 @@ def fit_steps(
         held_out=max(held_out, scatter),
         binding=binding,
         contradictions=contradictions(log),
+        made_by=_made_by(log, prior, workload, problem),
     )
+
+
+def _made_by(log: StepLog, prior: Profile | None, workload: Workload | None, problem: Problem) -> dict[str, Any]:
+    options = {
+        "unsure": dict(zip(problem.names, np.asarray(problem.width).tolist(), strict=True)),
+        "barrier": type(problem.barrier).__name__,
+        "start": type(problem.start).__name__,
+    }
+    sources, digests = {"log": log.source}, {"log": log.digest()}
+    if prior is not None:
+        sources["prior"], digests["prior"] = prior.provenance.name, digest_of(prior)
+    if workload is not None:
+        sources["workload"], digests["workload"] = type(workload).__name__, digest_of(workload)
+    return {"options": options, "sources": sources, "digests": digests, "versions": versions()}
 
 
 _ROUNDS = 6
 """Fits with the scatter of the one before."""
 _FOLDS = 4
 """Blocks of neighbouring steps that are held out in turn."""
-_CAUCHY = 2.385
 
 
-class _Problem(eqx.Module):
-    """A log of steps, the prior of the log coefficients, and the model between them."""
-
-    prior: Profile
-    names: tuple[str, ...] = eqx.field(static=True)
-    middle: Array
-    width: Array
-    rows: Row
-    correction: Array
-    measured: Array
-    workload: Workload | None
-    in_flight: int = eqx.field(static=True)
-    layers: float = eqx.field(static=True)
-    barrier: Barrier
-    start: Start
-
-    def profile(self, logs: ArrayLike) -> Profile:
-        """The prior's profile with these log coefficients."""
-        values = jnp.exp(jnp.asarray(logs))
-        return self.prior.with_coefficients({name: values[i] for i, name in enumerate(self.names)})
-
-    def one(self, profile: Profile, row: Row) -> Performance:
-        slots = Moments(row.token_load / row.batch_size, row.spread / jnp.sqrt(row.batch_size))
-        bundle = Bundle(
-            row.batch_size, in_flight=self.in_flight, ffn_workers=row.ffn_workers, layers=self.layers, start=self.start
-        )
-        return performance(self.barrier.worker_load(slots, row.batch_size), profile, bundle, row.attention_workers)
-
-    def log_steps(self, logs: ArrayLike) -> Array:
-        """Log of the modelled step time [us] of each row."""
-        profile = self.profile(logs)
-        return self.correction + jnp.log(jax.vmap(lambda row: self.one(profile, row).tpot)(self.rows))
-
-    @eqx.filter_jit
-    def steps_and_slopes(self, logs: ArrayLike) -> tuple[Array, Array]:
-        """Log step times, and their derivatives by the log coefficients."""
-        return self.log_steps(logs), jax.jacfwd(self.log_steps)(jnp.asarray(logs))
-
-    def at(self, rows: Row) -> "_Problem":
-        """The same model at other rows, nothing measured there."""
-        zero = jnp.zeros(len(rows.batch_size))
-        fields = lambda problem: (problem.rows, problem.correction, problem.measured)
-        return eqx.tree_at(fields, self, (rows, zero, zero))
-
-    def corrected(self, logs: ArrayLike) -> "_Problem":
-        """With what the simulator says beyond the formula at these coefficients (the same random numbers every time)."""
-        if self.workload is None:
-            return self
-        simulated = simulated_steps(
-            self.workload, self.profile(logs), self.rows, self.in_flight, self.layers, self.start
-        )
-        plain = eqx.tree_at(lambda problem: problem.correction, self, jnp.zeros_like(self.correction))
-        formula, _ = plain.steps_and_slopes(logs)
-        return eqx.tree_at(lambda problem: problem.correction, self, jnp.log(simulated) - formula)
-
-    @eqx.filter_jit
-    def solve(self, logs: ArrayLike, scatter: Array, weight: ArrayLike) -> Array:
-        """Log coefficients with the least sum of squares of the misfits (rows of weight 1) and of what the prior says."""
-
-        def residuals(logs: Array, _) -> Array:
-            misfit = (self.log_steps(logs) - self.measured) / scatter
-            # Cauchy: a step with a hiccup in it has little influence
-            robust = jnp.sign(misfit) * _CAUCHY * jnp.sqrt(jnp.log1p((misfit / _CAUCHY) ** 2) + 1e-24)
-            return jnp.concatenate([weight * robust, (logs - self.middle) / self.width])
-
-        solver = optimistix.LevenbergMarquardt(rtol=1e-9, atol=1e-9, linear_solver=lineax.QR())
-        return optimistix.least_squares(residuals, solver, jnp.asarray(logs), max_steps=200, throw=False).value
-
-    def binding(self, logs: ArrayLike) -> dict[str, float]:
-        """Mean probability over the rows that each circuit decides."""
-        profile = self.profile(logs)
-        found = eqx.filter_jit(jax.vmap(lambda row: self.one(profile, row)))(self.rows)
-        shares = {
-            "attention": found.attention_decides, "ffn": found.ffn_decides, "communication": found.link_decides,
-            "round-trip": found.round_trip_decides,
-        }  # fmt: skip
-        return {name: max(float(np.mean(np.asarray(share))), 0.0) for name, share in shares.items()}
-
-
-def _problem(
-    log: StepLog,
-    prior: Profile,
-    unsure: int | float | Mapping[str, int | float],
-    barrier: Barrier,
-    start: Start,
-    workload: Workload | None,
-) -> _Problem:
-    values = {name: float(value) for name, value in prior.coefficients().items()}
-    names = tuple(name for name, value in values.items() if value > 0 and not name.endswith(("sharpness", "window")))
-    width = [unsure.get(name, ORDER_OF_MAGNITUDE) if isinstance(unsure, Mapping) else unsure for name in names]
-    return _Problem(
-        prior=prior,
-        names=names,
-        middle=jnp.log(jnp.asarray([values[name] for name in names])),
-        width=jnp.asarray(width, float),
-        rows=log.rows(),
-        correction=jnp.zeros(len(log.step_us)),
-        workload=workload,
-        measured=jnp.log(jnp.asarray(log.step_us, float)),
-        in_flight=log.in_flight,
-        layers=log.layers,
-        barrier=barrier,
-        start=start,
-    )
-
-
-def _judged(problem: _Problem, logs: np.ndarray, scatter: float) -> tuple[np.ndarray, np.ndarray, float]:
+def _judged(problem: Problem, logs: np.ndarray, scatter: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Log residuals, covariance of the log coefficients with this scatter, and the scatter that the residuals show."""
     steps, slopes = map(np.asarray, problem.steps_and_slopes(logs))
     residuals = steps - np.asarray(problem.measured)
     information = slopes.T @ slopes / scatter**2
-    covariance = np.linalg.inv(information + np.diag(np.asarray(problem.width) ** -2.0))
+    covariance = gauss_newton(information, np.asarray(problem.width) ** -2.0)
     spent = float(np.trace(covariance @ information))
     seen = float(np.sqrt(np.sum(residuals**2) / max(len(residuals) - spent, 1.0)))
     return residuals, covariance, max(seen, TIMER)
 
 
-def _held_out(problem: _Problem, logs: np.ndarray, scatter: float) -> float:
+def _held_out(problem: Problem, logs: np.ndarray, scatter: float) -> float:
     """Root mean square misfit of blocks of steps that are alike (by merged batch), each predicted from the other blocks."""
     rows = problem.rows
     order = np.argsort(np.asarray(rows.attention_workers * rows.batch_size / rows.ffn_workers), kind="stable")
@@ -341,21 +269,6 @@ def _held_out(problem: _Problem, logs: np.ndarray, scatter: float) -> float:
         steps, _ = problem.steps_and_slopes(found)
         misfits.append((np.asarray(steps) - np.asarray(problem.measured))[block])
     return float(np.sqrt(np.mean(np.concatenate(misfits) ** 2)))
-
-
-def _plain_prior(log: StepLog) -> Profile:
-    """Stages each of which alone would explain a third of the median cycle, shared evenly by its terms."""
-    cycle = float(np.median(log.step_us)) / (log.in_flight * log.layers)
-    batch, load = float(np.median(log.batch_size)), float(np.median(log.token_load))
-    merged = float(np.median(log.attention_workers * log.batch_size / log.ffn_workers))
-    third = cycle / 3.0
-    return Profile(
-        AffineWithSlots(third / load / 3.0, third / batch / 3.0, third / 3.0),
-        Affine(third / merged / 2.0, third / 2.0),
-        PerWorker(Affine(third / batch / 2.0, third / 2.0)),
-        time_unit="us",
-        provenance=Provenance(name="a guess"),
-    )
 
 
 def _named(profile: Profile, names: tuple[str, ...], covariance: np.ndarray) -> Profile:

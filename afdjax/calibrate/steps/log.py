@@ -11,7 +11,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Array
 
-from afdjax._tools.files import FileError
+from afdjax._tools.files import FileError, first_problem
+from afdjax._tools.provenance import digest
+from afdjax._tools.tables import TableReader, with_clean_names
 from afdjax.calibrate.timings import UNITS, missing_column
 from afdjax.deployment.bundle import Bundle, Start
 from afdjax.deployment.profile import Profile
@@ -36,6 +38,8 @@ class StepLog:
     step_us: np.ndarray
     in_flight: int = 2
     layers: float = 1.0
+    source: str = ""
+    """Where the log comes from, for documents."""
 
     def __post_init__(self):
         for name in ("batch_size", "token_load", "attention_workers", "ffn_workers", "step_us"):
@@ -53,8 +57,16 @@ class StepLog:
 
     def select(self, rows: np.ndarray) -> "StepLog":
         """Only these rows (a mask or indices)."""
-        columns = ("batch_size", "token_load", "spread", "attention_workers", "ffn_workers", "step_us")
-        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in columns})
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in STEP_COLUMNS})
+
+    def digest(self) -> str:
+        """SHA-256 of the steps, whatever file they came from."""
+        columns = [np.asarray(getattr(self, name), float).tobytes() for name in STEP_COLUMNS]
+        return digest(b"".join([*columns, f"{self.in_flight} {float(self.layers)}".encode()]))
+
+
+STEP_COLUMNS = ("batch_size", "token_load", "spread", "attention_workers", "ffn_workers", "step_us")
+"""Those of a `StepLog`, one entry a row each."""
 
 
 class Row(eqx.Module):
@@ -67,43 +79,73 @@ class Row(eqx.Module):
     ffn_workers: Array
 
 
+STEPS = TableReader("step")
+"""How a log of steps becomes rows."""
+
+NEEDED = ("batch", "token_load", "attention_workers", "step_time", "unit")
+OPTIONAL_COLUMNS = ("spread", "ffn_workers", "in_flight", "layers")
+"""Columns of a log of steps; all but `unit` hold numbers."""
+
+
 def load_steps(path: str | Path, workload: Workload | None = None) -> StepLog:
-    """A log of steps from a CSV or Parquet file.
+    """A log of steps from a CSV or Parquet file, plain or gzip.
 
     Columns: `batch` (slots of one attention worker in one microbatch), `token_load` (KV tokens of it), `attention_workers`,
     `step_time`, `unit`; optional `spread`, `ffn_workers` (1), `in_flight` (2), `layers` (1). Where there is no `token_load`,
     mean and spread are those of full slots that serve `workload`. Raises `FileError` in one line.
     """
-    try:
-        frame = pl.read_parquet(path) if str(path).endswith(".parquet") else pl.read_csv(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise FileError(f"{path}: must be a table of steps in CSV or Parquet, but: {error}.") from None
-    for name in ("batch", *(("token_load",) if workload is None else ()), "attention_workers", "step_time", "unit"):
+    known = () if workload is None else ("token_load",)
+    frame = _checked(Path(path), [name for name in NEEDED if name not in known])
+    if workload is not None and "token_load" not in frame.columns:
+        load, spread = pl.col("batch") * float(workload.theta), pl.col("batch").sqrt() * float(workload.nu)
+        frame = frame.with_columns(token_load=load, spread=spread)
+    unit = _once(frame, "unit", path)
+    if unit not in UNITS:
+        raise FileError(f"{path}: column 'unit' must be one of {', '.join(UNITS)}, but it is {unit}.")
+    in_flight = _once(frame, "in_flight", path, 2.0)
+    if not (in_flight >= 1 and in_flight.is_integer()):
+        raise FileError(f"{path}: column 'in_flight' must be a whole number of at least 1, but it is {in_flight:g}.")
+    column = lambda name, default=0.0: frame[name].to_numpy() if name in frame.columns else np.full(len(frame), default)
+    with first_problem(str(path)):
+        return StepLog(
+            column("batch"), column("token_load"), column("spread"), column("attention_workers"),
+            column("ffn_workers", 1.0), column("step_time") * UNITS[unit],
+            int(in_flight), _once(frame, "layers", path, 1.0),
+        )  # fmt: skip
+
+
+def _checked(path: Path, needed: list[str]) -> pl.DataFrame:
+    """The columns of a log, with numbers where numbers are wanted."""
+    rows = STEPS.read(path)
+    frame = with_clean_names(rows.frame, path)
+    for name in needed:
         if name not in frame.columns:
             raise missing_column(name, frame.columns, str(path))
-    if workload is not None and "token_load" not in frame.columns:
-        slots = pl.col("batch").cast(pl.Float64)
-        load, spread = slots * float(workload.theta), slots.sqrt() * float(workload.nu)
-        frame = frame.with_columns(token_load=load, spread=spread)
-    once: dict[str, Any] = {}
-    for name, default in (("unit", None), ("in_flight", 2), ("layers", 1)):
-        values = frame[name].unique().to_list() if name in frame.columns else [default]
-        if len(values) != 1:
-            raise FileError(f"{path}: column '{name}' must hold one value, but it holds {values[:3]}: split the file.")
-        once[name] = values[0]
-    if once["unit"] not in UNITS:
-        raise FileError(f"{path}: column 'unit' must be one of {', '.join(UNITS)}, but it is {once['unit']}.")
-    column = lambda name, default: (
-        frame[name].cast(pl.Float64).to_numpy() if name in frame.columns else np.full(len(frame), default)
-    )
+    if frame.height == 0:
+        raise STEPS.empty(path)
+    wanted = [name for name in (*NEEDED, *OPTIONAL_COLUMNS) if name in frame.columns and name != "unit"]
+    return frame.with_columns(_numbers(frame[name], rows.number, path) for name in wanted)
+
+
+def _numbers(column: pl.Series, rows: pl.Series, path: Path) -> pl.Series:
+    """A column as numbers, one in every row."""
     try:
-        return StepLog(
-            column("batch", 0.0), column("token_load", 0.0), column("spread", 0.0), column("attention_workers", 0.0),
-            column("ffn_workers", 1.0), column("step_time", 0.0) * UNITS[once["unit"]],
-            int(once["in_flight"]), float(once["layers"]),
-        )  # fmt: skip
-    except (ValueError, pl.exceptions.PolarsError) as error:
-        raise FileError(f"{path}: {str(error).replace('`', chr(39))}") from None
+        numbers = column.cast(pl.Float64, strict=False)
+    except pl.exceptions.PolarsError:
+        raise FileError(f"{path}: column '{column.name}' must hold numbers, but it holds {column.dtype}.") from None
+    if numbers.null_count():
+        row = int(numbers.is_null().arg_true()[0])
+        shown = "empty" if column[row] is None else repr(column[row])[:60]
+        raise FileError(f"{path}: row {rows[row]}: '{column.name}' must be a number, but it is {shown}.")
+    return numbers
+
+
+def _once(frame: pl.DataFrame, name: str, path: str | Path, default: Any = None) -> Any:
+    """The one value of a column; `default` where there is no such column."""
+    values = frame[name].unique(maintain_order=True).to_list() if name in frame.columns else [default]
+    if len(values) != 1:
+        raise FileError(f"{path}: column '{name}' must hold one value, but it holds {values[:3]}: split the file.")
+    return values[0]
 
 
 def simulated_steps(

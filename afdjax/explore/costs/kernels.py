@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from afdjax._tools.fields import Number, number
 from afdjax._tools.types import Scalar, ScalarLike
-from afdjax.explore.costs.measured import Measured
+from afdjax.explore.costs.measured import MeasuredKernels
 from afdjax.explore.costs.routing import Even, Imbalance, held_experts
 from afdjax.explore.models.attention import Attention
 from afdjax.explore.models.ffn import Dense, Experts
@@ -72,7 +72,7 @@ class Kernels(eqx.Module):
     efficiency: Efficiency
     formats: tuple[str, str, str] = eqx.field(static=True)
     cache: str = eqx.field(static=True, default="bf16")
-    measured: Measured = Measured()
+    measured: MeasuredKernels = MeasuredKernels()
 
     def _read(self, amount: Scalar) -> Scalar:
         return amount / (self.accelerator.bandwidth * self.efficiency.memory)

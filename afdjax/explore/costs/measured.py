@@ -48,7 +48,7 @@ class Grid(eqx.Module):
         return jnp.exp(map_coordinates(jnp.log(self.ratios), index, order=1, mode="nearest"))
 
 
-class Measured(eqx.Module):
+class MeasuredKernels(eqx.Module):
     """What was measured of one kind of layer on its devices; None: nothing.
 
     Attention `module`s with their projections and its `core` alone, over (tensor-parallel devices, requests, context); `experts`

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Sequence
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -27,57 +28,72 @@ def _unchained(stages: Sequence[Scalar], in_flight: ScalarLike, layers: ScalarLi
     return jnp.asarray(in_flight * layers * longest) + sum(stages, jnp.zeros(())) - longest
 
 
+DEPTHS = (1, 2, 3, 4)
+"""Microbatches in flight that a search looks at, where something overlaps."""
+
+
 class Schedule(eqx.Module):
     """What of attention, transfer out, FFN and transfer back of different microbatches runs at the same time. Abstract."""
 
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """Microbatches in flight that a search looks at."""
-        return (1, 2, 3, 4)
+    depths: ClassVar[tuple[int, ...]]
+    """Microbatches in flight that a search looks at."""
 
     @abc.abstractmethod
     def stages(self, attention: Scalar, out: Scalar, ffn: Scalar, back: Scalar) -> tuple[Scalar, ...]:
         """Times of what runs one at a time each."""
 
+    @abc.abstractmethod
     def time(self, stages: Sequence[Scalar], in_flight: ScalarLike, layers: ScalarLike) -> Scalar:
         """Time of `in_flight` microbatches through `layers` layers."""
+
+
+class Chained(Schedule):
+    """A microbatch takes at least as long as all of its stages, one after the other. Abstract."""
+
+    def time(self, stages: Sequence[Scalar], in_flight: ScalarLike, layers: ScalarLike) -> Scalar:
         return pipelined(stages, in_flight, layers)
 
 
-class FourStage(Schedule):
+class FourStage(Chained):
     """Everything beside everything else: links in both directions at a time (full duplex)."""
+
+    depths: ClassVar[tuple[int, ...]] = DEPTHS
 
     def stages(self, attention: Scalar, out: Scalar, ffn: Scalar, back: Scalar) -> tuple[Scalar, ...]:
         return attention, out, ffn, back
 
 
-class ThreeStage(Schedule):
+class ThreeStage(Chained):
     """One link for both directions (half duplex): AIConfigurator's optimistic form, Step-3's three slots."""
+
+    depths: ClassVar[tuple[int, ...]] = DEPTHS
 
     def stages(self, attention: Scalar, out: Scalar, ffn: Scalar, back: Scalar) -> tuple[Scalar, ...]:
         return attention, ffn, out + back
 
 
-class TwoStage(Schedule):
+class TwoStage(Chained):
     """Senders wait for their transfers: AIConfigurator's conservative form."""
+
+    depths: ClassVar[tuple[int, ...]] = DEPTHS
 
     def stages(self, attention: Scalar, out: Scalar, ffn: Scalar, back: Scalar) -> tuple[Scalar, ...]:
         return attention + out, ffn + back
 
 
-class Serial(Schedule):
+class Serial(Chained):
     """Nothing overlaps."""
 
-    @property
-    def depths(self) -> tuple[int, ...]:
-        return (1,)
+    depths: ClassVar[tuple[int, ...]] = (1,)
 
     def stages(self, attention: Scalar, out: Scalar, ffn: Scalar, back: Scalar) -> tuple[Scalar, ...]:
         return (attention + out + ffn + back,)
 
 
-class Fused(Schedule):
+class Fused(Chained):
     """Transfers inside of the FFN's kernels, tile by tile (FastAFD): the longest of the three is what is left of them."""
+
+    depths: ClassVar[tuple[int, ...]] = DEPTHS
 
     def stages(self, attention: Scalar, out: Scalar, ffn: Scalar, back: Scalar) -> tuple[Scalar, ...]:
         return attention, jnp.maximum(ffn, jnp.maximum(out, back))
@@ -88,6 +104,8 @@ class Unchained(Schedule):
 
     Too fast where the microbatches do not fill the pipeline: with one of them a layer takes as long as its slowest stage.
     """
+
+    depths: ClassVar[tuple[int, ...]] = DEPTHS
 
     def stages(self, attention: Scalar, out: Scalar, ffn: Scalar, back: Scalar) -> tuple[Scalar, ...]:
         return attention, out, ffn, back

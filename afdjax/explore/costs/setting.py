@@ -1,31 +1,21 @@
 """What plans are judged in: a model, devices of both pools and what is reached of them, a network, a schedule, requests."""
 
 import dataclasses
-from typing import TypeVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from afdjax._tools import checks
 from afdjax._tools.fields import Number, number
 from afdjax._tools.types import Scalar
 from afdjax.explore.costs.kernels import Efficiency, Kernels
-from afdjax.explore.costs.measured import Measured
+from afdjax.explore.costs.measured import MeasuredKernels
 from afdjax.explore.costs.network import Links, Network, links_between, links_within
 from afdjax.explore.costs.routing import Even, Imbalance
 from afdjax.explore.costs.schedule import FourStage, Schedule
 from afdjax.explore.models.model import Model
 from afdjax.hardware.accelerator import GIBI, Accelerator
 from afdjax.hardware.formats import bytes_of
-
-
-T = TypeVar("T")
-
-
-def in_double(tree: T) -> T:
-    """The same with every float leaf in double precision: one made in single precision would hold all results there."""
-    return jax.tree.map(lambda leaf: leaf.astype(float) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
 class UseCase(eqx.Module):
@@ -103,7 +93,7 @@ class Setting(eqx.Module):
     accepted: Number = number(1.0)
     drafted: Number = number(0.0)
     reserve: Number = number(3.9 * GIBI)
-    measured: dict[str, tuple[Measured, ...]] = eqx.field(default_factory=dict)
+    measured: dict[str, tuple[MeasuredKernels, ...]] = eqx.field(default_factory=dict)
     cache: str = eqx.field(static=True, default="bf16")
     with_attention: tuple[str, ...] = eqx.field(static=True, default=("router", "dense"))
     joined: bool = eqx.field(static=True, default=True)
@@ -155,5 +145,5 @@ class Setting(eqx.Module):
     def kernels(self, device: Accelerator, part: int) -> Kernels:
         """Costs of one kind of layer on one kind of device."""
         parts = self.measured.get(device.name)
-        measured = parts[part] if parts else Measured()
+        measured = parts[part] if parts else MeasuredKernels()
         return Kernels(device, self.efficiency, self.model.formats, self.cache, measured)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -9,61 +10,64 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afdjax._tools.precision import in_double
 from afdjax._tools.programs import compiled_quickly
 from afdjax._tools.types import Scalar
-from afdjax.explore.costs.setting import Setting, in_double
-from afdjax.explore.explain.explained import constants, explained, is_constant
+from afdjax.explore.costs.setting import Setting
+from afdjax.explore.explain.facts import constants, facts_of, is_constant
 from afdjax.explore.models.model import Model
-from afdjax.explore.plans.columns import OUTCOMES
-from afdjax.explore.plans.exploration import Corrections, Exploration, Part, Plan, placed
-from afdjax.explore.plans.replica import times
+from afdjax.explore.plans.candidates import OUTCOMES
+from afdjax.explore.plans.outcomes import times
+from afdjax.explore.plans.plan import Level, PlanPart, ServingPlan, best_of
+from afdjax.explore.plans.question import Question
 
 
-def rate(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> Scalar:
-    """Output tokens per second of this plan in a setting with one or two pools: of all replicas, or of the slower kind."""
-    rates = [part.count * _rate(placed(setting, pools, part.place), part) for part in plan.parts]
+def rate(question: Question, plan: ServingPlan) -> Scalar:
+    """Output tokens per second of this plan in the question's setting: of all replicas, or of the slower kind."""
+    rates = [part.count * _rate(question.placed(part.place), part) for part in plan.parts]
     if plan.parts[0].kind == "prefill":
-        return jnp.minimum(corrections.prefill * rates[0], corrections.decode * rates[1])
+        return jnp.minimum(question.corrections.prefill * rates[0], question.corrections.decode * rates[1])
     return sum(rates, jnp.zeros(()))
 
 
-def _rate(setting: Setting, part: Part) -> Scalar:
+def _rate(setting: Setting, part: PlanPart) -> Scalar:
     """Tokens per second of one replica."""
     return OUTCOMES[part.kind](setting, part.replica, times(setting, part.replica)).tokens_per_s
 
 
-def elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
+def elasticities(question: Question, plan: ServingPlan) -> dict[str, float]:
     """Percent of throughput for a percent of every constant: accelerators (of one pool: `device`), efficiencies, network and
     requests.
 
     The plan is held fixed; constants that are 0 or infinite, measured tables and corrections are left out.
     """
     with jax.enable_x64(True):
-        found = [_elasticities_of(in_double(setting), part, pools) for part in plan.parts]
-    rates = np.array([each for each, _ in found])
+        slopes = [_elasticities_of(question, part) for part in plan.parts]
+    rates = np.array([each for each, _ in slopes])
     if plan.parts[0].kind == "prefill":
+        corrections = question.corrections
         shares = np.eye(2)[int(np.argmin(rates * (corrections.prefill, corrections.decode)))]
     else:
         shares = rates / rates.sum()
     totals: dict[str, float] = {}
-    for share, (_, slopes) in zip(shares, found, strict=True):
-        for name, slope in slopes.items():
+    for share, (_, of_part) in zip(shares, slopes, strict=True):
+        for name, slope in of_part.items():
             totals[name] = totals.get(name, 0.0) + float(share) * slope
     return totals
 
 
-def model_elasticities(setting: Setting, plan: Plan, corrections: Corrections, pools: int = 1) -> dict[str, float]:
+def model_elasticities(question: Question, plan: ServingPlan) -> dict[str, float]:
     """Percent of throughput for a percent of every number of the model's shape but `top_k`, which has no derivative.
 
-    The plan is held fixed. A program of its own: what is served is no knob of who serves it.
+    The plan is held fixed. A program of its own: the model is not something that an operator can tune.
     """
     with jax.enable_x64(True):
-        setting = in_double(setting)
+        setting = in_double(question.setting)
         numbers, rest = eqx.partition(setting.model, is_constant)
 
         def log_rate(numbers: Model) -> Scalar:
-            model = eqx.combine(numbers, rest)
-            return jnp.log(rate(dataclasses.replace(setting, model=model), plan, corrections, pools))
+            here = dataclasses.replace(setting, model=eqx.combine(numbers, rest))
+            return jnp.log(rate(dataclasses.replace(question, setting=here), plan))
 
         slopes = compiled_quickly(jax.grad(log_rate))(numbers)
         named = jax.tree_util.tree_leaves_with_path(numbers)
@@ -74,24 +78,24 @@ def model_elasticities(setting: Setting, plan: Plan, corrections: Corrections, p
         }
 
 
-def _elasticities_of(setting: Setting, part: Part, pools: int) -> tuple[float, dict[str, float]]:
-    """Tokens per second of a part, and its elasticities by the names of the constants in `setting`."""
-    here = placed(setting, pools, part.place)
-    facts = explained(here, part.replica, part.kind)
+def _elasticities_of(question: Question, part: PlanPart) -> tuple[float, dict[str, float]]:
+    """Tokens per second of a part, and its elasticities by the names of the constants in the setting."""
+    here = in_double(question.placed(part.place))
+    facts = facts_of(here, part.replica, part.kind)
     named, _ = jax.tree_util.tree_flatten_with_path(constants(here))
     roles = ("attention_device", "ffn_device")
     # of one pool both roles are the same device, and only what changes both is a knob
     owner: dict[str, str] = dict.fromkeys(roles, "device")
-    if pools > 1:
+    if len(question.fleet.counts) > 1:
         owner = {roles[0]: roles[part.place[0]], roles[1]: roles[part.place[-1]]}
-    found: dict[str, float] = {}
+    slopes: dict[str, float] = {}
     for (path, leaf), slope in zip(named, facts.slopes, strict=True):
         value = float(leaf)
         if math.isfinite(value) and value != 0.0:
             role, _, rest = name_of(path).partition(".")
             name = f"{owner.get(role, role)}.{rest}".rstrip(".")
-            found[name] = found.get(name, 0.0) + float(slope * value)
-    return part.count * math.exp(float(facts.log_rate)), found
+            slopes[name] = slopes.get(name, 0.0) + float(slope * value)
+    return part.count * math.exp(float(facts.log_rate)), slopes
 
 
 def name_of(path: Any) -> str:
@@ -99,23 +103,27 @@ def name_of(path: Any) -> str:
     return jax.tree_util.keystr(path).lstrip(".").replace("['", ".").replace("']", "")
 
 
-def margins(found: Exploration, most: int = 3) -> dict[str, list[tuple[str, float]]]:
+Slopes = dict[str, float]
+"""Elasticities by the names of constants."""
+
+
+def margins(levels: Sequence[Level], slopes: Mapping[str, Slopes], most: int = 3) -> dict[str, list[tuple[str, float]]]:
     """For every other feasible level: the constants that flip the verdict first, and the factor that each must change by.
 
-    To first order: the ratio of the two throughputs goes with the difference of their elasticities. Factors beyond 10 are
-    left out.
+    `slopes`: the `elasticities` of the plan of every feasible level. To first order: the ratio of the two throughputs goes with
+    the difference of their elasticities. Factors beyond 10 are left out.
     """
-    best = found.best
-    if best is None or best.plan is None:
+    best = best_of(levels)
+    if best is None:
         return {}
-    own = elasticities(found.setting, best.plan, found.corrections, len(found.pools))
-    flips = {}
-    for level in found.levels:
-        if level.plan is None or level is best:
+    best_name, best_plan = best
+    own, flips = slopes[best_name], {}
+    for level in levels:
+        if level.plan is None or level.name == best_name:
             continue
-        other = elasticities(found.setting, level.plan, found.corrections, len(found.pools))
-        gap = math.log(best.plan.value / level.plan.value)
+        other = slopes[level.name]
         # log factor at which the other level catches up
+        gap = math.log(best_plan.value / level.plan.value)
         # constants of a pool that one of them does not use have no slope there
         lean = {name: other.get(name, 0.0) - own.get(name, 0.0) for name in sorted(own.keys() | other.keys())}
         needed = {name: gap / slope for name, slope in lean.items() if abs(slope) > gap / math.log(10.0)}

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import optimistix
 from jaxtyping import Array, Float
 
+from afdjax._tools.precision import in_double
+from afdjax._tools.robust import cauchy
 from afdjax.explore.costs.kernels import Efficiency
-from afdjax.explore.costs.setting import Setting, in_double
-from afdjax.explore.measurements.tables import Series, fastest, nothing_of, series_of, times_of
+from afdjax.explore.costs.setting import Setting
+from afdjax.explore.measurements.tables import KernelSeries, fastest, nothing_of, series_of, times_of
 
 
 CONSTANTS = ("memory", "dense", "experts", "attention", "kernel")
@@ -35,7 +37,7 @@ def with_fitted_constants(setting: Setting, places: Sequence[str | Path]) -> Set
     return dataclasses.replace(setting, efficiency=fit_efficiency(setting, chosen))
 
 
-def fit_efficiency(setting: Setting, series: Sequence[Series], steps: int = 64) -> Efficiency:
+def fit_efficiency(setting: Setting, series: Sequence[KernelSeries], steps: int = 64) -> Efficiency:
     """The constants of `setting.efficiency` that its attention device shows in these series, the others as they were.
 
     Least squares of Cauchy residuals of log(modelled / measured), every series with the same weight, by Levenberg-Marquardt
@@ -52,14 +54,12 @@ def fit_efficiency(setting: Setting, series: Sequence[Series], steps: int = 64) 
 
         def residuals(logs: Float[Array, " constants"], _: None) -> list[Array]:
             here = dataclasses.replace(setting, efficiency=with_constants(logs))
-            found = [_HELD * (logs - start)]
+            errors = [_HELD * (logs - start)]
             for one in series:
                 error = jnp.log(times_of(here, one) / one.seconds) / _SOFTNESS
-                # Cauchy's loss as a square, smooth where the error is nothing
-                square = jnp.maximum(error**2, 1e-12)
-                found.append(error * jnp.sqrt(jnp.log1p(square) / square / len(one.seconds)))
-            return found
+                errors.append(cauchy(error, 1.0) / len(one.seconds) ** 0.5)
+            return errors
 
         solver = optimistix.LevenbergMarquardt(rtol=1e-6, atol=1e-8)
-        found = eqx.filter_jit(optimistix.least_squares)(residuals, solver, start, max_steps=steps, throw=False)
-        return with_constants(found.value)
+        solution = eqx.filter_jit(optimistix.least_squares)(residuals, solver, start, max_steps=steps, throw=False)
+        return with_constants(solution.value)

@@ -17,16 +17,18 @@ import numpy as np
 import polars as pl
 from jaxtyping import Array, Float
 
+from afdjax._tools.precision import in_double
 from afdjax._tools.programs import compiled_quickly
 from afdjax._tools.types import Scalar
 from afdjax.calibrate import load_timings
 from afdjax.calibrate.readers.aiconfigurator import SPARSE
 from afdjax.calibrate.readers.labels import LATENT, device_in
 from afdjax.explore.costs.kernels import Tokens
-from afdjax.explore.costs.measured import Grid, Measured
-from afdjax.explore.costs.setting import Setting, in_double
+from afdjax.explore.costs.measured import Grid, MeasuredKernels
+from afdjax.explore.costs.setting import Setting
 from afdjax.explore.models.attention import GroupedQuery, Latent
 from afdjax.explore.models.ffn import Experts
+from afdjax.hardware.formats import STORED_AS
 
 
 SHORTEST = 128.0
@@ -34,10 +36,11 @@ SHORTEST = 128.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Series:
-    """Measured times [s] of one kind of kernel of one layer, at places as `Measured` has them.
+class KernelSeries:
+    """Measured times [s] of one kind of kernel of one layer, at places as `MeasuredKernels` has them.
 
-    `kind` is that of a field of `Measured`, `part` counts the kinds of layers of the model, `places` has shape (axes, points).
+    `kind` is that of a field of `MeasuredKernels`, `part` counts the kinds of layers of the model, `places` has the shape
+    (axes, points).
     """
 
     kind: str
@@ -59,7 +62,7 @@ def with_tables(setting: Setting, places: Sequence[str | Path]) -> Setting:
         here = setting.on(device, device)
         chosen = fastest(here, series_of(here, places))
         if chosen:
-            measured[device.name] = tuple(_measured(here, chosen, part) for part in range(len(setting.model.layers)))
+            measured[device.name] = tuple(_kernels_of(here, chosen, part) for part in range(len(setting.model.layers)))
     if not measured:
         raise nothing_of(setting)
     return dataclasses.replace(setting, measured=measured)
@@ -73,45 +76,47 @@ def nothing_of(setting: Setting) -> ValueError:
     )
 
 
-def fastest(setting: Setting, series: list[Series]) -> list[Series]:
+def fastest(setting: Setting, series: list[KernelSeries]) -> list[KernelSeries]:
     """Of each kind and part the series of the fastest runtime, and of attention whole modules rather than cores."""
-    found = []
+    chosen = []
     for part, kind in itertools.product(range(len(setting.model.layers)), ("module", "core", "experts")):
         best = _fastest(setting, [one for one in series if (one.kind, one.part) == (kind, part)])
         # a module has its core inside
-        if best is not None and not (kind == "core" and any((one.kind, one.part) == ("module", part) for one in found)):
-            found.append(best)
-    return found
+        if best is not None and not (
+            kind == "core" and any((one.kind, one.part) == ("module", part) for one in chosen)
+        ):
+            chosen.append(best)
+    return chosen
 
 
-def _measured(setting: Setting, chosen: list[Series], part: int) -> Measured:
+def _kernels_of(setting: Setting, chosen: list[KernelSeries], part: int) -> MeasuredKernels:
     mine = [one for one in chosen if one.part == part]
     grids = {one.kind: grid_of(one, modelled(setting, one)) for one in mine}
-    return Measured(**grids, sources=tuple(f"{one.kind}: {one.source}" for one in mine))
+    return MeasuredKernels(**grids, sources=tuple(f"{one.kind}: {one.source}" for one in mine))
 
 
-def series_of(setting: Setting, places: Sequence[str | Path]) -> list[Series]:
+def series_of(setting: Setting, places: Sequence[str | Path]) -> list[KernelSeries]:
     """All series of the tables that are kernels of this model in its formats on the attention device."""
     frame = _labelled(places, setting.attention_device.name)
-    found = []
+    series = []
     for part, layers in enumerate(setting.model.layers):
         if isinstance(layers.attention, GroupedQuery):
-            found += _grouped_query(frame, layers.attention, setting, part)
+            series += _grouped_query_series(frame, layers.attention, setting, part)
         elif isinstance(layers.attention, Latent):
-            found += _latent(frame, layers.attention, setting, part)
+            series += _latent_series(frame, layers.attention, setting, part)
         if isinstance(layers.ffn, Experts):
-            found += _experts(frame, layers.ffn, setting, part)
-    return found
+            series += _experts_series(frame, layers.ffn, setting, part)
+    return series
 
 
-def modelled(setting: Setting, series: Series) -> np.ndarray:
+def modelled(setting: Setting, series: KernelSeries) -> np.ndarray:
     """Times [s] of the cost model at the places of a series on the attention device, shape (points,)."""
     with jax.enable_x64(True):
         setting = in_double(dataclasses.replace(setting, measured={}))
         return np.asarray(compiled_quickly(lambda here: times_of(here, series))(setting))
 
 
-def times_of(setting: Setting, series: Series) -> Float[Array, " points"]:
+def times_of(setting: Setting, series: KernelSeries) -> Float[Array, " points"]:
     """The same for a setting in double precision without tables, differentiable by it."""
     kernels, layers = setting.kernels(setting.attention_device, series.part), setting.model.layers[series.part]
 
@@ -141,23 +146,12 @@ def _labelled(places: Sequence[str | Path], device: str) -> pl.DataFrame:
     return frame.filter(mine).with_columns(**said)
 
 
-STORED = {
-    "bfloat16": "bf16",
-    "float16": "bf16",
-    "half": "bf16",
-    "fp8_block": "fp8",
-    "fp8_e4m3": "fp8",
-    "w4a16_mxfp4": "mxfp4",
-}
-"""Formats of weights and caches in other words."""
-
-
 def _stored_as(column: str, kind: str) -> pl.Expr:
     """Whether a column names this format, or nothing."""
-    return pl.col(column).is_null() | (pl.col(column).str.to_lowercase().replace(STORED) == kind)
+    return pl.col(column).is_null() | (pl.col(column).str.to_lowercase().replace(STORED_AS) == kind)
 
 
-def _grouped_query(frame: pl.DataFrame, layer: GroupedQuery, setting: Setting, part: int) -> list[Series]:
+def _grouped_query_series(frame: pl.DataFrame, layer: GroupedQuery, setting: Setting, part: int) -> list[KernelSeries]:
     if np.isfinite(float(layer.window)):
         return []
     tp = (pl.lit(float(layer.heads)) / pl.col("num_heads")).alias("tp")
@@ -171,17 +165,21 @@ def _grouped_query(frame: pl.DataFrame, layer: GroupedQuery, setting: Setting, p
     return _attention_series(mine, "core", part)
 
 
-MODULES = {"(?i)deepseek-(v3|r1)": (7168.0, 1536.0), "(?i)kimi-k2": (7168.0, 1536.0), "(?i)glm-5": (6144.0, 2048.0)}
+WHOLE_MODULES = {
+    "(?i)deepseek-(v3|r1)": (7168.0, 1536.0),
+    "(?i)kimi-k2": (7168.0, 1536.0),
+    "(?i)glm-5": (6144.0, 2048.0),
+}
 """Hidden size and rank of the queries of the models whose whole modules tables name."""
 
 
-def _latent(frame: pl.DataFrame, layer: Latent, setting: Setting, part: int) -> list[Series]:
+def _latent_series(frame: pl.DataFrame, layer: Latent, setting: Setting, part: int) -> list[KernelSeries]:
     said = pl.concat_str(pl.col("op_name", "model", "kernel").fill_null(""), separator=" ")
     sparse = said.str.contains(f"(?i){SPARSE.pattern}")
     # single kernels know the width of the cache only, modules all of the layer
     cached = pl.col("rank").fill_null(LATENT) == float(layer.kv_rank)
     shape = (float(layer.hidden), float(layer.query_rank))
-    known = [pl.col("model").str.contains(pattern) for pattern, of in MODULES.items() if of == shape]
+    known = [pl.col("model").str.contains(pattern) for pattern, of in WHOLE_MODULES.items() if of == shape]
     mine = (
         frame.filter((pl.col("component") == "attention") & pl.col("num_key_value_heads").is_null() & cached)
         .filter(pl.col("num_heads").is_not_null() & (sparse if layer.sparse else ~sparse))
@@ -198,12 +196,12 @@ def _latent(frame: pl.DataFrame, layer: Latent, setting: Setting, part: int) -> 
     ]
 
 
-def _attention_series(frame: pl.DataFrame, kind: str, part: int) -> list[Series]:
+def _attention_series(frame: pl.DataFrame, kind: str, part: int) -> list[KernelSeries]:
     frame = frame.filter((pl.col("tp") >= 1.0) & (pl.col("context") >= SHORTEST))
     return _by_runtime(frame, ["tp", "batch", "context"], kind, part)
 
 
-def _experts(frame: pl.DataFrame, layer: Experts, setting: Setting, part: int) -> list[Series]:
+def _experts_series(frame: pl.DataFrame, layer: Experts, setting: Setting, part: int) -> list[KernelSeries]:
     devices = pl.coalesce("moe_ep_size", "num_gpus")
     # AIConfigurator counts the tokens of the group, InferSim those of one GPU
     each = pl.when(pl.col("num_gpus").is_null()).then(pl.col("tokens") / devices).otherwise(pl.col("tokens"))
@@ -221,28 +219,28 @@ def _experts(frame: pl.DataFrame, layer: Experts, setting: Setting, part: int) -
     return _by_runtime(mine, ["devices", "each"], "experts", part)
 
 
-def _by_runtime(frame: pl.DataFrame, places: list[str], kind: str, part: int) -> list[Series]:
+def _by_runtime(frame: pl.DataFrame, places: list[str], kind: str, part: int) -> list[KernelSeries]:
     """A series for every runtime and kernel; repeats of a place are one, their median."""
     names = ["framework", "version", "kernel_source", "op_name"]
-    found = []
+    series = []
     for said, rows in frame.group_by(names, maintain_order=True):
         rows = rows.group_by(places).agg(pl.col("latency_us").median()).sort(places)
         if rows.height > 1:
             source = " ".join(str(name) for name in said if name) or "one runtime"
-            found.append(
-                Series(kind, part, rows.select(places).to_numpy().T, rows["latency_us"].to_numpy() * 1e-6, source)
+            series.append(
+                KernelSeries(kind, part, rows.select(places).to_numpy().T, rows["latency_us"].to_numpy() * 1e-6, source)
             )
-    return found
+    return series
 
 
-def _fastest(setting: Setting, series: list[Series]) -> Series | None:
+def _fastest(setting: Setting, series: list[KernelSeries]) -> KernelSeries | None:
     """By the median of measured over modelled time, of those with half as many group sizes as the widest, or more."""
     sizes = [len(np.unique(one.places[0])) for one in series]
     wide = [one for one, size in zip(series, sizes, strict=True) if 2 * size >= max(sizes)]
     return min(wide, key=lambda one: float(np.median(one.seconds / modelled(setting, one))), default=None)
 
 
-def grid_of(series: Series, model: np.ndarray) -> Grid:
+def grid_of(series: KernelSeries, model: np.ndarray) -> Grid:
     """Ratios on the product of all places, interpolated where nothing was measured: along the last axis, then the others."""
     axes = [np.unique(column) for column in series.places]
     index = tuple(np.searchsorted(axis, column) for axis, column in zip(axes, series.places, strict=True))

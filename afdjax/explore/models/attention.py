@@ -48,9 +48,9 @@ class Attention(eqx.Module):
     def core_operations(self, context: ScalarLike) -> Scalar:
         """Operations of one decoded token beyond its products with weights, at this context."""
 
+    @abc.abstractmethod
     def prefill_operations(self, context: ScalarLike) -> Scalar:
         """The same for a token of a prompt; other than in decode where projections are not absorbed."""
-        return self.core_operations(context)
 
     @abc.abstractmethod
     def sharing(self, tensor_parallel: ScalarLike) -> Scalar:
@@ -95,6 +95,9 @@ class GroupedQuery(Attention):
     def core_operations(self, context: ScalarLike) -> Scalar:
         # scores and weighted values, two operations for each element
         return 4.0 * self.heads * self.head_dim * jnp.minimum(context, self.window)
+
+    def prefill_operations(self, context: ScalarLike) -> Scalar:
+        return self.core_operations(context)
 
     def sharing(self, tensor_parallel: ScalarLike) -> Scalar:
         return jnp.minimum(tensor_parallel, self.kv_heads)
@@ -209,6 +212,9 @@ class StateSpace(Attention):
     def core_operations(self, context: ScalarLike) -> Scalar:
         # decay, outer product and read-out of the state
         return 6.0 * self._inner() * self.state
+
+    def prefill_operations(self, context: ScalarLike) -> Scalar:
+        return self.core_operations(context)
 
     def sharing(self, tensor_parallel: ScalarLike) -> Scalar:
         return jnp.minimum(tensor_parallel, self.heads)

@@ -1,7 +1,7 @@
 """Feed-forward layers by what they cost: weights, how many of them a batch reads, operations, and what must be sent to them."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -14,11 +14,22 @@ from afdjax._tools.types import Scalar, ScalarLike
 class Ffn(eqx.Module):
     """One layer that works on tokens one at a time. Abstract."""
 
+    sparse: ClassVar[bool]
+    """Whether tokens choose among experts."""
+
     hidden: eqx.AbstractVar[Any]
 
     @abc.abstractmethod
+    def routed_parameters(self) -> Scalar:
+        """Weights that some tokens meet and others do not."""
+
+    @abc.abstractmethod
+    def common_parameters(self) -> Scalar:
+        """Weights that every token meets."""
+
     def parameters(self) -> Scalar:
         """All weights of the layer."""
+        return self.routed_parameters() + self.common_parameters()
 
     @abc.abstractmethod
     def active_parameters(self) -> Scalar:
@@ -28,15 +39,20 @@ class Ffn(eqx.Module):
 class Dense(Ffn):
     """A multilayer perceptron; `matrices`: 3 with a gate, 2 without."""
 
+    sparse: ClassVar[bool] = False
+
     hidden: Number = number()
     intermediate: Number = number()
     matrices: Number = number(3.0)
 
-    def parameters(self) -> Scalar:
+    def routed_parameters(self) -> Scalar:
+        return jnp.zeros_like(self.hidden)
+
+    def common_parameters(self) -> Scalar:
         return self.matrices * self.hidden * self.intermediate
 
     def active_parameters(self) -> Scalar:
-        return self.parameters()
+        return self.common_parameters()
 
 
 class Experts(Ffn):
@@ -45,6 +61,8 @@ class Experts(Ffn):
     `width` is what routed experts see of a token [elements]: the hidden size, or a latent (Nemotron) with projections down and
     up before and behind. `shared_intermediate` is that of all shared experts together. `biased` experts have biases.
     """
+
+    sparse: ClassVar[bool] = True
 
     hidden: Scalar = eqx.field(converter=checks.as_float)
     experts: Scalar = eqx.field(converter=checks.as_float)
@@ -77,11 +95,14 @@ class Experts(Ffn):
         """Weights of the router, and of the projections to a latent and back."""
         return self.hidden * self.experts + (2.0 * self.hidden * self.width if self.latent else 0.0)
 
-    def parameters(self) -> Scalar:
-        return self.experts * self.expert_parameters() + self.shared_parameters() + self.router_parameters()
+    def routed_parameters(self) -> Scalar:
+        return self.experts * self.expert_parameters()
+
+    def common_parameters(self) -> Scalar:
+        return self.shared_parameters() + self.router_parameters()
 
     def active_parameters(self) -> Scalar:
-        return self.top_k * self.expert_parameters() + self.shared_parameters() + self.router_parameters()
+        return self.top_k * self.expert_parameters() + self.common_parameters()
 
     def experts_hit(self, tokens: ScalarLike) -> Scalar:
         """Expected number of distinct experts that this many tokens meet, routed uniformly."""

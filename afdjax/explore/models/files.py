@@ -12,7 +12,7 @@ from afdjax._tools.shipped import Shipped
 from afdjax.explore.models.attention import Attention, GroupedQuery, Latent, StateSpace
 from afdjax.explore.models.ffn import Dense, Experts
 from afdjax.explore.models.model import Layers, Model
-from afdjax.hardware.formats import BYTES
+from afdjax.hardware.formats import BLOCK_SCALED, FORMATS
 
 
 Config = dict[str, Any]
@@ -221,6 +221,6 @@ def _stored_formats(config: Config) -> tuple[str, str, str]:
     """Formats of the weights of (attention, experts, the rest), from `quantization_config`."""
     quantised = config.get("quantization_config") or {}
     method = f"{quantised.get('quant_algo', '')} {quantised.get('quant_method', '')}".lower()
-    kind = next((known for known in BYTES if known in method), "bf16")
+    kind = next((known for known in FORMATS if known in method), "bf16")
     # what only experts are stored in, and what everything but embedding and head is
-    return ("bf16", kind, "bf16") if kind in ("mxfp4", "nvfp4") else (kind, kind, kind)
+    return ("bf16", kind, "bf16") if kind in BLOCK_SCALED else (kind, kind, kind)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from afdjax._tools.fields import Number, number
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.explore.models.attention import Attention
-from afdjax.explore.models.ffn import Dense, Experts, Ffn
+from afdjax.explore.models.ffn import Ffn
 from afdjax.hardware.formats import bytes_of
 
 
@@ -36,34 +36,25 @@ class Model(eqx.Module):
     @property
     def sparse(self) -> bool:
         """Whether there are routed experts."""
-        return any(isinstance(part.ffn, Experts) for part in self.layers)
+        return any(part.ffn is not None and part.ffn.sparse for part in self.layers)
 
     @property
     def rounds(self) -> Scalar:
         """How often a token goes to the FFN side and back, where there is one: once for each layer with experts, or each FFN."""
-        kind = Experts if self.sparse else Dense
-        return _total(self, lambda part: jnp.ones(()) if isinstance(part.ffn, kind) else None)
+        counts = lambda ffn: ffn is not None and ffn.sparse == self.sparse
+        return _over_layers(self, lambda part: jnp.ones(()) if counts(part.ffn) else None)
 
     def attention_parameters(self) -> Scalar:
         """Weights of all attention layers."""
-        return _total(self, lambda part: None if part.attention is None else part.attention.parameters())
+        return _over_layers(self, lambda part: None if part.attention is None else part.attention.parameters())
 
     def routed_parameters(self) -> Scalar:
         """Weights of all routed experts."""
-        return _total(
-            self,
-            lambda part: part.ffn.experts * part.ffn.expert_parameters() if isinstance(part.ffn, Experts) else None,
-        )
+        return _over_layers(self, lambda part: None if part.ffn is None else part.ffn.routed_parameters())
 
     def dense_parameters(self) -> Scalar:
         """Weights of dense FFNs, shared experts and routers."""
-
-        def of(part: Layers) -> Scalar | None:
-            if isinstance(part.ffn, Experts):
-                return part.ffn.shared_parameters() + part.ffn.router_parameters()
-            return part.ffn.parameters() if isinstance(part.ffn, Dense) else None
-
-        return _total(self, of)
+        return _over_layers(self, lambda part: None if part.ffn is None else part.ffn.common_parameters())
 
     def embedding_parameters(self) -> Scalar:
         """Weights of embedding and head (one matrix if they are tied)."""
@@ -80,15 +71,8 @@ class Model(eqx.Module):
 
     def active_parameters(self) -> Scalar:
         """Weights that one token meets, embedding and head included."""
-        unused = _total(
-            self,
-            lambda part: (
-                (part.ffn.experts - part.ffn.top_k) * part.ffn.expert_parameters()
-                if isinstance(part.ffn, Experts)
-                else None
-            ),
-        )
-        return self.parameters() - unused
+        ffns = _over_layers(self, lambda part: None if part.ffn is None else part.ffn.active_parameters())
+        return self.attention_parameters() + ffns + self.embedding_parameters()
 
     def weight_bytes(self) -> Scalar:
         """Bytes of all weights as stored; embedding and head are kept in BF16."""
@@ -102,18 +86,22 @@ class Model(eqx.Module):
 
     def token_bytes(self, kind: str) -> Scalar:
         """KV cache that one token leaves in all layers [bytes], with elements of this format (windows not counted)."""
-        return _total(self, lambda part: None if part.attention is None else part.attention.token_bytes(kind))
+        return _over_layers(self, lambda part: None if part.attention is None else part.attention.token_bytes(kind))
 
     def cache_bytes(self, context: ScalarLike, kind: str) -> Scalar:
         """KV cache and states of one request with so many tokens [bytes]."""
-        return _total(self, lambda part: None if part.attention is None else part.attention.cache_bytes(context, kind))
+        return _over_layers(
+            self, lambda part: None if part.attention is None else part.attention.cache_bytes(context, kind)
+        )
 
     def attention_operations(self, context: ScalarLike) -> Scalar:
         """Operations of one decoded token in attention, beyond its products with weights."""
-        return _total(self, lambda part: None if part.attention is None else part.attention.core_operations(context))
+        return _over_layers(
+            self, lambda part: None if part.attention is None else part.attention.core_operations(context)
+        )
 
 
-def _total(model: Model, of) -> Scalar:
+def _over_layers(model: Model, of) -> Scalar:
     """The sum over all layers; parts for which there is nothing to add are left out."""
-    found = [(part.count, of(part)) for part in model.layers]
-    return sum((count * value for count, value in found if value is not None), jnp.zeros(()))
+    amounts = [(part.count, of(part)) for part in model.layers]
+    return sum((count * amount for count, amount in amounts if amount is not None), jnp.zeros(()))

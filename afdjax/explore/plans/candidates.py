@@ -1,159 +1,211 @@
-"""Which replicas a search looks at: device counts, groups, batches and chunks, as columns of numbers."""
+"""Candidates and their outcomes as columns: evaluated in blocks, filtered, the best of every size chosen."""
 
-import itertools
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
+from afdjax._tools.programs import kept
+from afdjax._tools.types import Scalar
 from afdjax.explore.costs.setting import Setting
-from afdjax.explore.models.ffn import Experts
+from afdjax.explore.plans.fleet import Fleet, Place
+from afdjax.explore.plans.outcomes import Outcome, Times, chunked, decode_only, prefill_only, spare, times
+from afdjax.explore.plans.plan import PlanPart
+from afdjax.explore.plans.question import Targets
 from afdjax.explore.plans.replica import Replica
+from afdjax.explore.plans.shapes import Shapes
 
 
-Loads = Float[np.ndarray, "5 _rows"]
-"""Replicas without their microbatches: attention devices, FFN devices, tensor parallel, batch size, chunk."""
-BATCH, CHUNK = 3, 4
-
-TENSOR_PARALLEL = (1, 2, 4, 8, 16)
-DEPTHS = (1, 2)
-"""Microbatches in flight of replicas that hold everything: one, or two whose transfers hide behind the other's work."""
-CHUNKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
-"""Prompt tokens at a time, over the length of a prompt."""
-LARGEST_BATCH = 4096
-LARGEST_CHUNK = 65_536
-"""Prompt tokens of one group and microbatch at a time, or one prompt if that is longer: activations of more have no room."""
-
-
-def sizes(limit: int) -> list[int]:
-    """Numbers up to `limit`: all up to 16, then eight steps an octave, and `limit` itself."""
-    steps = {round(2.0**octave * (1.0 + eighth / 8.0)) for octave in range(20) for eighth in range(8)}
-    return sorted({n for n in steps | {limit} if 1 <= n <= limit})
-
-
-def batches(per_octave: int = 2) -> np.ndarray:
-    """Batch sizes from 1 to `LARGEST_BATCH`, geometric, whole numbers."""
-    octaves = int(np.log2(LARGEST_BATCH)) * per_octave
-    return np.unique(np.round(2.0 ** (np.arange(octaves + 1) / per_octave)))
-
-
-class Limits(NamedTuple):
-    """Most attention devices, most FFN devices, and most devices of a replica."""
-
-    near: int
-    far: int
-    total: int
-
-
-def aggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray) -> Loads:
-    """Replicas that hold everything."""
-    groups = [(n, tp) for tp in TENSOR_PARALLEL for n in _multiples(limits.near, tp)]
-    return _loads([(n, 0, tp) for n, tp in groups], batch, chunks)
-
-
-def disaggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray) -> Loads:
-    """Replicas with attention and experts apart: few devices of the one or few of the other, or in between."""
-    if limits.total == limits.near + limits.far:
-        splits = list(itertools.product(sizes(limits.near), sizes(limits.far)))
-    else:
-        splits = []
-        for total in sizes(limits.total):
-            near = {*sizes(total - 1), *(total - n for n in sizes(total - 1))} if total > 1 else set()
-            splits += [(n, total - n) for n in sorted(near)]
-    rows = [(near, far, tp) for (near, far), tp in itertools.product(splits, TENSOR_PARALLEL) if near % tp == 0]
-    return _loads(rows, batch, chunks)
-
-
-def around(best: np.ndarray, limits: Limits) -> Loads:
-    """Replicas near one (a column): a little more or less of everything."""
-    steps = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 2.0)
-    close = lambda value: sorted(
-        {max(1, round(value * s)) for s in steps} | {max(1, int(value) + d) for d in (-1, 0, 1)}
-    )
-    near, far, tp = map(int, best[:3])
-    batch, chunk = best[3:]
-    rows = [
-        (groups * tp, others, tp)
-        for groups in close(near // tp)
-        for others in (close(far) if far else (0,))
-        if groups * tp <= limits.near and others <= limits.far and groups * tp + others <= limits.total
-    ]
-    chunks = np.unique(np.maximum(np.round(chunk * np.array([0.5, 0.7, 1.0, 1.4, 2.0])), np.sign(chunk)))
-    return _loads(rows, np.array(close(batch) if batch else [0.0], float), chunks)
-
-
-def finer(loads: Loads, spread: float) -> Loads:
-    """Each with other batches and chunks, up to `spread` more or less, in whole numbers."""
-    steps = 1.0 + spread * np.linspace(-1.0, 1.0, 9)
-    # what was nothing stays nothing, what was something is at least 1
-    batch, chunk = (np.maximum(np.round(row[:, None] * steps), np.sign(row)[:, None]) for row in loads[[BATCH, CHUNK]])
-    found = np.repeat(loads, steps.size**2, axis=1)
-    found[BATCH] = np.repeat(batch, steps.size, axis=1).ravel()
-    found[CHUNK] = np.tile(chunk, steps.size).ravel()
-    return np.unique(found, axis=1)
-
-
-def _whole_experts(replica: Replica, setting: Setting) -> Array:
-    experts = [part.ffn.experts for part in setting.model.layers if isinstance(part.ffn, Experts)]
-    return jnp.all(jnp.array([count % replica.holders == 0 for count in experts]), axis=0)
-
-
-def _divisible(replica: Replica, setting: Setting) -> Array:
-    near, far = replica.attention_devices, replica.ffn_devices
-    return ~replica.apart | (near % jnp.maximum(far, 1.0) == 0) | (far % near == 0)
-
-
-def _attention_first(replica: Replica, setting: Setting) -> Array:
-    return replica.attention_devices >= replica.ffn_devices
-
-
-def _whole_nodes(replica: Replica, setting: Setting) -> Array:
-    pools = (
-        (replica.attention_devices, setting.attention_device.scale_up.devices),
-        (replica.ffn_devices, setting.ffn_device.scale_up.devices),
-    )
-    good = [
-        ~jnp.isfinite(size) | (count % size == 0) | ((count > 0) & (size % jnp.maximum(count, 1.0) == 0))
-        for count, size in pools
-    ]
-    return good[0] & good[1]
-
-
-RULES: dict[str, Callable[[Replica, Setting], Array]] = {
-    "whole-experts": _whole_experts,
-    "divisible": _divisible,
-    "attention-first": _attention_first,
-    "whole-nodes": _whole_nodes,
+OUTCOMES: dict[str, Callable[[Setting, Replica, Times], Outcome]] = {
+    "chunked": chunked,
+    "decode": decode_only,
+    "prefill": prefill_only,
 }
-"""What runtimes ask of sizes: experts divided evenly; attention devices a multiple of the others or the other way around, or at
-least as many (afd-plugin); each pool of a replica whole scale-up domains or an even part of one."""
+"""What a replica of each kind is judged by."""
+KINDS = tuple(OUTCOMES)
 
 
-def allowed(loads: Loads, setting: Setting, rules: Sequence[str]) -> Loads:
-    """Those that keep all rules, and whose chunks are not too large."""
-    keep = loads[CHUNK] <= max(LARGEST_CHUNK, float(setting.requests.prompt))
-    if rules:
-        replicas = replica_of(loads, np.ones_like(keep, float))
-        for rule in rules:
-            keep &= np.asarray(jax.vmap(RULES[rule], in_axes=(0, None))(replicas, setting))
-    return loads if keep.all() else loads[:, keep]
+def outcome_of(setting: Setting, replica: Replica, kind: ArrayLike, steps: Times) -> Outcome:
+    """What a replica gives; `kind` is an index into `KINDS`, so that one program does for all."""
+    # a true branch: what other kinds divide by may be zero, and its derivative none
+    return lax.switch(kind, [functools.partial(of, setting, replica, steps) for of in OUTCOMES.values()])
 
 
-def replica_of(load: Any, in_flight: Any) -> Replica:
-    """The replica (or replicas) of a column (or columns) and so many microbatches."""
-    near, far, tp, batch, chunk = load
-    return Replica(near, far, tp, batch, in_flight, chunk)
+class Outcomes(NamedTuple):
+    """Columns of equal lengths: those of `Outcome`, and the bytes that are `spare`, with requests and without any."""
+
+    tokens_per_s: np.ndarray
+    tpot: np.ndarray
+    ttft: np.ndarray
+    feeding: np.ndarray
+    spare: np.ndarray
+    spare_weights: np.ndarray
 
 
-def _multiples(limit: int, tp: int) -> list[int]:
-    return [tp * n for n in sizes(limit // tp)] if limit >= tp else []
+@kept
+@functools.partial(jax.vmap, in_axes=(None, 0, None, None))
+def _evaluated(
+    setting: Setting, shape: Shapes, depths: Float[Array, " depths"], kind: Int[Array, ""]
+) -> dict[str, Float[Array, " depths"]]:
+    """The columns of `Outcomes`."""
+
+    def at(in_flight: Scalar) -> dict[str, Scalar]:
+        replica = shape.with_depth(in_flight)
+        outcome = outcome_of(setting, replica, kind, times(setting, replica))
+        left, left_without = spare(setting, replica)
+        return {**vars(outcome), "spare": left, "spare_weights": left_without}
+
+    # stages do not depend on how many microbatches there are: only how they overlap is worked out for each
+    return jax.vmap(at)(depths)
 
 
-def _loads(rows: list[tuple[int, int, int]], batch: np.ndarray, chunks: np.ndarray) -> Loads:
-    """Every row (attention devices, FFN devices, tensor parallel) with every batch and chunk."""
-    fixed = np.array(rows, float).reshape(-1, 3)
-    index, b, c = (grid.ravel() for grid in np.meshgrid(np.arange(len(fixed)), batch, chunks, indexing="ij"))
-    return np.array([*fixed[index].T, b, c])
+_BLOCK = 1 << 13
+_DEPTHS = 4
+"""Shapes, and at least so many numbers of microbatches, evaluated at a time: one program for every size of search."""
+
+
+def evaluation_ahead(executor: Executor, setting: Setting, fleet: Fleet) -> None:
+    """Have `executor` compile the programs of a search on this fleet."""
+    nothing = Shapes(*np.zeros((len(Shapes._fields), _BLOCK)))
+    with jax.enable_x64(True):
+        for here in fleet.settings_ahead(setting):
+            _evaluated.ahead(executor, here, nothing, np.zeros(_DEPTHS), np.asarray(0))
+
+
+EQUAL = 1.0 - 1e-6
+"""Share of the most from which on throughputs are equal: rounding does not choose a plan. Chunks of many sizes are so."""
+
+
+def times_within(used: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """How often what uses so many devices of each pool (last axis) fits into `counts`."""
+    with np.errstate(divide="ignore"):
+        return np.floor(np.where(used > 0, counts / used, np.inf).min(axis=-1) + 1e-9)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidates:
+    """Replicas of one kind and place, and their outcomes, as columns; `counts` of devices of each pool that there are."""
+
+    kind: str
+    place: Place
+    counts: np.ndarray
+    shapes: Shapes
+    in_flight: np.ndarray
+    outcomes: Outcomes
+
+    @classmethod
+    def of(
+        cls, setting: Setting, kind: str, place: Place, counts: np.ndarray, shapes: Shapes, depths: tuple[int, ...]
+    ) -> "Candidates":
+        """Every shape with every number of microbatches."""
+        rows, index = len(shapes.chunk), np.asarray(KINDS.index(kind))
+        padded_depths = np.resize(np.array(depths, float), max(len(depths), _DEPTHS))
+        blocks = []
+        for start in range(0, rows, _BLOCK):
+            block = shapes.rows(slice(start, start + _BLOCK))
+            padded = Shapes(*(np.pad(column, (0, _BLOCK - len(column)), mode="edge") for column in block))
+            blocks.append(jax.device_get(_evaluated(setting, padded, padded_depths, index)))
+        whole = lambda name: np.concatenate([np.zeros((0, len(padded_depths))), *(block[name] for block in blocks)])
+        outcomes = Outcomes(**{name: whole(name)[:rows, : len(depths)].ravel() for name in Outcomes._fields})
+        repeated = Shapes(*(np.repeat(column, len(depths)) for column in shapes))
+        return cls(kind, place, counts, repeated, np.tile(np.array(depths, float), rows), outcomes)
+
+    @classmethod
+    def joined(cls, several: Sequence["Candidates"]) -> "Candidates":
+        """The rows of all of them, which are of one kind and place."""
+        together = lambda columns: map(np.concatenate, zip(*columns, strict=True))
+        return dataclasses.replace(
+            several[0],
+            shapes=Shapes(*together(each.shapes for each in several)),
+            in_flight=np.concatenate([each.in_flight for each in several]),
+            outcomes=Outcomes(*together(each.outcomes for each in several)),
+        )
+
+    def rows(self, index: Any) -> "Candidates":
+        """These rows only."""
+        outcomes = Outcomes(*(column[index] for column in self.outcomes))
+        return dataclasses.replace(
+            self, shapes=self.shapes.rows(index), in_flight=self.in_flight[index], outcomes=outcomes
+        )
+
+    def __len__(self) -> int:
+        return len(self.in_flight)
+
+    @functools.cached_property
+    def used(self) -> np.ndarray:
+        """Devices of each pool, shape (rows, pools)."""
+        devices = np.zeros((len(self), len(self.counts)))
+        for pool, column in zip(self.place, (self.shapes.attention_devices, self.shapes.ffn_devices), strict=False):
+            devices[:, pool] += column
+        return devices
+
+    @functools.cached_property
+    def fits(self) -> np.ndarray:
+        """How many of each replica the devices make."""
+        return times_within(self.used, self.counts)
+
+    def part(self, i: int, count: int) -> PlanPart:
+        """So many replicas of one row."""
+        replica = Shapes(*map(jnp.asarray, self.shapes.rows(i))).with_depth(jnp.asarray(self.in_flight[i]))
+        outcome = Outcome(
+            **{name: jnp.asarray(getattr(self.outcomes, name)[i]) for name in Outcome.__dataclass_fields__}
+        )
+        return PlanPart(count, replica, outcome, self.kind, self.place)
+
+    def good(self, targets: Targets) -> np.ndarray:
+        """Which rows fit and keep these targets."""
+        seen = self.outcomes
+        return (seen.spare >= 0) & (seen.feeding >= 1) & (seen.tpot <= targets.tpot) & (seen.ttft <= targets.ttft)
+
+    def reasons(self, targets: Targets) -> dict[str, int]:
+        """How many candidates fail for each reason, the first that applies to them."""
+        failed = {
+            "weights-do-not-fit": self.outcomes.spare_weights < 0,
+            "cache-does-not-fit": self.outcomes.spare < 0,
+            "prefill-starves": self.outcomes.feeding < 1,
+            "tpot-missed": self.outcomes.tpot > targets.tpot,
+            "ttft-missed": self.outcomes.ttft > targets.ttft,
+        }
+        still = np.ones(len(self), bool)
+        counts = {}
+        for code, bad in failed.items():
+            counts[code] = int((still & bad).sum())
+            still &= ~bad
+        return {code: number for code, number in counts.items() if number}
+
+    def floor(self, targets: Targets) -> Targets:
+        """The least time to the first token of candidates that keep the other target, and the other way around."""
+        seen = self.outcomes
+        fits = (seen.spare >= 0) & (seen.feeding >= 1)
+        least = lambda values, keeps: float(values[keeps].min()) if keeps.any() else float("inf")
+        return Targets(
+            least(seen.ttft, fits & (seen.tpot <= targets.tpot)), least(seen.tpot, fits & (seen.ttft <= targets.ttft))
+        )
+
+    @functools.cached_property
+    def _size(self) -> np.ndarray:
+        """Devices of each pool as one number."""
+        used = self.used.astype(int)
+        return np.asarray(np.ravel_multi_index(tuple(used.T), tuple(used.max(axis=0, initial=0) + 1)))
+
+    def best_by_size(self, targets: Targets) -> np.ndarray:
+        """For every number of devices of each pool the fastest replica that keeps the targets: rows."""
+        good = np.flatnonzero(self.good(targets))
+        size, rate = self._size[good], self.outcomes.tokens_per_s[good]
+        best = np.zeros(size.max(initial=0) + 1)
+        np.maximum.at(best, size, rate)
+        fastest = self.soonest_first(good[rate >= EQUAL * best[size]])
+        _, first = np.unique(self._size[fastest], return_index=True)
+        return fastest[first]
+
+    def soonest_first(self, rows: np.ndarray) -> np.ndarray:
+        """These rows by the time to the first token, then by that of the others: how equals are told apart."""
+        return rows[np.lexsort((self.outcomes.tpot[rows], self.outcomes.ttft[rows]))]

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 
-from afdjax.explore.explain.explained import explained
-from afdjax.explore.plans.exploration import Exploration, Part, Plan
+from afdjax.explore.explain.facts import facts_of
+from afdjax.explore.plans.plan import PlanPart, ServingPlan
+from afdjax.explore.plans.question import Question
 
 
 BINDINGS = {
@@ -38,9 +39,9 @@ class Use:
     links: float
 
 
-def use_of(found: Exploration, plan: Plan, part: Part) -> Use:
-    """What a part of a plan of an exploration uses."""
-    facts = explained(found.setting_of(part), part.replica, part.kind)
+def use_of(question: Question, plan: ServingPlan, part: PlanPart) -> Use:
+    """What a part of a plan uses."""
+    facts = facts_of(question.placed(part.place), part.replica, part.kind)
     attention, transfers, ffn = map(float, facts.stages)
     # what transfers can hide behind
     work = max(attention, ffn) if float(part.replica.ffn_devices) else attention + ffn
@@ -53,9 +54,9 @@ def use_of(found: Exploration, plan: Plan, part: Part) -> Use:
     binds = [stage]
     if part.kind != "prefill" and facts.room < 0.0:
         binds.append("memory")
-    if part.kind != "prefill" and plan.tpot > AT_TARGET * found.targets.tpot:
+    if part.kind != "prefill" and plan.tpot > AT_TARGET * question.targets.tpot:
         binds.append("tpot")
-    if part.kind != "decode" and plan.ttft > AT_TARGET * found.targets.ttft:
+    if part.kind != "decode" and plan.ttft > AT_TARGET * question.targets.ttft:
         binds.append("ttft")
     latency = float(facts.latency)
     moving, hiding = max(transfers - latency, 0.0), work - latency

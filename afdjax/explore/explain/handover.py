@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afdjax._tools.precision import in_double
 from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.forms import Affine, AffineWithSlots, ExpertHit, Latency
 from afdjax.deployment.profile import PerWorker, Profile, Provenance
-from afdjax.explore.costs.setting import Setting, in_double
+from afdjax.explore.costs.setting import Setting
 from afdjax.explore.models.ffn import Experts
 from afdjax.explore.models.model import Model
-from afdjax.explore.plans.replica import Replica, step
+from afdjax.explore.plans.outcomes import step
+from afdjax.explore.plans.replica import Replica
 
 
 MICROSECONDS = 1e6

@@ -14,16 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from afdjax._tools.precision import in_double
 from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
-from afdjax.explore.costs.setting import Setting, in_double
-from afdjax.explore.plans.columns import KINDS, outcome_of
-from afdjax.explore.plans.exploration import settings_ahead
-from afdjax.explore.plans.replica import Replica, Times, memory, resident, step
+from afdjax.explore.costs.setting import Setting
+from afdjax.explore.plans.candidates import KINDS, outcome_of
+from afdjax.explore.plans.fleet import Fleet
+from afdjax.explore.plans.outcomes import Times, memory, resident, step
+from afdjax.explore.plans.replica import Replica
 
 
 @dataclasses.dataclass(frozen=True)
-class Explained:
+class Facts:
     """One replica in numbers, on the host.
 
     - `log_rate`: logarithm of its tokens/s; `slopes`: its derivatives by the `constants` of the setting.
@@ -44,19 +46,19 @@ class Explained:
     latency: Float[np.ndarray, ""]
 
 
-def explained(setting: Setting, replica: Replica, kind: str) -> Explained:
+def facts_of(setting: Setting, replica: Replica, kind: str) -> Facts:
     """A replica of one of `KINDS`; `setting` has the devices that it is on."""
     with jax.enable_x64(True):
-        found = _explained(in_double(setting).anonymous, replica, jnp.asarray(KINDS.index(kind)))
-        return Explained(**jax.device_get(found))
+        numbers = _facts(in_double(setting).anonymous, replica, jnp.asarray(KINDS.index(kind)))
+        return Facts(**jax.device_get(numbers))
 
 
-def explained_ahead(executor: Executor, setting: Setting, pools: int = 1) -> None:
-    """Have `executor` compile the programs that explain plans on one or two pools, before there is a plan."""
+def facts_ahead(executor: Executor, setting: Setting, fleet: Fleet) -> None:
+    """Have `executor` compile the programs that explain plans on this fleet, before there is a plan."""
     with jax.enable_x64(True):
-        some = Replica(*map(jnp.asarray, (1.0, 0.0, 1.0, 1.0, 1.0, 1.0)))
-        for here in settings_ahead(setting, pools):
-            _explained.ahead(executor, here, some, jnp.asarray(0))
+        anyone = Replica(1.0, 0.0, 1.0, 1.0, 1.0, 1.0)
+        for here in fleet.settings_ahead(setting):
+            _facts.ahead(executor, here, anyone, jnp.asarray(0))
 
 
 def constants(setting: Setting) -> Setting:
@@ -70,8 +72,8 @@ def is_constant(leaf: Any) -> bool:
 
 
 @functools.partial(kept, quickly=True)
-def _explained(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> dict[str, Array]:
-    """The fields of `Explained`.
+def _facts(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> dict[str, Array]:
+    """The fields of `Facts`.
 
     Forward mode, along all constants at once: for so few as fast as reverse mode, and traced sooner.
     """

@@ -1,0 +1,89 @@
+"""The chosen forms fitted to the end, and the covariance of what was found."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from afdjax._tools.robust import EFFICIENT, robust_scale
+from afdjax.calibrate.kernels.batched import BatchedFits
+from afdjax.calibrate.kernels.family import Points
+from afdjax.calibrate.kernels.findings import gross_outliers
+from afdjax.calibrate.kernels.first_fits import FormFit
+from afdjax.calibrate.kernels.optimise import LEAST_SCALE, MINIMAX_POWERS, Fits
+from afdjax.calibrate.kernels.samples import Samples
+from afdjax.calibrate.uncertainty import robust_covariance
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedFit:
+    """One series with its form, fitted to the end; coefficients in the order of the form's terms (of `family.TERMS`)."""
+
+    coefficients: np.ndarray
+    covariance: np.ndarray
+    scale: float
+    """Robust standard deviation with which the loss was minimised last."""
+    minimax: bool
+    """Whether the worst residual was made small in the end."""
+
+    def in_units(self, units: np.ndarray) -> "FinishedFit":
+        """With coefficients in other units: `units` is what is called 1 of each so far."""
+        covariance = self.covariance * np.outer(units, units)
+        return dataclasses.replace(self, coefficients=self.coefficients * units, covariance=covariance)
+
+
+def finish_fits(
+    samples: Sequence[Samples], chosen: Sequence[FormFit], minimax: Sequence[bool | None]
+) -> list[FinishedFit]:
+    """Forms of the family fitted to convergence; see `to_the_end` for `minimax`."""
+    finished: dict[int, FinishedFit] = {}
+    for size in sorted({one.size for one in samples}):
+        own = [i for i, one in enumerate(samples) if one.size == size]
+        padded = [samples[i].padded(size) for i in own]
+        points = Points(*(np.stack(column) for column in zip(*padded, strict=True)))  # pyright: ignore
+        run = BatchedFits(size, np.stack([chosen[i].form.mask for i in own]), points)
+        fits = to_the_end(run, [chosen[i] for i in own], [minimax[i] for i in own])
+        finished |= {i: fit.in_units(samples[i].coefficient_units) for i, fit in zip(own, fits, strict=True)}
+    return [finished[i] for i in range(len(samples))]
+
+
+_ROUNDS = 3
+"""Finishes of the robust loss, each with the scale of the one before."""
+
+
+def to_the_end(run: Fits, first: Sequence[FormFit], minimax: Sequence[bool | None]) -> list[FinishedFit]:
+    """Fits to convergence of the robust loss.
+
+    They go on to the smallest worst residual where `minimax` is True, or None and no point is a gross outlier.
+    """
+    scales = np.array([fit.scale for fit in first])
+    robust = np.stack([fit.parameters for fit in first])
+    for _ in range(_ROUNDS - 1):
+        robust = run.finish(robust, EFFICIENT * scales, 1.0)
+        residuals = run.assess(robust).residuals
+        scales = np.array([robust_scale(r[w > 0], LEAST_SCALE) for r, w in zip(residuals, run.weight, strict=True)])
+    robust = run.finish(robust, EFFICIENT * scales, 1.0)
+    judged = run.assess(robust)
+    gross = [gross_outliers(r, s).any() for r, s in zip(judged.residuals, scales, strict=True)]
+    wanted = np.array([not out if asked is None else asked for asked, out in zip(minimax, gross, strict=True)])
+    last = np.where(wanted[:, None], _least_worst(run, robust), robust) if wanted.any() else robust
+    values, reached = run.coefficients(robust), run.coefficients(last)
+    found = []
+    for i, scale in enumerate(scales):
+        here = run.weight[i] > 0
+        covariance = robust_covariance(np.asarray(judged.slopes)[i][here], np.asarray(judged.residuals)[i][here], scale)
+        # two estimates of the same thing differ by what the form cannot follow
+        covariance = covariance + np.outer(reached[i] - values[i], reached[i] - values[i])
+        found.append(FinishedFit(reached[i], covariance, float(scale), bool(wanted[i])))
+    return found
+
+
+def _least_worst(run: Fits, parameters: np.ndarray) -> np.ndarray:
+    """Parameters of the smallest worst residual, lane by lane."""
+    worst = np.abs(run.assess(parameters).residuals).max(axis=1)
+    for power in MINIMAX_POWERS:
+        moved = run.finish(parameters, np.maximum(worst, 1e-9), power)
+        reached = np.abs(run.assess(moved).residuals).max(axis=1)
+        better = reached < worst
+        parameters, worst = np.where(better[:, None], moved, parameters), np.where(better, reached, worst)
+    return parameters

@@ -1,0 +1,53 @@
+"""The measured points of one series, in the user's units and in those of a fit, padded so that programs are shared."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from afdjax.calibrate.kernels import family
+from afdjax.calibrate.kernels.family import Points
+
+
+SIZES = (32, 256)
+"""Numbers of points that series are padded to; longer ones are thinned evenly (the fit is judged on all of their points)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Measured points of one series in the units of the user; `batch_size` is 1 where there is none."""
+
+    tokens: np.ndarray
+    batch_size: np.ndarray
+    time: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """What this series is padded to."""
+        return next((size for size in SIZES if len(self.tokens) <= size), SIZES[-1])
+
+    @functools.cached_property
+    def units(self) -> tuple[float, float, float]:
+        """Tokens, slots and time that the fit calls 1."""
+        return float(self.tokens.max()), float(self.batch_size.max()), float(np.exp(np.log(self.time).mean()))
+
+    @functools.cached_property
+    def coefficient_units(self) -> np.ndarray:
+        """What the fit calls 1 of each term, in the order of `family.TERMS`."""
+        tokens, slots, time = self.units
+        units = {
+            "saturation": tokens, "sharpness": 1.0, "per_token": time / tokens, "per_slot": time / slots,
+            "per_context": time * slots / tokens, "per_recent": time / tokens, "window": tokens / slots,
+        }  # fmt: skip
+        return np.array([units.get(term, time) for term in family.TERMS])
+
+    def padded(self, size: int) -> Points:
+        """The points in scaled units, padded (or thinned) to `size`."""
+        chosen = np.arange(len(self.tokens))
+        if len(chosen) > size:
+            order = np.lexsort((self.batch_size, self.tokens))
+            chosen = order[np.linspace(0, len(order) - 1, size).round().astype(int)]
+        tokens, slots, time = self.units
+        pad = lambda values, unit: np.concatenate([values[chosen] / unit, np.ones(size - len(chosen))])
+        weight = np.concatenate([np.ones(len(chosen)), np.zeros(size - len(chosen))])
+        return Points(pad(self.tokens, tokens), pad(self.batch_size, slots), pad(self.time, time), weight)  # pyright: ignore

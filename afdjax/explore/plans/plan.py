@@ -1,0 +1,116 @@
+"""What a search answers: plans, levels, and why there is no plan."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from afdjax.explore.plans.fleet import Place
+from afdjax.explore.plans.outcomes import Outcome
+from afdjax.explore.plans.question import Question, Targets
+from afdjax.explore.plans.replica import Replica
+
+
+LEVELS = ("aggregated", "aggregated-afd", "disaggregated", "disaggregated-afd")
+
+REASONS = {
+    "weights-do-not-fit": "the weights alone are larger than the memory of a pool",
+    "cache-does-not-fit": "the KV cache of the requests is larger than what the weights leave",
+    "prefill-starves": "prompts come in faster than their chunks are worked on",
+    "tpot-missed": "a step takes longer than the target",
+    "ttft-missed": "the first token takes longer than the target",
+}
+"""Why a candidate is no plan, in the order in which they are looked for. The codes are stable."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanPart:
+    """`count` replicas of one kind, what one of them does, and of which pools its devices are: attention's, experts'."""
+
+    count: int
+    replica: Replica
+    outcome: Outcome
+    kind: str
+    place: Place
+
+    @property
+    def devices(self) -> int:
+        """Devices of all of them."""
+        return self.count * round(float(self.replica.devices))
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingPlan:
+    """The best plan of a level: its `parts` (replicas that do everything, or prefill and decode), and what they do together.
+
+    `value` is what plans are chosen by: `tokens_per_s`, or that over the price or power of the devices in use.
+    """
+
+    level: str
+    parts: tuple[PlanPart, ...]
+    tokens_per_s: float
+    tpot: float
+    ttft: float
+    value: float
+
+    @classmethod
+    def of(
+        cls,
+        question: Question,
+        level: str,
+        parts: Sequence[PlanPart],
+        *,
+        tokens_per_s: float,
+        tpot: float,
+        ttft: float,
+    ) -> "ServingPlan":
+        """A plan with the value that the question asks for."""
+        value = float(question.value(np.asarray(tokens_per_s), devices_in_use(parts, len(question.fleet.counts))))
+        return cls(level, tuple(parts), tokens_per_s, tpot, ttft, value)
+
+    @property
+    def devices(self) -> int:
+        """Devices in use."""
+        return sum(part.devices for part in self.parts)
+
+
+def devices_in_use(parts: Sequence[PlanPart], pools: int) -> np.ndarray:
+    """Devices of each pool that these replicas use."""
+    used = np.zeros(pools)
+    for part in parts:
+        near_and_far = (part.replica.attention_devices, part.replica.ffn_devices)
+        for pool, devices in zip(part.place, near_and_far, strict=False):
+            used[pool] += part.count * float(devices)
+    return used
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """What the search found for one level: the best `plan` or None, how many candidates there were and why the others are none,
+    how fast candidates that fit and keep the other target can be, and the frontier [tokens/s/user, tokens/s]."""
+
+    name: str
+    plan: ServingPlan | None
+    candidates: int
+    reasons: dict[str, int]
+    hurdle: str
+    floor: Targets
+    frontier: np.ndarray
+
+    @property
+    def verdict(self) -> str:
+        """`feasible`, or the last hurdle that candidates did not take (of prefill, where prefill has none)."""
+        if self.plan is not None:
+            return "feasible"
+        return self.hurdle
+
+
+def best_of(levels: Sequence[Level]) -> tuple[str, ServingPlan] | None:
+    """The name of the level whose plan has the largest value, and that plan."""
+    feasible = [(level.name, level.plan) for level in levels if level.plan is not None]
+    return max(feasible, key=lambda named: named[1].value, default=None)
+
+
+def last_hurdle(reasons: dict[str, int]) -> str:
+    """The last hurdle that some candidates reached, and did not take."""
+    return max(reasons, key=list(REASONS).index, default="budget")

@@ -1,0 +1,27 @@
+"""A fit of whole steps as text: how well it fits, the coefficients, what the log cannot tell and what to measure next."""
+
+from typing import Any
+
+
+def steps_report(document: dict[str, Any]) -> str:
+    """What `afdjax calibrate-steps` prints, of a fit's `to_dict()`; `prediction` in it is a comparison with another log."""
+    lines = [
+        f"{document['steps']} steps, off by {document['scatter']:.1%} (standard deviation), at most "
+        f"{document['worst_relative_residual']:.1%}, held out {document['held_out_error']:.1%}"
+    ]
+    for name, found in document["coefficients"].items():
+        low, high = found["ci95"]
+        known = "" if found["told"] else "   (the prior; the log does not tell)"
+        unit = document["time_unit"]
+        lines.append(f"  {name:28} {found['value']:12.5g} {unit}   95 %: {low:.5g} to {high:.5g}{known}")
+    lines += document["advice"]
+    if "prediction" in document:
+        lines.append(_prediction(document["prediction"]))
+    return "\n".join(lines)
+
+
+def _prediction(found: dict[str, Any]) -> str:
+    return (
+        f"{found['log']}: {found['steps']} steps predicted within {found['mean_relative_error']:.1%} on "
+        f"average, {found['worst_relative_error']:.1%} at most; {found['share_inside']:.0%} lie inside of the 95 % interval."
+    )
