@@ -185,9 +185,9 @@ def test_the_command_fits_predicts_and_refuses(tmp_path, run, refused):
     assert document["prediction"]["mean_relative_error"] < 0.02
     assert document["coefficients"]["ffn.per_token"]["told"] and document["prediction"]["share_inside"] == 1.0
     assert afd.load_profile(out).covariance is not None
-    code, shown = run(log, "--prior", prior, "--unknown", "ffn", "--predict", tmp_path / "two.csv", "-o", out)
-    assert code == 0 and shown.out == steps_report(document) + "\n"
-    assert f"{tmp_path / 'two.csv'}: 7 steps predicted within" in shown.out
+    shown = run("calibrate-steps", log, *fitted)
+    assert shown == steps_report(document) + "\n"
+    assert f"{tmp_path / 'two.csv'}: 7 steps predicted within" in shown
     for arguments, message in (
         ((log, "--unknown", "network"), "--unknown must be one of attention, ffn, communication"),
         ((log, "--prior", prior, "--unsure", 0), "--unsure must be a finite number above 0, but it is 0"),
