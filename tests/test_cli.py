@@ -113,7 +113,6 @@ def test_interrupting_simulate_says_so_and_writes_nothing(command, monkeypatch, 
         return simulate(*arguments, steps=640, options=afd.RunOptions(chunk_steps=64, progress=stop))
 
     monkeypatch.setattr(model_check, "simulate", interrupted)
-    monkeypatch.chdir(tmp_path)
     scenario = ["--workload", "geometric:100,50", "--batch-size", "4", "--ratios", "1:2", "--plot", "curve.png"]
     assert command("simulate", *scenario) == (130, "", "afdjax: interrupted; nothing was written.\n")
     assert list(tmp_path.iterdir()) == []

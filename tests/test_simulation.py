@@ -323,7 +323,7 @@ def test_a_replayed_log_is_served_first_come_first_served():
 def test_replay_of_equal_requests_is_a_simulation_of_them():
     """Where all requests are alike their order is nothing: the same saw-tooth, in step."""
     log = afd.Requests([50] * 5, [4] * 5)
-    length = {"steps": 64, "replicas": 2}
+    length: dict[str, Any] = {"steps": 64, "replicas": 2}
     replayed = afd.replay(log, PROFILE, afd.Bundle(32), [1, 3], **length, warm_up=8)
     options = afd.RunOptions(afd.Cold(), warm_up=8)
     drawn = afd.simulate(KEY, log, PROFILE, afd.Bundle(32), [1, 3], **length, options=options)
