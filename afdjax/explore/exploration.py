@@ -10,7 +10,7 @@ import jax
 
 from afdjax._tools.precision import in_double
 from afdjax.explore.costs.setting import Setting
-from afdjax.explore.explain.record import as_numbers, asked, finite
+from afdjax.explore.explain.record import as_numbers, asked, finite, target_numbers
 from afdjax.explore.explain.sensitivity import Slopes, elasticities, margins, model_elasticities
 from afdjax.explore.explain.uses import BINDINGS, Use, use_of
 from afdjax.explore.plans.fleet import Fleet
@@ -97,7 +97,7 @@ class Exploration:
     def __str__(self) -> str:
         return exploration_report(self.to_dict())
 
-    def part_as_numbers(self, part: PlanPart) -> dict[str, Any]:
+    def part_numbers(self, part: PlanPart) -> dict[str, Any]:
         """What a part of a plan is, for documents."""
         here = self.question.placed(part.place)
         return {
@@ -135,7 +135,7 @@ class Exploration:
             "devices": plan.devices,
             "parts": [
                 {
-                    **self.part_as_numbers(part),
+                    **self.part_numbers(part),
                     "binds": list(use.binds),
                     "bytes": {"weights": use.weights, "cache": use.cache, "ffn_weights": use.ffn_weights},
                     "links": finite(use.links),
