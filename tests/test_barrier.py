@@ -9,14 +9,13 @@ from jax.test_util import check_grads
 
 import afdjax as afd
 from afdjax.cycles.integrals import GaussianLoad
-from tests.reference import gaussian_excess, gaussian_pair_excess, legendre, load_sampler
+from tests.reference import gaussian_excess, gaussian_pair_excess, load_sampler
 
 
 STANDARD = GaussianLoad(jnp.asarray(0.0), jnp.asarray(1.0))
 excess_of = jax.jit(lambda level, workers: STANDARD.excess(level, workers))
 pair_excess_of = jax.jit(lambda level, delay, workers: STANDARD.round_excess(level, delay, 2, 1, workers))
 slowest_of = eqx.filter_jit(lambda barrier, w, b, x: barrier.slowest(w, b, x))
-expect_of = eqx.filter_jit(lambda slowest, knots, values: slowest.expect(knots, values, 1e-4, 2e-3))
 cdf_of = eqx.filter_jit(lambda slowest, tokens: slowest.cdf(tokens))
 slowest_mean = eqx.filter_jit(lambda barrier, w, b, x: barrier.slowest(w, b, x).mean())
 
@@ -85,31 +84,6 @@ def test_slowest_cdf_is_a_power(geometric):
     one, many = (slowest_of(afd.Exact(), geometric, 64.0, jnp.asarray(x)) for x in (1.0, 7.5))
     at = jnp.linspace(25_000.0, 60_000.0, 30)
     np.testing.assert_allclose(cdf_of(many, at), cdf_of(one, at) ** 7.5, atol=1e-12)
-
-
-@pytest.mark.parametrize("barrier", [afd.MeanField(), afd.Gaussian(), afd.Exact()], ids=lambda b: type(b).__name__)
-def test_expectation_of_a_piecewise_linear_function(barrier, geometric):
-    slowest = slowest_of(barrier, geometric, 64.0, 5.0)
-    knots = jnp.asarray([35_000.0, 40_000.0, 45_000.0])
-    values = jnp.asarray([10.0, 11.0, 14.0])
-    expected = expect_of(slowest, knots, values)
-    # E f(W) = f(a) + Int_a^b f'(t) P(W > t) dt, from below all loads
-    edges = jnp.asarray([0.0, 35_000.0, 40_000.0, 45_000.0, 90_000.0])
-    total = 10.0 - 35_000.0 * 1e-4
-    t, w = legendre(300)
-    for left, right, slope in zip(edges[:-1], edges[1:], (1e-4, 2e-4, 6e-4, 2e-3), strict=True):
-        at = left + (right - left) * (t + 1) / 2
-        if isinstance(barrier, afd.MeanField):
-            total += slope * float(jnp.clip(64.0 * geometric.theta - left, 0.0, right - left))
-        else:
-            total += slope * (right - left) / 2 * float(w @ (1.0 - cdf_of(slowest, at)))
-    np.testing.assert_allclose(expected, total, rtol=1e-5)
-
-
-def test_piecewise_linear_functions_must_not_decrease(geometric):
-    slowest = afd.Gaussian().slowest(geometric, 64.0, 5.0)
-    with pytest.raises(ValueError, match="must not decrease"):
-        slowest.expect(jnp.asarray([1.0, 2.0]), jnp.asarray([2.0, 1.0]))
 
 
 def test_exact_needs_a_law():

@@ -8,7 +8,6 @@ which follow the slowest of x workers, for any real x > 0, and the excess that t
 import abc
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import logsumexp
@@ -38,33 +37,6 @@ class Slowest(eqx.Module):
         # from a level below which no load lies: E W = level + E (W - level)^+
         level = self.load.mean - 40.0 * self.load.deviation
         return level + self.load.excess(level, self.workers)
-
-    def expect(
-        self,
-        knots: Float[Array, " knots"],
-        values: Float[Array, " knots"],
-        left_slope: ScalarLike = 0.0,
-        right_slope: ScalarLike = 0.0,
-    ) -> Scalar:
-        """E[f(W)] for the piecewise-linear f through (`knots`, `values`), with the given slopes outside.
-
-        `knots` ascending [tokens]; f must not decrease (a stage time never falls with the load). Raises `ValueError`.
-        """
-        knots, values = jnp.asarray(knots, float), jnp.asarray(values, float)
-        slopes = jnp.concatenate(
-            [
-                jnp.asarray(left_slope, float)[None],
-                jnp.diff(values) / jnp.diff(knots),
-                jnp.asarray(right_slope, float)[None],
-            ]
-        )
-        numbers = checks.concrete(slopes)
-        if numbers is not None and not (numbers >= 0).all():
-            raise ValueError("`values` must not decrease and `knots` must ascend, but some slope is negative.")
-        # f(W) = f(k0) - left (k0 - W) below the first knot, and each knot adds its change of slope beyond it
-        beyond = jax.vmap(lambda knot: self.load.excess(knot, self.workers))(knots)
-        below = beyond[0] - (self.mean() - knots[0])
-        return values[0] - slopes[0] * below + slopes[1] * beyond[0] + jnp.diff(slopes[1:]) @ beyond[1:]
 
 
 class Barrier(eqx.Module):

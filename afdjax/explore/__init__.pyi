@@ -1,5 +1,5 @@
 from .costs.kernels import Efficiency as Efficiency
-from .costs.network import Network as Network
+from .costs.network import Network as Network, minimum_sparsity as minimum_sparsity
 from .costs.setting import USE_CASES as USE_CASES, Setting as Setting, UseCase as UseCase
 from .explain.handover import as_bundle as as_bundle
 from .explain.sensitivity import (
