@@ -338,7 +338,7 @@ def test_a_saved_document_prints_the_text_of_the_run(found):
 def test_a_document_has_what_a_person_needs_to_repeat_it(found):
     setting = setting_of(accepted=1.5, drafted=1.0)
     document = search(setting, 16, Targets(ttft=0.5), Corrections(ttft=1.5), rules=("divisible",)).to_dict()
-    options = document["options"]
+    options = document["made_by"]["options"]
     again = dataclasses.replace(
         setting_of(document["model"], document["devices"][0]["accelerator"], UseCase(**document["requests"])),
         schedule=SCHEDULES[options["schedule"]],
@@ -355,7 +355,7 @@ def test_a_document_has_what_a_person_needs_to_repeat_it(found):
         options["rules"],
     )
     assert repeated.to_dict() == document
-    assert set(document["versions"]) >= {"afdjax", "jax", "python"}
+    assert set(document["made_by"]["versions"]) >= {"afdjax", "jax", "python"}
     assert document["formats"] == {"attention": "fp8", "experts": "fp8", "rest": "fp8", "cache": "fp8"}
     experts = setting.model.layers[-1].ffn
     assert isinstance(experts, Experts)
@@ -364,7 +364,7 @@ def test_a_document_has_what_a_person_needs_to_repeat_it(found):
         dataclasses.replace(found.question, setting=dataclasses.replace(setting, imbalance=each))
         for each in (Even(1.5), skewed, eqx.tree_at(lambda d: d.busiest.ratios, skewed, 2.0 * skewed.busiest.ratios))
     ]
-    even, one, other = (asked(question)["options"]["imbalance"] for question in of)
+    even, one, other = (asked(question)["made_by"]["options"]["imbalance"] for question in of)
     assert even == {"kind": "even", "factor": 1.5} and one["kind"] == "drawn" and one["digest"] != other["digest"]
 
 

@@ -78,10 +78,7 @@ def explore(
     plot: Annotated[Path | None, typer.Option(help="Write throughput against interactivity to this PNG file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """Aggregated, prefill/decode, attention/FFN disaggregation, or both: the best plan of each under the same targets.
-
-    Example: afdjax explore --model qwen3-235b --gpus 64xh200 --workload 0/2048/512 --tpot 100ms --sensitivity
-    """
+    """Aggregated, prefill/decode, attention/FFN disaggregation, or both: the best plan of each under the same targets."""
     prepare()
     import dataclasses
     from concurrent.futures import ThreadPoolExecutor

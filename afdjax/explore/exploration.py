@@ -73,9 +73,9 @@ class Exploration:
         """
         best = best_of(self.levels)
         levels = [self._level(level) for level in self.levels]
-        document = {
-            **asked(self.question),
-            "inputs": dict(self.inputs),
+        document = asked(self.question)
+        document["made_by"] |= {"inputs": dict(self.inputs)}
+        document |= {
             "evaluations": self.evaluations,
             "best": None if best is None else best[0],
             "levels": levels,

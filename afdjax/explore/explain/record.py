@@ -19,7 +19,7 @@ from afdjax.explore.plans.question import OBJECTIVES, Question, Targets
 
 
 def asked(question: Question) -> dict[str, Any]:
-    """Model, devices, requests, formats, targets and options."""
+    """Model, devices, requests, formats, targets, and what else a repetition needs."""
     setting, fleet = question.setting, question.fleet
     return {
         "model": setting.model.name,
@@ -36,19 +36,22 @@ def asked(question: Question) -> dict[str, Any]:
         "measured": sources(setting),
         "efficiency": as_numbers(setting.efficiency),
         "targets": target_numbers(question.targets),
-        "options": {
-            "schedule": _name_of_strategy(setting.schedule, SCHEDULES),
-            "routes": _name_of_strategy(setting.network.routes, ROUTES),
-            "rules": list(question.rules),
-            "imbalance": _imbalance_numbers(setting.imbalance),
-            "accepted": float(setting.accepted),
-            "drafted": float(setting.drafted),
-            "with_attention": list(setting.with_attention),
-            "reserve": float(setting.reserve),
-            "corrections": dataclasses.asdict(question.corrections),
-        },
-        "constants": _constants(setting),
-        "versions": versions(),
+        "made_by": {"options": _options(question), "constants": _constants(setting), "versions": versions()},
+    }
+
+
+def _options(question: Question) -> dict[str, Any]:
+    setting = question.setting
+    return {
+        "schedule": _name_of_strategy(setting.schedule, SCHEDULES),
+        "routes": _name_of_strategy(setting.network.routes, ROUTES),
+        "rules": list(question.rules),
+        "imbalance": _imbalance_numbers(setting.imbalance),
+        "accepted": float(setting.accepted),
+        "drafted": float(setting.drafted),
+        "with_attention": list(setting.with_attention),
+        "reserve": float(setting.reserve),
+        "corrections": dataclasses.asdict(question.corrections),
     }
 
 
