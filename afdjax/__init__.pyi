@@ -78,7 +78,8 @@ from .workload.lengths import (
     Pareto as Pareto,
     Uniform as Uniform,
 )
+from .workload.log_options import LogOptions as LogOptions
 from .workload.slots import Moments as Moments, Rescaled as Rescaled, SlotLoad as SlotLoad
-from .workload.traces import LogOptions as LogOptions, load_trace as load_trace
+from .workload.traces import load_trace as load_trace
 
 __version__: str

@@ -65,9 +65,12 @@ class Kept:
 
     def _traced(self, arrays: list[Any], rest: list[Any], tree: Any, key: Any) -> Callable[[], Callable[..., Any]]:
         """What makes the program, which is traced here if there is no file of it."""
+        structure: list[Any] = []
 
         def flat(*arrays: Any) -> Any:
-            return self._function(*jax.tree.unflatten(tree, eqx.combine(list(arrays), rest)))
+            found = self._function(*jax.tree.unflatten(tree, eqx.combine(list(arrays), rest)))
+            leaves, structure[:] = jax.tree.leaves(found), [jax.tree.structure(found)]
+            return leaves
 
         # a name that JAX's cache does not know: what it had read from a file could not be written to another
         flat.__name__ = f"{self._function.__name__}_{uuid.uuid4().hex}"
@@ -82,14 +85,14 @@ class Kept:
         def finish() -> Callable[..., Any]:
             if stored is not None:
                 # XLA refuses what it takes for another machine's (jax-ml/jax issue 38445)
-                with contextlib.suppress(jax.errors.JaxRuntimeError):
+                with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError, ImportError):
                     return _loaded(stored)
             # another thread has its own precision
             with jax.enable_x64(double):
                 compiled = (lowered or program.lower(*arrays)).compile()
             if path is not None:
-                _write(path, compiled)
-            return compiled
+                _write(path, compiled, structure[0])
+            return _with_structure(compiled, structure[0])
 
         return finish
 
@@ -97,8 +100,8 @@ class Kept:
 def kept(function: Callable[..., Any], quickly: bool = False) -> Kept:
     """`eqx.filter_jit` (or `compiled_quickly`) that reads its program from a file, where JAX keeps compiled programs.
 
-    `function` must be one of this package's modules that takes trees without functions as leaves, and returns arrays in tuples,
-    lists and dicts. A program is found by all that tracing and compiling see: the source of this package, versions of what it
+    `function` must be one of this package's modules that takes trees without functions as leaves, and returns trees of
+    arrays. A program is found by all that tracing and compiling see: the source of this package, versions of what it
     builds on, the device, settings of JAX and XLA, shapes and types of arrays, everything else by its text. Within a
     transformation, for arrays on other devices than the first, and where JAX keeps nothing, this is `eqx.filter_jit`.
 
@@ -139,7 +142,14 @@ def _path(what: str) -> Path:
 
 
 def _loaded(stored: bytes) -> Callable[..., Any]:
-    return serialize_executable.deserialize_and_load(*pickle.loads(stored), execution_devices=jax.devices()[:1])
+    executable, like = pickle.loads(stored)
+    program = serialize_executable.deserialize_and_load(*executable, execution_devices=jax.devices()[:1])
+    return _with_structure(program, jax.tree.structure(like))
+
+
+def _with_structure(program: Callable[..., list[Any]], structure: Any) -> Callable[..., Any]:
+    """The program of leaves as one of the tree that they make."""
+    return lambda *arrays: jax.tree.unflatten(structure, program(*arrays))
 
 
 @functools.cache
@@ -173,10 +183,13 @@ def _read(path: Path) -> bytes | None:
     return program if checksum == hashlib.sha256(program).digest() else None
 
 
-def _write(path: Path, compiled: Any) -> None:
-    # as with JAX's own cache: a folder that cannot be written, or a backend that does not serialise, costs time, nothing else
-    with contextlib.suppress(OSError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError):
-        program = pickle.dumps(serialize_executable.serialize(compiled))
+def _write(path: Path, compiled: Any, structure: Any) -> None:
+    # as with JAX's own cache: a folder that cannot be written, or a backend that does not serialise, costs time, nothing else;
+    # so does a result whose class no other process can import
+    errors = OSError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError, AttributeError, pickle.PicklingError
+    with contextlib.suppress(*errors):
+        like = jax.tree.unflatten(structure, range(structure.num_leaves))
+        program = pickle.dumps((serialize_executable.serialize(compiled), like))
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path, hashlib.sha256(program).digest() + program)
 

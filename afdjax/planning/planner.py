@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._tools import checks
-from afdjax._tools.hill import Point
+from afdjax._tools.hill import Point, derivatives, has_top, hill_top, point_of
 from afdjax._tools.precision import in_double, in_double_precision
 from afdjax._tools.programs import kept
 from afdjax._tools.provenance import digest_of, versions
-from afdjax._tools.types import Flag, Scalar
+from afdjax._tools.types import Scalar
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.cycles.cycle import Performance, performance
 from afdjax.cycles.loads import WorkerLoad
@@ -25,9 +25,9 @@ from afdjax.deployment.profile import Profile
 from afdjax.planning.cautions import cautions
 from afdjax.planning.mean_field import ClosedForm, closed_form
 from afdjax.planning.plan import Curve, Plan, WholeBundle, workload_title
-from afdjax.planning.ratio import MAX_RATIO, best_whole_number, check_range, top_between
+from afdjax.planning.ratio import MAX_RATIO, best_whole_number, check_range, log_throughput
 from afdjax.workload.estimation import diagnose, sampling_covariance
-from afdjax.workload.laws import Independent, Requests, Workload, horizon_load
+from afdjax.workload.laws import Independent, Requests, Source, Workload, horizon_load
 from afdjax.workload.lengths import Geometric
 from afdjax.workload.slots import SlotLoad
 
@@ -104,13 +104,13 @@ def _plan(
 ) -> Plan:
     workload, profile, bundle = in_double((workload, profile, bundle))
     slot_load = _horizon_load(workload, bundle, horizon_requests)
-    load, theta, nu, means = _describe(workload, bundle.batch_size, barrier)
+    load, theta, nu, means = _describe(_anonymous(workload), bundle.batch_size, barrier)
     slot_load = float(theta) if slot_load is None else slot_load
     parameters = {"theta": theta, "nu": nu, "batch_size": bundle.batch_size} | profile.coefficients()
     scenario = _Scenario(load, profile, bundle, parameters)
     with ThreadPoolExecutor(1) as beside:
-        # compiled while the curve is
-        _optimum_of.ahead(beside, *scenario, jnp.ones(()), jnp.ones(()))
+        # compiled, or read, while the curve is
+        _top_between.ahead(beside, *scenario, *[Point(*[jnp.ones(())] * 3)] * 2)
         curve = _curve(scenario, max_ratio)
     values = np.asarray(curve.performance.throughput_per_instance)
     best = int(np.argmax(values))
@@ -151,7 +151,7 @@ def _plan(
     return dataclasses.replace(result, warnings=cautions(result, optimum.inside, max_ratio))
 
 
-@eqx.filter_jit
+@kept
 def _describe(workload: SlotLoad, batch_size: Scalar, barrier: Barrier):
     """Law of a worker's load, theta, nu, and (prompt mean, decode mean) if known."""
     means = (workload.prompt_mean, workload.decode_mean) if isinstance(workload, Workload) else None
@@ -159,17 +159,17 @@ def _describe(workload: SlotLoad, batch_size: Scalar, barrier: Barrier):
 
 
 @kept
-def _performance(load: WorkerLoad, profile: Profile, bundle: Bundle, workers: Scalar) -> dict[str, Scalar]:
-    """The fields of `Performance` with so many attention workers."""
-    found = performance(load, profile, bundle, workers)
-    return {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+def _at_workers(load: WorkerLoad, profile: Profile, bundle: Bundle, workers: Scalar) -> tuple[Performance, Point]:
+    """What so many attention workers do, and the point of the objective there."""
+    objective = functools.partial(log_throughput, (load, profile, bundle))
+    return performance(load, profile, bundle, workers), point_of(objective, jnp.log(workers / bundle.ffn_workers))
 
 
 def _curve(scenario: _Scenario, max_ratio: int | float) -> Curve:
     """Every whole number of attention workers up to the largest ratio."""
     workers = np.arange(1, int(np.floor(max_ratio * float(scenario.bundle.ffn_workers) + 1e-9)) + 1)
-    points = [_performance(*scenario[:3], jnp.asarray(x, float)) for x in workers]
-    table = jax.tree.map(lambda *column: np.stack(column), *[Performance(**point) for point in points])
+    found = [_at_workers(*scenario[:3], jnp.asarray(x, float))[0] for x in workers]
+    table = jax.tree.map(lambda *column: np.stack(column), *found)
     if not np.isfinite(table.throughput_per_instance).all():
         raise ValueError(
             "`profile` must give a finite time above 0 for a cycle, but it does not: check its coefficients."
@@ -178,10 +178,10 @@ def _curve(scenario: _Scenario, max_ratio: int | float) -> Curve:
 
 
 @functools.partial(kept, quickly=True)
-def _optimum_of(
-    load: WorkerLoad, profile: Profile, bundle: Bundle, parameters: dict[str, Scalar], low: Scalar, high: Scalar
-) -> tuple[Scalar, Any, dict[str, Scalar], dict[str, Scalar]]:
-    """log r* between two ratios, whether it is inside, and the derivatives by the parameters of it and of log throughput."""
+def _top_between(
+    load: WorkerLoad, profile: Profile, bundle: Bundle, parameters: dict[str, Scalar], below: Point, above: Point
+) -> tuple[Scalar, dict[str, Scalar], dict[str, Scalar]]:
+    """log r* between two points of the objective, and the derivatives by the parameters of it and of log throughput."""
 
     def moved(p: dict[str, Scalar]) -> tuple[WorkerLoad, Profile, Bundle]:
         batch_size = p["batch_size"]
@@ -192,26 +192,22 @@ def _optimum_of(
             eqx.tree_at(lambda b: b.batch_size, bundle, batch_size),
         )
 
-    def optimum(p: dict[str, Scalar]) -> tuple[Point, tuple[Scalar, Flag]]:
-        top, inside = top_between(*moved(p), low, high)
-        return top, (top.at, inside)
-
-    # forward mode, along all parameters at once: for so few as fast as reverse mode, and traced sooner
-    slopes, (log_ratio, inside) = jax.jacfwd(optimum, has_aux=True)(parameters)
-    return log_ratio, inside, slopes.at, slopes.value
+    top = hill_top((load, profile, bundle), below, above, function=log_throughput)
+    objective = lambda p, log_ratio: log_throughput(moved(p), log_ratio)
+    return top.at, *derivatives(objective, parameters, top, has_top(below, above))
 
 
 def _optimum(scenario: _Scenario, curve: Curve, max_ratio: int | float) -> _Optimum:
     """The optimum near the best whole number of attention workers."""
     workers, ffn_workers = curve.attention_workers, float(scenario.bundle.ffn_workers)
     best = int(np.argmax(np.asarray(curve.performance.throughput_per_instance)))
-    low = workers[max(best - 1, 0)] / ffn_workers
-    high = workers[best + 1] / ffn_workers if best + 1 < len(workers) else max_ratio
-    log_ratio, inside, of_ratio, of_throughput = _optimum_of(
-        *scenario, jnp.asarray(low, float), jnp.asarray(high, float)
-    )
+    last = best + 1 == len(workers)
+    # beyond the last whole number the range may go on
+    ends = (float(workers[max(best - 1, 0)]), max_ratio * ffn_workers if last else float(workers[best + 1]))
+    below, above = (_at_workers(*scenario[:3], jnp.asarray(x, float))[1] for x in ends)
+    log_ratio, of_ratio, of_throughput = _top_between(*scenario, below, above)
     relative = lambda slopes: {name: float(slope * scenario.parameters[name]) for name, slope in slopes.items()}
-    return _Optimum(float(np.exp(log_ratio)), bool(inside), relative(of_ratio), relative(of_throughput))
+    return _Optimum(float(np.exp(log_ratio)), bool(has_top(below, above)), relative(of_ratio), relative(of_throughput))
 
 
 def _whole_bundle(scenario: _Scenario, ratio: float, ffn_workers: int, max_ratio: int | float) -> WholeBundle:
@@ -219,11 +215,16 @@ def _whole_bundle(scenario: _Scenario, ratio: float, ffn_workers: int, max_ratio
     varied = eqx.tree_at(lambda b: b.ffn_workers, scenario.bundle, jnp.asarray(ffn_workers, float))
 
     def rate(workers: int) -> float:
-        found = _performance(scenario.load, scenario.profile, varied, jnp.asarray(workers, float))
-        return float(found["throughput_per_instance"])
+        found, _ = _at_workers(scenario.load, scenario.profile, varied, jnp.asarray(workers, float))
+        return float(found.throughput_per_instance)
 
     best = best_whole_number(rate, round(ratio * ffn_workers), int(max_ratio * ffn_workers + 1e-9))
     return WholeBundle(best, ffn_workers, rate(best))
+
+
+def _anonymous(workload: SlotLoad) -> SlotLoad:
+    """The same law without its source: one program for all logs of a size."""
+    return dataclasses.replace(workload, source=Source()) if isinstance(workload, Requests) else workload
 
 
 class _Covariances(NamedTuple):
@@ -271,7 +272,10 @@ def _horizon_load(workload: SlotLoad, bundle: Bundle, requests: int | float | No
 
 def _closed_form(slot_load: float, profile: Profile, bundle: Bundle) -> ClosedForm | None:
     affine = isinstance(profile.ffn, Affine) and isinstance(profile.communication.latency, Affine)
-    return eqx.filter_jit(closed_form)(jnp.asarray(slot_load), profile, bundle) if affine else None
+    return _closed_form_of(jnp.asarray(slot_load), profile, bundle) if affine else None
+
+
+_closed_form_of = kept(closed_form)
 
 
 def _made_by(

@@ -14,8 +14,8 @@ import numpy as np
 from jax import lax
 
 from afdjax._tools import checks
-from afdjax._tools.hill import Point, has_top, hill_top, point_of
-from afdjax._tools.types import Flag, Scalar, ScalarLike
+from afdjax._tools.hill import Point, hill_top, point_of
+from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.cycles.cycle import expected_cycle
 from afdjax.cycles.loads import WorkerLoad
@@ -65,19 +65,6 @@ def ratio_for(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio: Sca
     left = jnp.clip(jnp.where(points.slope[best] > 0, best, best - 1), 0, _SCAN - 2)
     below, above = (jax.tree.map(lambda column, i=i: column[i], points) for i in (left, left + 1))
     return jnp.exp(hill_top(scenario, below, above, function=log_throughput).at)
-
-
-def top_between(
-    load: WorkerLoad, profile: Profile, bundle: Bundle, low: ScalarLike, high: ScalarLike
-) -> tuple[Point, Flag]:
-    """log r* between two ratios with log of the throughput there, and whether there is a top between them.
-
-    If not, the end with the higher throughput.
-    """
-    scenario, ends = (load, profile, bundle), jnp.stack([jnp.asarray(low, float), jnp.asarray(high, float)])
-    points = _points(scenario, jnp.log(lax.stop_gradient(ends)))
-    below, above = (jax.tree.map(lambda column, i=i: column[i], points) for i in (0, 1))
-    return hill_top(scenario, below, above, function=log_throughput), has_top(below, above)
 
 
 def log_throughput(scenario: tuple[WorkerLoad, Profile, Bundle], log_ratio: Scalar) -> Scalar:

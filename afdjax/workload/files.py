@@ -16,7 +16,7 @@ from afdjax._tools.shipped import Shipped
 from afdjax.workload.estimation import moments, sampling_covariance
 from afdjax.workload.laws import Independent, Requests, Source, Workload
 from afdjax.workload.lengths import Deterministic, Geometric
-from afdjax.workload.traces import LogOptions, load_trace
+from afdjax.workload.log_options import LogOptions
 
 
 SCHEMA = "afdjax/workload/1"
@@ -76,6 +76,9 @@ def load_workload(name_or_path: str | Path, options: LogOptions | None = None) -
         raise _SHIPPED.unknown(text, shipped_workloads())
     if path.is_file() and SCHEMA.encode() in path.read_bytes()[:200]:
         return parse_summary(read_text(path), text)
+    # a library of tables takes longer to import than all else that a shipped workload needs
+    from afdjax.workload.traces import load_trace
+
     return load_trace(path, options)
 
 

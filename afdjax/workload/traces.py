@@ -15,6 +15,7 @@ import polars as pl
 from afdjax._tools.files import FileError, first_problem
 from afdjax._tools.tables import JSON_LINES, Rows, TableReader, hint
 from afdjax.workload.laws import LONGEST, Requests, Source
+from afdjax.workload.log_options import LogOptions
 
 
 class Layout(NamedTuple):
@@ -42,27 +43,6 @@ MOMENT = "%Y-%m-%d %H:%M:%S%.f"
 
 LOGS = TableReader("request", "CSV, JSON lines or Parquet", (JSON_LINES,))
 """How a log becomes rows."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LogOptions:
-    """What a request log does not say itself.
-
-    **Attributes:**
-
-    - `prompt_column`, `decode_column`, `time_column`: names of its columns, where the log has none of the known `LAYOUTS`; None
-      where the layout decides. A time is in seconds, or a date and time.
-    - `first_token_from_prefill`: what an output token is. By default (False) each output token is one decode step of a
-      slot that starts with the prompt, D = output tokens. True: prefill makes the first one, so D is one less and the slot
-      starts with one token more.
-    - `skip_bad_rows`: leave out rows that cannot be right and count them, instead of refusing the log.
-    """
-
-    prompt_column: str | None = None
-    decode_column: str | None = None
-    time_column: str | None = None
-    first_token_from_prefill: bool = False
-    skip_bad_rows: bool = False
 
 
 def load_trace(path: str | Path, options: LogOptions | None = None) -> Requests:

@@ -1,0 +1,24 @@
+"""How a request log is to be read; apart from its reader, which needs a library of tables."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class LogOptions:
+    """What a request log does not say itself.
+
+    **Attributes:**
+
+    - `prompt_column`, `decode_column`, `time_column`: names of its columns, where the log has none of the known `LAYOUTS`; None
+      where the layout decides. A time is in seconds, or a date and time.
+    - `first_token_from_prefill`: what an output token is. By default (False) each output token is one decode step of a
+      slot that starts with the prompt, D = output tokens. True: prefill makes the first one, so D is one less and the slot
+      starts with one token more.
+    - `skip_bad_rows`: leave out rows that cannot be right and count them, instead of refusing the log.
+    """
+
+    prompt_column: str | None = None
+    decode_column: str | None = None
+    time_column: str | None = None
+    first_token_from_prefill: bool = False
+    skip_bad_rows: bool = False
