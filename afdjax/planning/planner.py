@@ -201,13 +201,16 @@ def _optimum(scenario: _Scenario, curve: Curve, max_ratio: int | float) -> _Opti
     """The optimum near the best whole number of attention workers."""
     workers, ffn_workers = curve.attention_workers, float(scenario.bundle.ffn_workers)
     best = int(np.argmax(np.asarray(curve.performance.throughput_per_instance)))
-    last = best + 1 == len(workers)
-    # beyond the last whole number the range may go on
-    ends = (float(workers[max(best - 1, 0)]), max_ratio * ffn_workers if last else float(workers[best + 1]))
-    below, above = (_at_workers(*scenario[:3], jnp.asarray(x, float))[1] for x in ends)
-    log_ratio, of_ratio, of_throughput = _top_between(*scenario, below, above)
+    point = lambda x: _at_workers(*scenario[:3], jnp.asarray(x, float))[1]
+    here = point(workers[best])
+    if here.slope > 0:
+        # beyond the last whole number the range may go on
+        ends = here, point(workers[best + 1] if best + 1 < len(workers) else max_ratio * ffn_workers)
+    else:
+        ends = point(workers[max(best - 1, 0)]), here
+    log_ratio, of_ratio, of_throughput = _top_between(*scenario, *ends)
     relative = lambda slopes: {name: float(slope * scenario.parameters[name]) for name, slope in slopes.items()}
-    return _Optimum(float(np.exp(log_ratio)), bool(has_top(below, above)), relative(of_ratio), relative(of_throughput))
+    return _Optimum(float(np.exp(log_ratio)), bool(has_top(*ends)), relative(of_ratio), relative(of_throughput))
 
 
 def _whole_bundle(scenario: _Scenario, ratio: float, ffn_workers: int, max_ratio: int | float) -> WholeBundle:
