@@ -11,6 +11,7 @@ import pytest
 
 import afdjax as afd
 from afdjax.planning import model_check
+from afdjax.report import simulation_report
 
 
 @pytest.fixture
@@ -90,8 +91,11 @@ def test_simulate_prints_what_the_library_finds(run, log, tmp_path):
     )
     assert document["best"]["attention_workers"] == found.best in document["best"]["indistinguishable"]
     assert document["simulation"] == {"steps": 300, "warm_up": 16, "replicas": 2, "seed": 5, "start": "stationary"}
-    text = run("simulate", *scenario, "--plot", "curve.png", "--timeline", "gantt.png")
+    text = run("simulate", *scenario, "--seed", "5", "--plot", "curve.png", "--timeline", "gantt.png")
     assert text.startswith(f"{found.best}A-1F is best")
+    assert text == simulation_report(document) + "\n"
+    # a simulation alone, without the model beside it
+    assert str(found) == simulation_report(json.loads(found.to_json())) and "model" not in found.to_dict()
     for name in ("curve.png", "gantt.png"):
         assert (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import afdjax as afd
+from afdjax.report import plan_report
+from tests.agreement import disagreement
 
 
 # two programs of one formula are compared to 1e-9: without XLA's optimisation they round apart by 2.4e-9
@@ -58,6 +60,18 @@ def test_plan_document_follows_the_contract(planned):
     assert {"ratio", "ratio_ci95", "attention_workers", "ffn_workers", "regime", "cycle_time",
             "throughput_per_instance", "tpot", "idle_attention", "idle_ffn"} <= set(document["optimum"])  # fmt: skip
     assert {"ratio", "regime", "ratio_attention", "ratio_communication", "ratio_peak"} <= set(document["closed_form"])
+
+
+def test_a_saved_plan_prints_the_same_text(planned):
+    assert plan_report(json.loads(planned.to_json())) == str(planned)
+    made_by = planned.to_dict()["made_by"]
+    assert set(made_by) == {"options", "digests", "versions"} and made_by["options"]["max_ratio"] == 64.0
+
+
+def test_plan_and_ratio_are_one_optimum(planned, geometric, profile):
+    """In r* and all of its elasticities; `tests/benchmarks/test_agreement.py` has every shipped workload and profile."""
+    for plan in (planned, afd.plan(geometric, profile, afd.Bundle(256, in_flight=3), afd.Gaussian())):
+        assert max(disagreement(plan).values()) < 1e-9
 
 
 def test_plan_with_coefficient_covariance_horizon_and_extrapolation(geometric, profile):
