@@ -258,9 +258,7 @@ def test_margins_are_where_first_order_changes_meet(found):
     for level in found.levels:
         for name, factor in flips.get(level.name, ()):
             assert 0.1 < factor < 10.0
-            after = rates(
-                [leaf * factor**0.01 if at == name else leaf for at, leaf in zip(names, leaves, strict=True)]
-            )
+            after = rates([leaf * factor**0.01 if at == name else leaf for at, leaf in zip(names, leaves, strict=True)])
             np.testing.assert_allclose(gap(after, level.name), 0.99 * gap(before, level.name), rtol=2e-3)
 
 
