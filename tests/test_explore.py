@@ -193,14 +193,14 @@ def test_why_there_is_no_plan():
     assert all(level.floor.tpot > 1e-3 for level in tight.levels)
     first = search(setting_of(), 16, Targets(ttft=1e-3))
     assert {level.verdict for level in first.levels} == {"ttft-missed"}
-    small = search(setting_of("kimi-k2"), 2)
+    small = search(setting_of(), 2)
     assert {level.verdict for level in small.levels} == {"weights-do-not-fit"}
     alone = search(setting_of("qwen3-30b"), 1)
     assert [level.verdict for level in alone.levels] == ["feasible", "budget", "budget", "budget"]
     # prefill could do it, decode not
     both = search(setting_of(), 16, Targets(ttft=0.5, tpot=1e-3))
     assert both.levels[2].verdict == "tpot-missed" and both.levels[2].floor.tpot > 1e-3
-    long = search(setting_of("qwen3-235b", requests=UseCase(1.0e8, 512, 256)), 8)
+    long = search(setting_of("qwen3-30b", requests=UseCase(1.0e8, 512, 256)), 8)
     assert {level.verdict for level in long.levels} == {"cache-does-not-fit"}
     for devices, targets, message in (
         (0, Targets(), "`devices` must be"),
@@ -250,17 +250,16 @@ def test_margins_are_where_first_order_changes_meet(found):
     assert flips and best.name not in flips
     names = [knob(path) for path, _ in jax.tree_util.tree_flatten_with_path(found.question.setting)[0]]
     leaves, tree = jax.tree.flatten(found.question.setting)
+    plans = {level.name: level.plan for level in found.levels}
+    question = lambda moved: dataclasses.replace(found.question, setting=jax.tree.unflatten(tree, moved))
+    rates = eqx.filter_jit(lambda moved: {name: rate(question(moved), plan) for name, plan in plans.items()})
+    gap = lambda rates, name: math.log(float(rates[best.name] / rates[name]))
+    before = rates(leaves)
     for level in found.levels:
         for name, factor in flips.get(level.name, ()):
             assert 0.1 < factor < 10.0
-            moved = jax.tree.unflatten(
-                tree, [leaf * factor**0.01 if at == name else leaf for at, leaf in zip(names, leaves, strict=True)]
-            )
-            before, after = (
-                math.log(float(rate(question, best.plan) / rate(question, level.plan)))
-                for question in (found.question, dataclasses.replace(found.question, setting=moved))
-            )
-            np.testing.assert_allclose(after, 0.99 * before, rtol=2e-3)
+            after = rates([leaf * factor**0.01 if at == name else leaf for at, leaf in zip(names, leaves, strict=True)])
+            np.testing.assert_allclose(gap(after, level.name), 0.99 * gap(before, level.name), rtol=2e-3)
 
 
 def test_prefill_replicas_decode_nothing(found):
@@ -328,7 +327,7 @@ def test_a_saved_document_prints_the_text_of_the_run(found):
     none = search(setting_of(), 16, Targets(tpot=1e-3))
     assert str(none) == exploration_report(json.loads(none.to_json(sensitivity=True)))
     assert "tpot-missed: the least TPOT" in str(none)
-    small = search(setting_of("kimi-k2"), 2)
+    small = search(setting_of(), 2)
     assert f"weights-do-not-fit: {REASONS['weights-do-not-fit'][:20]}" in str(small)
     assert set(document["meanings"]) == {code for uses in found.uses.values() for use in uses for code in use.binds} | {
         code for level in found.levels for code in level.reasons
@@ -418,7 +417,7 @@ def test_the_command_shows_every_level_and_writes_a_profile(run, tmp_path):
     assert profile.time_unit == "us" and isinstance(profile.ffn, afd.ExpertHit)
     bundle = afd.load_bundle(out)
     assert bundle.in_flight >= 1 and float(bundle.layers) == 58.0 and float(bundle.ffn_weight) >= 1.0
-    planned = json.loads(run("plan", "--profile", out, "--json"))
+    planned = json.loads(run("plan", "--profile", out, "--json", "--barrier", "gaussian"))
     assert planned["bundle"]["batch_size"] == float(bundle.batch_size)
     shown = run("explore", *SMALL, "--tpot", "30ms", "-o", out, "--level", "disaggregated-afd")
     assert "(disaggregated-afd, " in shown

@@ -19,6 +19,7 @@ from afdjax.explore.plans.plan import devices_in_use
 from afdjax.explore.plans.rules import RULES
 from afdjax.explore.replicas.outcomes import chunked, decode_only, spare, step, times, transfer_time
 from afdjax.hardware.files import load_accelerator
+from afdjax.report.exploration import exploration_report
 
 
 def setting_of(near="h20", far="h100", model="qwen3-30b", **changes) -> Setting:
@@ -38,6 +39,8 @@ def used(found, plan):
 
 
 def test_plans_on_two_pools_keep_both_budgets(both):
+    rates = eqx.filter_jit(lambda: [rate(both.question, level.plan) for level in both.levels])()
+    np.testing.assert_allclose(rates, [level.plan.tokens_per_s for level in both.levels], rtol=1e-6)
     assert str(both.question.fleet) == "4 x h20 + 3 x h100"
     for level in both.levels:
         assert level.plan is not None and (used(both, level.plan) <= both.question.fleet.counts).all(), level.name
@@ -45,7 +48,6 @@ def test_plans_on_two_pools_keep_both_budgets(both):
             here = both.question.placed(part.place)
             kinds = [("h20", "h100")[pool] for pool in part.place]
             assert [here.attention_device.name, here.ffn_device.name] == [kinds[0], kinds[-1]]
-        np.testing.assert_allclose(rate(both.question, level.plan), level.plan.tokens_per_s, rtol=1e-6)
 
 
 def test_replicas_side_by_side_are_those_of_each_pool(both):
@@ -58,11 +60,10 @@ def test_replicas_side_by_side_are_those_of_each_pool(both):
         assert level.name == name
 
 
-def test_two_pools_of_the_same_kind_are_no_worse_than_split_and_no_better_than_one():
-    targets = Targets(ttft=1.0, tpot=0.05)
-    one, two = search(setting_of("h100", "h100"), 6, targets), search(setting_of("h100", "h100"), (3, 3), targets)
-    half = search(setting_of("h100", "h100"), 3, targets)
-    for whole, split, part in zip(one.levels, two.levels, half.levels, strict=True):
+def test_two_pools_of_the_same_kind_are_no_worse_than_split_and_no_better_than_one(free):
+    setting, targets = free.question.setting, free.question.targets
+    two, half = search(setting, (3, 3), targets), search(setting, 3, targets)
+    for whole, split, part in zip(free.levels, two.levels, half.levels, strict=True):
         assert split.plan.tokens_per_s <= whole.plan.tokens_per_s * (1 + 1e-6), whole.name
         if whole.name.startswith("aggregated"):
             assert split.plan.tokens_per_s >= 2 * part.plan.tokens_per_s * (1 - 1e-6), whole.name
@@ -101,13 +102,13 @@ def test_attention_and_ffn_search_finds_what_an_exhaustive_one_finds():
 
 def test_chosen_by_price_and_by_power():
     setting, targets = setting_of("h800", "h20"), Targets(ttft=1.0, tpot=0.05)
+    fast = search(setting, (2, 2), targets)
     for objective in ("price", "power"):
-        found = search(setting, (3, 3), targets, objective=objective)
+        found = search(setting, (2, 2), targets, objective=objective)
         weights = [float(getattr(device, objective)) for device in (setting.attention_device, setting.ffn_device)]
         for level in found.levels:
             plan = level.plan
             np.testing.assert_allclose(plan.value, plan.tokens_per_s / (used(found, plan) @ weights), rtol=1e-9)
-        fast = search(setting, (3, 3), targets)
         assert fast.best.plan.tokens_per_s >= found.best.plan.tokens_per_s
         # what is best for its cost is there as often as it fits
         assert (2 * used(found, found.best.plan) > found.question.fleet.counts).any()
@@ -122,11 +123,14 @@ def test_chosen_by_price_and_by_power():
         search(setting_of("b200", "b200"), 4, objective="price")
 
 
+@pytest.fixture(scope="module")
+def free():
+    return search(setting_of("h100", "h100"), 6, Targets(ttft=1.0, tpot=0.05))
+
+
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_rules_of_runtimes_are_kept(rule):
-    setting = setting_of("h100", "h100")
-    found = search(setting, 6, Targets(tpot=0.05), rules=[rule])
-    free = search(setting, 6, Targets(tpot=0.05))
+def test_rules_of_runtimes_are_kept(rule, free):
+    found = search(free.question.setting, 6, free.question.targets, rules=[rule])
     for level, other in zip(found.levels, free.levels, strict=True):
         assert level.candidates < other.candidates or not level.name.endswith("afd")
         if level.plan is None:
@@ -176,6 +180,8 @@ def test_elasticities_on_two_pools_against_central_differences(both):
     assert {name.split(".")[0] for name in slopes} >= {"attention_device", "ffn_device", "efficiency", "imbalance"}
     leaves, tree = jax.tree_util.tree_flatten_with_path(setting)
     names = [name_of(path) for path, _ in leaves]
+    there = lambda moved: dataclasses.replace(both.question, setting=jax.tree.unflatten(tree, moved))
+    at = eqx.filter_jit(lambda moved: jnp.log(rate(there(moved), level.plan)))
     for name in (
         "attention_device.bandwidth",
         "ffn_device.bandwidth",
@@ -185,15 +191,8 @@ def test_elasticities_on_two_pools_against_central_differences(both):
     ):
         i = names.index(name)
         log_rate = lambda h, i=i: float(
-            jnp.log(
-                rate(
-                    dataclasses.replace(both.question, setting=jax.tree.unflatten(
-                        tree, [leaf * np.exp(h) if j == i else leaf for j, (_, leaf) in enumerate(leaves)]
-                    )),
-                    level.plan,
-                )
-            )
-        )  # fmt: skip
+            at([leaf * np.exp(h) if j == i else leaf for j, (_, leaf) in enumerate(leaves)])
+        )
         np.testing.assert_allclose(
             slopes.get(name, 0.0), (log_rate(1e-5) - log_rate(-1e-5)) / 2e-5, atol=2e-5, err_msg=name
         )
@@ -276,7 +275,7 @@ def test_the_command_with_everything(run):
         for part in level["plan"]["parts"]:
             assert part["attention_accelerator"] in ("h20", "h800") and set(part["binds"]) <= set(BINDINGS)
             assert set(part["bytes"]) == {"weights", "cache", "ffn_weights"}
-    shown = run("explore", *everything)
+    shown = exploration_report(document)
     assert "2 x h20 + 2 x h800" in shown and "binds" in shown
 
 

@@ -130,7 +130,7 @@ def test_tables_of_one_device_are_not_those_of_another_with_a_longer_name(tmp_pa
 def test_derivatives_with_tables_are_those_of_the_scaled_model(tmp_path):
     setting = with_tables(setting_of(), [latent_table(tmp_path / "h100_sxm__mla.csv", TIMES)])
     replica = Replica(8.0, 8.0, 1.0, 40.0, 2.0)
-    of = lambda s: step(s, replica, 40.0, 0.0).time
+    of = eqx.filter_jit(lambda s: step(s, replica, 40.0, 0.0).time)
     slopes = eqx.filter_grad(of)(setting)
     for where in (
         lambda s: s.attention_device.bandwidth,

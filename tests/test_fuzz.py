@@ -96,7 +96,7 @@ def test_arbitrary_summaries(document, place):
     outcome(lambda: parse_summary(json.dumps(good | {place: document}), "fuzz"))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("form", FORMS)
 def test_profiles_survive_a_round_trip(form, data, tmp_path):

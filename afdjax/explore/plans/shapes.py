@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from afdjax.explore.costs.setting import Setting
@@ -113,10 +112,8 @@ def finer(shapes: Shapes, width: float) -> Shapes:
 def allowed(shapes: Shapes, setting: Setting, rules: Sequence[str]) -> Shapes:
     """Those that keep all rules, and whose chunks are not too large."""
     keep = shapes.chunk <= max(LARGEST_CHUNK, float(setting.requests.prompt))
-    if rules:
-        replicas = shapes.with_depth(np.ones_like(keep, float))
-        for rule in rules:
-            keep &= np.asarray(jax.vmap(RULES[rule], in_axes=(0, None))(replicas, setting))
+    for rule in rules:
+        keep &= RULES[rule](shapes.attention_devices, shapes.ffn_devices, setting)
     return shapes if keep.all() else shapes.rows(keep)
 
 
