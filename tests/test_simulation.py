@@ -113,6 +113,7 @@ def _requests_of(sampler, worker, batch_size: int, most: int, initial):
 def test_chunks_and_neighbours_do_not_change_loads():
     whole = np.asarray(afd.load_paths(KEY, SMALL, 4, 96, 5))
     np.testing.assert_array_equal(afd.load_paths(KEY, SMALL, 4, 96, 2), whole[:, :2])
+
     @eqx.filter_jit
     def in_chunks(sampler, words):
         slots = fill(sampler, words, 4, afd.Stationary())
