@@ -101,7 +101,7 @@ def measure(
             _say(f"left out: {number} points of {operation}, which need more than {limit / 2**30:.3g} GiB.")
     try:
         with progress(len(fitting), before, sys.stderr.isatty()) as done:
-            limit_s = 0.05 if quick else 2.0
+            limit_s = 0.5 if quick else 2.0
             for text in measure_points(todo, record, title, place.dtype.name, done, limit_s=limit_s):
                 _say(f"left out: {text}, for which the device has no memory.")
     except KeyboardInterrupt:

@@ -78,12 +78,12 @@ def test_from_timings_to_a_plan(run, table, tmp_path):
         # floor and base of an FFN are one number where it is flat
         total = float(found[name]) + (float(found["ffn.base"]) if name == "ffn.floor" else 0.0)
         np.testing.assert_allclose(total, value, rtol=5 * NOISE, err_msg=name)
-    plan = json.loads(run("plan", "--workload", "geometric:1000,100", "--profile", "profile.json", "--barrier", "gaussian",
+    plan = json.loads(run("plan", "--workload", "geometric:1000,100", "--profile", "profile.json", "--barrier", "mean-field",
                           "--batch-size", "64", "--json"))  # fmt: skip
     low, high = plan["optimum"]["ratio_ci95"]
     assert low < plan["optimum"]["ratio"] < high
     assert plan["profile"] == plan["profile"] | {"name": "profile", "time_unit": "us"}
-    far = json.loads(run("plan", "--workload", "geometric:1000,100", "--profile", "profile.json", "--barrier", "gaussian",
+    far = json.loads(run("plan", "--workload", "geometric:1000,100", "--profile", "profile.json", "--barrier", "mean-field",
                          "--batch-size", "1024", "--json"))  # fmt: skip
     assert any("attention is extrapolated" in note and "batch size" in note for note in far["warnings"])
 
@@ -270,7 +270,7 @@ def test_terms_without_effect_are_not_in_the_plan(run, table):
     profile = afd.load_profile("profile.json")
     with jax.enable_x64(True):
         neutral = profile.with_coefficients({"attention.per_recent": np.zeros(()), "attention.window": np.ones(())})
-    plan = afd.plan(afd.load_workload("geometric:1000,100"), neutral, afd.Bundle(64), afd.Gaussian())
+    plan = afd.plan(afd.load_workload("geometric:1000,100"), neutral, afd.Bundle(64), afd.MeanField())
     assert plan.ratio_elasticities["attention.per_recent"] == 0.0
     assert "attention.per_recent" not in str(plan) and "attention.window" not in str(plan)
     assert "attention.per_token" in str(plan)

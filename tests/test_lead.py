@@ -16,12 +16,14 @@ from afdjax.cycles.cycle import expected_cycle
 from afdjax.cycles.lead import CHANGE_LOSS
 from afdjax.simulation.pipeline import Stages
 from afdjax.simulation.timeline import walk
-from tests.reference import still
+from tests.reference import same_size, still
 
 
 load_of = eqx.filter_jit(afd.Exact().worker_load)
 cycle_of = eqx.filter_jit(expected_cycle)
 walk_of = eqx.filter_jit(walk)
+mean_load_of = eqx.filter_jit(afd.MeanField().worker_load)
+moments_of = eqx.filter_jit(lambda workload: (workload.theta, workload.decode_mean, workload.variation))
 
 
 def change_loss(nodes: int, reach: float = 3.0) -> float:
@@ -58,13 +60,14 @@ def test_constant_of_a_change():
 
 def test_variation_is_how_loads_move(shared_log):
     """The mean square of what drawn slot loads move by in n steps, n few beside a decode, is n times the variation."""
-    steps, slots = 4, 64
-    loads = np.asarray(afd.load_paths(jax.random.key(5), shared_log, slots, steps, 4096))
+    steps, slots, law = 4, 64, same_size(shared_log)
+    loads = np.asarray(afd.load_paths(jax.random.key(5), law, slots, steps, 4096))
     moves = (loads[-1].astype(float) - loads[0]) ** 2 / ((steps - 1) * slots)
     error = moves.std() / np.sqrt(len(moves))
     # requests that begin and end within the few steps are counted otherwise: short decodes are allowed 15 %
-    short = 0.15 * min(1.0, 30.0 / float(shared_log.decode_mean))
-    assert abs(moves.mean() - float(shared_log.variation)) <= 4 * error + short * float(shared_log.variation)
+    _, decode_mean, variation = map(float, moments_of(law))
+    short = 0.15 * min(1.0, 30.0 / decode_mean)
+    assert abs(moves.mean() - variation) <= 4 * error + short * variation
 
 
 @pytest.mark.parametrize("in_flight", [2, 3])
@@ -72,15 +75,15 @@ def test_short_decodes_against_the_simulator(in_flight):
     """Decodes of 28 steps with prompts ten times as long, as in logs of code: 1 % too slow with frozen loads, right with
     the lead."""
     workload = afd.Independent(afd.Lognormal(1000.0, 1.0, 8192), afd.Geometric(28.0))
-    per_token = 2000.0 / (64 * float(workload.theta))
+    per_token = 2000.0 / (64 * float(moments_of(workload)[0]))
     profile = afd.Profile(afd.Affine(per_token, 50.0), afd.Affine(0.083, 100.0), afd.Affine(0.022, 20.0))
     bundle, counts = afd.Bundle(64, in_flight=in_flight), (4, 8, 16)
-    found = afd.simulate(jax.random.key(3), workload, profile, bundle, counts, steps=2000, replicas=16)
-    moving = load_of(workload, bundle.batch_size)
+    run = afd.simulate(jax.random.key(3), workload, profile, bundle, counts, steps=2000, replicas=16)
+    found, moving = jax.tree.map(np.asarray, run), load_of(workload, bundle.batch_size)
     for i, workers in enumerate(map(jnp.asarray, map(float, counts))):
         cycle, frozen = (float(cycle_of(load, profile, bundle, workers)) for load in (moving, still(moving)))
-        simulated = float(found.cycle_time[i])
-        error = 3 * float(found.standard_error[i] / found.throughput[i])
+        simulated = found.cycle_time[i]
+        error = 3 * found.standard_error[i] / found.throughput[i]
         assert abs(cycle / simulated - 1.0) <= 0.002 + error
         assert frozen / simulated - 1.0 >= 0.009
 
@@ -98,10 +101,10 @@ def test_loads_that_never_vary_against_the_pipeline(attention, ffn, link, in_fli
     )
     bundle = afd.Bundle(8, in_flight=in_flight, start=afd.Together() if together else afd.WorkerWise())
     load = afd.Moments(100.0, 0.0)
-    cycle = float(cycle_of(afd.MeanField().worker_load(load, 8.0), profile, bundle, jnp.asarray(3.0)))
-    one = lambda time: jnp.full((1, 1), time)
-    stages = Stages(one(ffn), one(link / 2), one(link / 2 * queues), jnp.ones((3, 1)), queues, together)
-    ends = walk_of(jnp.full((400, in_flight, 3), attention), stages).ffn_end
+    cycle = float(cycle_of(mean_load_of(load, 8.0), profile, bundle, jnp.asarray(3.0)))
+    one = lambda time: jnp.asarray(np.full((1, 1), time))
+    stages = Stages(one(ffn), one(link / 2), one(link / 2 * queues), jnp.asarray(np.ones((3, 1))), queues, together)
+    ends = np.asarray(walk_of(jnp.asarray(np.full((400, in_flight, 3), attention)), stages).ffn_end)
     passes = 100 * in_flight
     pace = float(ends[-1] - ends[-1 - passes]) / passes
     # three or four microbatches on one link may meet, too

@@ -29,15 +29,24 @@ PROFILE = afd.Profile(afd.Affine(0.10371, 20.419), afd.Affine(0.5233, 39.173), a
 SHARED = afd.Profile(PROFILE.attention, PROFILE.ffn, afd.Shared(afd.Affine(0.04937, 10.231)))
 MIXED = afd.Mixture([SMALL, LOG], [0.7, 0.3])
 
+# tests compile far more than they run: one program for all tests of equal shapes, and none for the arithmetic around it
+walk = eqx.filter_jit(timeline.walk)
+moments_of = eqx.filter_jit(lambda workload: (workload.theta, workload.nu))
+cycles_of = eqx.filter_jit(lambda law, times, bundle, x: afd.cycle_time(law, times, bundle, x, afd.MeanField()))
+
 
 # Random requests
 
 
 def test_words_are_those_of_jax():
-    key = jax.random.key_data(jax.random.key(42)).astype(jnp.uint32)
-    counter = jnp.arange(10, dtype=jnp.uint32)
-    first, second = threefry((key[0], key[1]), (jnp.zeros_like(counter), counter))
-    np.testing.assert_array_equal(first ^ second, jax.random.bits(jax.random.key(42), (10,), jnp.uint32))
+    @jax.jit
+    def both():
+        key = jax.random.key_data(jax.random.key(42)).astype(jnp.uint32)
+        counter = jnp.arange(10, dtype=jnp.uint32)
+        first, second = threefry((key[0], key[1]), (jnp.zeros_like(counter), counter))
+        return first ^ second, jax.random.bits(jax.random.key(42), (10,), jnp.uint32)
+
+    np.testing.assert_array_equal(*both())
 
 
 @pytest.mark.parametrize("traced", [False, True])
@@ -61,14 +70,20 @@ def test_alias_table_holds_every_weight(rows, law, traced):
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(1, 2**31 - 1))
 @hypothesis.settings(max_examples=50)
 def test_scaled_words_are_exact(word, number):
-    assert int(scaled(jnp.uint32(word), jnp.int32(number))) == word * number >> 32
+    assert int(scaled_of(np.uint32(word), np.int32(number))) == word * number >> 32
+
+
+scaled_of = jax.jit(scaled)
 
 
 # Loads
 
 
-@pytest.mark.parametrize("initial", [afd.Stationary(), afd.Cold()])
-@pytest.mark.parametrize("workload", [SMALL, LOG, MIXED], ids=["independent", "log", "mixture"])
+@pytest.mark.parametrize(
+    ("workload", "initial"),
+    [(SMALL, afd.Stationary()), (LOG, afd.Stationary()), (MIXED, afd.Stationary()), (MIXED, afd.Cold())],
+    ids=["independent", "log", "mixture", "mixture-cold"],
+)
 def test_loads_equal_slots_one_at_a_time(workload, initial):
     batch_size, steps, workers = 6, 200, 3
     paths = np.asarray(afd.load_paths(KEY, workload, batch_size, steps, workers, initial))
@@ -79,41 +94,54 @@ def test_loads_equal_slots_one_at_a_time(workload, initial):
 
 def requests_of(workload, worker, batch_size, most, initial):
     """The requests that each slot of a worker serves, drawn all at once from their counters, and the first ages."""
+    found = _requests_of(workload.sampler(), np.uint32(worker), batch_size, most, initial)
+    lengths, first, ages = jax.tree.map(np.array, found)
+    lengths[:, :1] = first
+    return lambda slot, number: lengths[slot, number], ages
+
+
+@eqx.filter_jit
+def _requests_of(sampler, worker, batch_size: int, most: int, initial):
     own = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(KEY, 0), worker), 0)
     stream = jax.random.bits(own, (2,), jnp.uint32)
     slot, number = jnp.meshgrid(*(jnp.arange(n, dtype=jnp.uint32) for n in (batch_size, most)), indexing="ij")
     words = lambda pair: threefry((stream[0], stream[1]), (slot + jnp.uint32(pair << 24), number))
-    sampler = workload.sampler()
-    lengths = np.stack(eqx.filter_jit(sampler.fresh)(words), -1)
     *first, ages = initial.requests(sampler, lambda pair: tuple(word[:, :1] for word in words(pair)))
-    lengths[:, :1] = np.stack(first, -1)
-    return lambda slot, number: lengths[slot, number], np.asarray(ages)[:, 0]
+    return jnp.stack(sampler.fresh(words), -1), jnp.stack(first, -1), ages[:, 0]
 
 
 def test_chunks_and_neighbours_do_not_change_loads():
-    whole = afd.load_paths(KEY, SMALL, 4, 96, 5)
+    whole = np.asarray(afd.load_paths(KEY, SMALL, 4, 96, 5))
     np.testing.assert_array_equal(afd.load_paths(KEY, SMALL, 4, 96, 2), whole[:, :2])
-    sampler, words = SMALL.sampler(), cell_words(KEY, 1, 5, 1)
-    slots = fill(sampler, words, 4, afd.Stationary())
-    load, parts = slots.load, []
-    for steps in (1, 31, 64):
-        slots, (jumps,) = advance(slots, sampler, steps)
-        parts.append(load[:, None] + jnp.cumsum(jumps + 4, axis=1))
-        load = parts[-1][:, -1]
-    np.testing.assert_array_equal(jnp.concatenate(parts, axis=1).T, whole)
+
+    @eqx.filter_jit
+    def in_chunks(sampler, words):
+        slots = fill(sampler, words, 4, afd.Stationary())
+        load, parts = slots.load, []
+        for steps in (1, 95):
+            slots, (jumps,) = advance(slots, sampler, steps)
+            parts.append(load[:, None] + jnp.cumsum(jumps + 4, axis=1))
+            load = parts[-1][:, -1]
+        return jnp.concatenate(parts, axis=1)
+
+    np.testing.assert_array_equal(in_chunks(SMALL.sampler(), cell_words(KEY, 1, 5, 1)).T, whole)
 
 
 def test_every_completed_request_has_its_decode_steps():
     """Tokens out = slot-steps: those of completed requests and of the ones still running."""
     steps, batch_size = 500, 8
-    sampler, words = LOG.sampler(), cell_words(KEY, 1, 4, 1)
-    slots = fill(sampler, words, batch_size, afd.Cold())
-    after, measured = advance(slots, sampler, steps, (load_jump, completion, completed_steps))
-    jumps, completed, decoded = map(np.asarray, measured)
-    running = np.asarray(after.decode - after.remaining)
+
+    @eqx.filter_jit
+    def walked(sampler, words):
+        slots = fill(sampler, words, batch_size, afd.Cold())
+        return slots, *advance(slots, sampler, steps, (load_jump, completion, completed_steps))
+
+    found = walked(LOG.sampler(), cell_words(KEY, 1, 4, 1))
+    slots, after, (jumps, completed, decoded) = jax.tree.map(np.asarray, found)
+    running = after.decode - after.remaining
     np.testing.assert_array_equal(np.sum(decoded, axis=1) + running.sum(axis=1), batch_size * steps)
-    np.testing.assert_array_equal(np.sum(completed, axis=1), np.asarray(after.served).sum(axis=1))
-    load = np.asarray(slots.load) + np.sum(jumps, axis=1) + batch_size * steps
+    np.testing.assert_array_equal(np.sum(completed, axis=1), after.served.sum(axis=1))
+    load = slots.load + np.sum(jumps, axis=1) + batch_size * steps
     np.testing.assert_array_equal(load, np.sum(after.prompt, axis=1) + running.sum(axis=1) - batch_size)
 
 
@@ -121,7 +149,8 @@ def test_stationary_loads_have_the_stationary_law(geometric):
     """No warm-up: the mean at every stretch of steps is B theta, and the spread B nu^2, within 4 standard errors."""
     workers = 2000
     paths = np.asarray(afd.load_paths(KEY, geometric, 16, 801, workers), float)[::400]
-    mean, spread = 16 * float(geometric.theta), 4 * float(geometric.nu)
+    theta, nu = map(float, moments_of(geometric))
+    mean, spread = 16 * theta, 4 * nu
     np.testing.assert_allclose(paths.mean(axis=1), mean, atol=4 * spread / np.sqrt(workers))
     np.testing.assert_allclose(paths.std(axis=1), spread, rtol=4 * np.sqrt(0.7 / workers))
 
@@ -132,7 +161,7 @@ def test_stationary_loads_have_the_stationary_law(geometric):
 @st.composite
 def bundles(draw):
     """Attention times of a few rounds, stage times, link and start."""
-    rounds, in_flight, workers = draw(st.integers(2, 12)), draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    rounds, in_flight, workers = draw(st.integers(2, 12)), draw(st.integers(1, 3)), draw(st.integers(1, 5))
     time = st.floats(0.1, 10.0)
     seed = draw(st.integers(0, 2**32 - 1))
     attention = np.random.default_rng(seed).gamma(2.0, draw(time), (rounds, in_flight, workers)) + 0.01
@@ -141,11 +170,8 @@ def bundles(draw):
     return attention, draw(time), transfer, occupancy, draw(st.booleans()), draw(st.booleans())
 
 
-walk = eqx.filter_jit(timeline.walk)
-
-
 @hypothesis.given(bundles())
-@hypothesis.settings(max_examples=60)
+@hypothesis.settings(max_examples=40)
 def test_timeline_equals_an_event_simulation(bundle):
     attention, ffn, transfer, occupancy, queues, together = bundle
     expected = bundle_by_events(*bundle)
@@ -153,10 +179,10 @@ def test_timeline_equals_an_event_simulation(bundle):
     rounds, in_flight, workers = attention.shape
     padded = np.ones((12, in_flight, 5))
     padded[:rounds, :, :workers] = attention
-    column = lambda time: jnp.full((1, 1), time)
-    working = (jnp.arange(5) < workers).astype(float)[:, None]
+    column = lambda time: jnp.asarray(np.full((1, 1), time))
+    working = jnp.asarray((np.arange(5) < workers).astype(float)[:, None])
     stages = pipeline.Stages(column(ffn), column(transfer), column(occupancy), working, queues, together)
-    found = walk(jnp.asarray(padded), stages)
+    found = jax.tree.map(np.asarray, walk(jnp.asarray(padded), stages))
     passes = rounds * in_flight
     for field in ("back", "sent", "arrived", "ffn_begin", "ffn_end"):
         np.testing.assert_allclose(getattr(found, field)[:passes], expected[field], rtol=1e-9, atol=1e-9)
@@ -173,30 +199,35 @@ def test_simulation_equals_its_recorded_timeline(start, layers, shared):
     times, steps, workers = SHARED if shared else PROFILE, 64, 4
     bundle = afd.Bundle(64, in_flight=2, start=start, layers=layers)
     found = afd.simulate(KEY, LOG, times, bundle, [workers], steps=steps, replicas=1)
-    walked = afd.record(KEY, LOG, times, bundle, workers, steps=steps - 16, skip=16)
-    before = afd.record(KEY, LOG, times, bundle, workers, steps=1, skip=15)
-    elapsed = float(walked.ffn_end[-1] - before.ffn_end[-1])
+    # one step more than what is counted, to know when that began
+    recorded = afd.record(KEY, LOG, times, bundle, workers, steps=steps - 15, skip=15)
+    walked = jax.tree.map(lambda time: np.asarray(time)[2 * layers :], recorded)
+    began, attention_began = (np.asarray(time)[2 * layers - 1] for time in (recorded.ffn_end, recorded.attention_end))
+    elapsed = float(walked.ffn_end[-1] - began)
     passes = 2 * (steps - 16) * layers
-    np.testing.assert_allclose(found.cycle_time[0], elapsed / passes * layers, rtol=1e-10)
-    np.testing.assert_allclose(
-        found.idle_ffn.total[0], 1 - passes * float(times.ffn(256.0, 64.0)) / elapsed, rtol=1e-9, atol=1e-12
-    )
+    np.testing.assert_allclose(found.cycle_time, [elapsed / passes * layers], rtol=1e-10)
+    ffn = float(times.ffn(np.float64(256.0), np.float64(64.0)))
+    np.testing.assert_allclose(found.idle_ffn.total, [1 - passes * ffn / elapsed], rtol=1e-9, atol=1e-12)
     busy = np.sum(walked.attention_end - walked.attention_begin)
-    span = np.sum(walked.attention_end[-1] - before.attention_end[-1])
-    np.testing.assert_allclose(found.idle_attention.total[0], 1 - busy / span, rtol=1e-9, atol=1e-12)
+    span = np.sum(walked.attention_end[-1] - attention_began)
+    np.testing.assert_allclose(found.idle_attention.total, [1 - busy / span], rtol=1e-9, atol=1e-12)
 
 
 def test_layers_are_fast_forwarded_only_where_they_repeat(profile):
     """Fewer passes than layers are walked, and a step of many layers is the sum of single ones."""
-    stages = decode_steps.stages_of(profile, afd.Bundle(256), jnp.asarray([4.0]), 4)
-    attention = tuple(jnp.asarray([[300.0], [310.0], [290.0], [305.0]]) + shift for shift in (0.0, 4.0))
-    rest = pipeline.at_rest(4, 2, (1,), jnp.float64)
-    whole, taken = decode_steps.decode_step(rest, attention, stages, 61, pipeline.account)
-    single, total = rest, 0.0
-    for _ in range(61):
-        single, each = decode_steps.decode_step(single, attention, stages, 1, pipeline.account)
-        total = jax.tree.map(jnp.add, total, each) if total else each
-    for one, other in zip(jax.tree.leaves((whole, taken)), jax.tree.leaves((single, total)), strict=True):
+    stages = eqx.filter_jit(decode_steps.stages_of)(profile, afd.Bundle(256), jnp.asarray([4.0]), 4)
+    first = np.asarray([[300.0], [310.0], [290.0], [305.0]])
+    attention = tuple(jnp.asarray(first + shift) for shift in (0.0, 4.0))
+
+    @jax.jit
+    def whole_and_single():
+        rest = pipeline.at_rest(4, 2, (1,), jnp.float64)
+        one = lambda state, _: decode_steps.decode_step(state, attention, stages, 1, pipeline.account)
+        single, each = jax.lax.scan(one, rest, length=61)
+        whole = decode_steps.decode_step(rest, attention, stages, 61, pipeline.account)
+        return whole, (single, jax.tree.map(lambda taken: jnp.sum(taken, axis=0), each))
+
+    for one, other in zip(*map(jax.tree.leaves, whole_and_single()), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-9)
 
 
@@ -204,12 +235,14 @@ def test_layers_are_fast_forwarded_only_where_they_repeat(profile):
 
 
 QUICK: dict[str, Any] = {"steps": 200, "replicas": 4}
+RATIOS = np.arange(1, 7)
+ROWS = afd.Requests(*np.random.default_rng(7).integers((0, 1), (41, 31), (32, 2)).T)
 
 
 @pytest.fixture(scope="module")
 def sweep():
     """A small sweep that several tests look at."""
-    return afd.simulate(KEY, SMALL, PROFILE, afd.Bundle(32), jnp.arange(1, 7), **QUICK)
+    return jax.tree.map(np.asarray, afd.simulate(KEY, ROWS, PROFILE, afd.Bundle(32), RATIOS, **QUICK))
 
 
 def equal(one, other, rtol=1e-11):
@@ -218,9 +251,9 @@ def equal(one, other, rtol=1e-11):
 
 
 def test_a_ratio_alone_is_the_one_in_the_sweep(sweep):
-    alone = afd.simulate(KEY, SMALL, PROFILE, afd.Bundle(32), [3], **QUICK)
-    np.testing.assert_allclose(alone.throughput[0], sweep.throughput[2], rtol=1e-12)
-    np.testing.assert_allclose(alone.tpot_quantiles.p95[0], sweep.tpot_quantiles.p95[2], rtol=1e-9)
+    alone = afd.simulate(KEY, ROWS, PROFILE, afd.Bundle(32), [3], **QUICK)
+    np.testing.assert_allclose(alone.throughput, sweep.throughput[2:3], rtol=1e-12)
+    np.testing.assert_allclose(alone.tpot_quantiles.p95, sweep.tpot_quantiles.p95[2:3], rtol=1e-9)
 
 
 def test_results_depend_neither_on_chunks_nor_on_devices(sweep, monkeypatch):
@@ -230,10 +263,10 @@ def test_results_depend_neither_on_chunks_nor_on_devices(sweep, monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: devices[:1])
     chunked = afd.simulate(
         KEY,
-        SMALL,
+        ROWS,
         PROFILE,
         afd.Bundle(32),
-        jnp.arange(1, 7),
+        RATIOS,
         options=afd.RunOptions(chunk_steps=64, progress=lambda *at: calls.append(at)),
         **QUICK,
     )
@@ -249,10 +282,10 @@ def test_another_scenario_of_the_same_shape_compiles_nothing(sweep):
             compiled.append(more)
 
     key = jax.random.key(8)
-    other = afd.Independent(afd.Uniform(0, 40), afd.Uniform(1, 30))
+    other = afd.Requests(np.asarray(ROWS.prompt) + 3.0, ROWS.decode)
     moved = PROFILE.with_coefficients({"ffn.base": jnp.asarray(50.0, float)})
     jax.monitoring.register_event_duration_secs_listener(listen)
-    found = afd.simulate(key, other, moved, afd.Bundle(32), jnp.arange(1, 7), steps=250, replicas=4)
+    found = afd.simulate(key, other, moved, afd.Bundle(32), RATIOS, steps=250, replicas=4)
     jax.block_until_ready(found)
     assert compiled == []
     assert not np.array_equal(found.throughput, sweep.throughput)
@@ -276,7 +309,7 @@ def test_constant_loads_give_the_deterministic_cycle(profile):
     for m in (1, 3):
         bundle = afd.Bundle(64, in_flight=m)
         found = afd.simulate(KEY, law, profile, bundle, [1, 4, 16], steps=80, replicas=2)
-        expected = [float(afd.cycle_time(law, profile, bundle, x, afd.MeanField())) for x in (1.0, 4.0, 16.0)]
+        expected = [float(cycles_of(law, profile, bundle, jnp.asarray(x))) for x in (1.0, 4.0, 16.0)]
         np.testing.assert_allclose(found.cycle_time, expected, rtol=1e-12)
         np.testing.assert_allclose(found.standard_error, 0.0, atol=1e-12)
         assert found.indistinguishable() == [found.best]
@@ -322,19 +355,19 @@ def test_a_replayed_log_is_served_first_come_first_served():
 
 def test_replay_of_equal_requests_is_a_simulation_of_them():
     """Where all requests are alike their order is nothing: the same saw-tooth, in step."""
-    log = afd.Requests([50] * 5, [4] * 5)
-    length: dict[str, Any] = {"steps": 64, "replicas": 2}
-    replayed = afd.replay(log, PROFILE, afd.Bundle(32), [1, 3], **length, warm_up=8)
+    log = afd.Requests([50] * 32, [4] * 32)
+    replayed = afd.replay(log, PROFILE, afd.Bundle(32), RATIOS, **QUICK, warm_up=8)
     options = afd.RunOptions(afd.Cold(), warm_up=8)
-    drawn = afd.simulate(KEY, log, PROFILE, afd.Bundle(32), [1, 3], **length, options=options)
+    drawn = afd.simulate(KEY, log, PROFILE, afd.Bundle(32), RATIOS, **QUICK, options=options)
     equal(replayed, drawn, rtol=1e-9)
 
 
 def test_replay_agrees_with_draws_where_order_does_not_matter(sweep):
-    log = afd.Requests(*np.asarray(SMALL.sample(KEY, (4000,))))
-    found = afd.replay(log, PROFILE, afd.Bundle(32), [2, 4], steps=200, replicas=4)
-    error = 4 * np.hypot(found.standard_error, np.asarray(sweep.standard_error)[[1, 3]]) + 1e-3
-    np.testing.assert_array_less(np.abs(found.throughput - np.asarray(sweep.throughput)[[1, 3]]), error)
+    order = np.random.default_rng(8).integers(0, 32, 4000)
+    log = afd.Requests(np.asarray(ROWS.prompt)[order], np.asarray(ROWS.decode)[order])
+    found = jax.tree.map(np.asarray, afd.replay(log, PROFILE, afd.Bundle(32), RATIOS, **QUICK))
+    error = 4 * np.hypot(found.standard_error, sweep.standard_error) + 1e-3
+    np.testing.assert_array_less(np.abs(found.throughput - sweep.throughput), error)
     with pytest.raises(ValueError, match="rows are weighted"):
         afd.replay(LOG, PROFILE, afd.Bundle(8), [1])
 
@@ -345,7 +378,9 @@ def test_replay_agrees_with_draws_where_order_does_not_matter(sweep):
 def test_the_papers_cycle_is_that_of_the_load_paths(profile):
     """max{t_A(W), t_C, t_F} step by step from `load_paths` of the first replica."""
     steps, workers = 100, 5
-    found = afd.sweep_ratios(KEY, LOG, profile, afd.Bundle(64), [2, 5], steps=steps, replicas=1)
+    found = jax.tree.map(
+        np.asarray, afd.sweep_ratios(KEY, LOG, profile, afd.Bundle(64), [2, 5], steps=steps, replicas=1)
+    )
     loads = np.asarray(afd.load_paths(KEY, LOG, 64, steps, workers), float)
     for i, x in enumerate((2, 5)):
         attention = 0.00165 * loads[:, :x].max(axis=1) + 50
@@ -360,6 +395,7 @@ def test_completion_throughput_counts_what_was_completed():
     found = afd.completion_throughput(KEY, SMALL, PROFILE, bundle, [1], requests=requests, replicas=1)
     drawn, _ = requests_of(SMALL, 0, batch_size, 200, afd.Cold())
     ends = afd.record(KEY, SMALL, PROFILE, bundle, 1, steps=200, skip=0, initial=afd.Cold()).ffn_end
+    ends = np.asarray(ends)
     done = []
     for slot in range(batch_size):
         lengths = np.array([drawn(slot, number)[1] for number in range(200)])
@@ -378,7 +414,7 @@ def test_stage_time_derivatives_are_pathwise():
     for times, layers in ((PROFILE, 1), (SHARED, 3)):
         bundle = afd.Bundle(32, layers=layers)
         names = list(times.coefficients())
-        values = jnp.stack([times.coefficients()[name] for name in names])
+        values = jnp.asarray([float(times.coefficients()[name]) for name in names])
 
         def outcome(values, times=times, bundle=bundle, names=names):
             moved = times.with_coefficients(dict(zip(names, values, strict=True)))
@@ -389,30 +425,28 @@ def test_stage_time_derivatives_are_pathwise():
         _, reverse = found(values)
         if layers == 1:
             _, forward = jax.jit(functools.partial(jax.jvp, outcome))((values,), (values,))
-            np.testing.assert_allclose(forward, reverse @ values, rtol=1e-9)
-        for i, value in enumerate(values):
-            step = 1e-6 * float(value)
-            move = jnp.zeros_like(values).at[i].set(step)
-            (up, _), (down, _) = found(values + move), found(values - move)
-            np.testing.assert_allclose(reverse[i], (up - down) / (2 * step), rtol=1e-5, atol=1e-12)
+            np.testing.assert_allclose(forward, np.asarray(reverse) @ np.asarray(values), rtol=1e-9)
+        for move, slope in zip(np.diag(1e-6 * np.asarray(values)), np.asarray(reverse), strict=True):
+            (up, _), (down, _) = (found(jnp.asarray(np.asarray(values) + end)) for end in (move, -move))
+            np.testing.assert_allclose(slope, (float(up) - float(down)) / (2 * move.sum()), rtol=1e-5, atol=1e-12)
 
 
 def test_workload_derivatives_agree_with_differences():
     """d throughput / d mean lengths, with the shape of the load law held, against simulations of other workloads."""
     bundle = afd.Bundle(64)
 
-    @jax.jit
     def run(scales):
         prompt, decode = jnp.asarray([100.0, 50.0]) * scales
         workload = afd.Independent(afd.Geometric(prompt, 4000), afd.Geometric(decode, 2000))
         return afd.simulate(KEY, workload, PROFILE, bundle, [3], steps=800, replicas=16).throughput_by_replica[:, 0]
 
-    # by the scale of each length; each replica has its own derivative
-    slopes = jax.jit(jax.jacfwd(run))(jnp.ones(2))
+    # by the scale of each length; each replica has its own derivative; one program for derivatives and differences
+    found = jax.jit(jax.jacfwd(lambda scales: (run(scales),) * 2, has_aux=True))
+    slopes, _ = found(jnp.ones(2))
     change = 0.1
-    for i, slope in enumerate(slopes.T):
-        ends = [run(jnp.ones(2).at[i].set(1 + sign * change)) for sign in (1, -1)]
-        gap = np.asarray(slope - (ends[0] - ends[1]) / (2 * change))
+    for move, slope in zip(change * np.eye(2), np.asarray(slopes).T, strict=True):
+        (_, up), (_, down) = (found(jnp.asarray(1 + sign * move)) for sign in (1, -1))
+        gap = slope - (np.asarray(up) - np.asarray(down)) / (2 * change)
         assert abs(gap.mean()) <= 4 * gap.std(ddof=1) / np.sqrt(len(gap))
 
 

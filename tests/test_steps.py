@@ -4,6 +4,7 @@ import gzip
 import json
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 import polars as pl
@@ -28,6 +29,9 @@ PROFILE = afd.Profile(afd.Affine(1.2e-3, 40.0), afd.Affine(0.15, 60.0), afd.Affi
 GUESS = afd.Profile(afd.Affine(3e-3, 20.0), afd.Affine(0.05, 120.0), afd.Affine(0.0, 20.0), time_unit="us")
 
 
+moments_of = eqx.filter_jit(lambda workload: (workload.theta, workload.nu))
+
+
 def simulated(prompt_means, workers, batch_size=128) -> StepLog:
     """Steps of simulated bundles (no loads of single workers, no stage times): mean time per output token of each."""
     parts = []
@@ -37,7 +41,8 @@ def simulated(prompt_means, workers, batch_size=128) -> StepLog:
         run = afd.simulate(
             jax.random.key(seed), workload, PROFILE, bundle, attention_workers=workers, steps=400, replicas=4
         )
-        load, spread = batch_size * float(workload.theta), float(workload.nu) * batch_size**0.5
+        theta, nu = map(float, moments_of(workload))
+        load, spread = batch_size * theta, nu * batch_size**0.5
         one = np.ones(len(workers))
         step = 2.0 * np.asarray(run.cycle_time)
         parts.append((batch_size * one, load * one, spread * one, np.asarray(workers, float), one, step))
@@ -91,14 +96,16 @@ def test_steps_of_a_known_workload_are_fitted_through_the_simulator(tmp_path):
     batch_size, workers = 64, np.array([1, 2, 4, 8, 12, 16])
     truth = afd.Profile(afd.Affine(6e-3, 20.0), afd.Affine(0.15, 30.0), afd.Affine(0.0, 30.0), time_unit="us")
     bundle = afd.Bundle(batch_size, in_flight=2)
-    run = afd.simulate(jax.random.key(7), workload, truth, bundle, workers, steps=2_000, replicas=8)
+    # in chunks as long as those of the fit, which share their program
+    options = afd.RunOptions(chunk_steps=1024)
+    run = afd.simulate(jax.random.key(7), workload, truth, bundle, workers, steps=2_000, replicas=8, options=options)
     path = tmp_path / "steps.csv"
     columns = {"batch": batch_size, "attention_workers": workers, "step_time": np.asarray(run.tpot)}
     pl.DataFrame(columns | {"unit": "us"}).write_csv(path)
     with pytest.raises(ValueError, match="token_load"):
         load_steps(path)
     log = load_steps(path, workload)
-    np.testing.assert_allclose(log.token_load, batch_size * float(workload.theta))
+    np.testing.assert_allclose(log.token_load, batch_size * float(moments_of(workload)[0]))
     through, formula = fit_steps(log, truth, workload=workload), fit_steps(log, truth)
     slopes = {"attention.per_token": 6e-3, "ffn.per_token": 0.15}
     off = lambda fit: max(abs(fit.intervals()[name][0] / slope - 1.0) for name, slope in slopes.items())

@@ -30,6 +30,9 @@ WORKLOADS = {
     ),
 }
 
+# one program for each law: operations of their own would each be compiled
+length_of = eqx.filter_jit(lambda n: (n.pmf(), n.exceedance(), n.mean, [n.moment(order) for order in (1, 2, 3, 4)]))
+convolved = eqx.filter_jit(afd.Independent.slot_pmf)
 statistics_of = eqx.filter_jit(lambda w: (w.theta, w.nu, w.skewness))
 slot_cdf_of = eqx.filter_jit(lambda w, at: (w.slot_cdf(at), w.slot_range()))
 
@@ -37,7 +40,8 @@ slot_cdf_of = eqx.filter_jit(lambda w, at: (w.slot_cdf(at), w.slot_range()))
 def enumerate_slot(workload: afd.Workload) -> np.ndarray:
     """P(slot load = l), by writing out every (request, age) pair."""
     if isinstance(workload, afd.Mixture):
-        parts = [enumerate_slot(part) * float(part.decode_mean) for part in workload.parts]
+        means = eqx.filter_jit(lambda parts: [part.decode_mean for part in parts])(workload.parts)
+        parts = [enumerate_slot(part) * float(mean) for part, mean in zip(workload.parts, means, strict=True)]
         size = max(map(len, parts))
         total = sum(
             float(w) * np.pad(part, (0, size - len(part))) for w, part in zip(workload.weights, parts, strict=True)
@@ -50,7 +54,7 @@ def enumerate_slot(workload: afd.Workload) -> np.ndarray:
         ]
     else:
         assert isinstance(workload, afd.Independent)
-        prompt, decode = np.asarray(workload.prompt.pmf()), np.asarray(workload.decode.pmf())
+        prompt, decode = (np.asarray(length_of(length)[0]) for length in (workload.prompt, workload.decode))
         pairs = [(p, d, prompt[p] * decode[d]) for p in np.flatnonzero(prompt) for d in np.flatnonzero(decode)]
     law = np.zeros(max(p + d for p, d, _ in pairs))
     for p, d, weight in pairs:
@@ -61,36 +65,47 @@ def enumerate_slot(workload: afd.Workload) -> np.ndarray:
 @pytest.mark.parametrize("name", LENGTHS)
 def test_length_moments_are_those_of_its_probabilities(name):
     length = LENGTHS[name]
-    pmf, k = np.asarray(length.pmf()), np.arange(length.maximum + 1)
+    pmf, _, mean, moments = jax.tree.map(np.asarray, length_of(length))
+    k = np.arange(length.maximum + 1)
     assert pmf.min() >= 0
     np.testing.assert_allclose(pmf.sum(), 1.0, atol=1e-14)
-    np.testing.assert_allclose(length.mean, pmf @ k, rtol=1e-12)
-    for order in (1, 2, 3, 4):
-        np.testing.assert_allclose(length.moment(order), pmf @ k**order, rtol=1e-11)
+    np.testing.assert_allclose(mean, pmf @ k, rtol=1e-12)
+    for order, moment in enumerate(moments, 1):
+        np.testing.assert_allclose(moment, pmf @ k**order, rtol=1e-11)
 
 
 def test_geometric_has_its_textbook_moments():
-    length = afd.Geometric(500.0)
-    np.testing.assert_allclose(length.mean, 500.0, rtol=1e-13)
-    np.testing.assert_allclose(length.moment(2) - length.mean**2, 500.0 * 499.0, rtol=1e-12)
+    _, _, mean, (_, second, _, _) = length_of(afd.Geometric(500.0))
+    np.testing.assert_allclose(mean, 500.0, rtol=1e-13)
+    np.testing.assert_allclose(float(second) - float(mean) ** 2, 500.0 * 499.0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", LENGTHS)
 def test_length_samples_follow_the_law(name):
     """Drawn as prompts, and with their ages as decodes, where the law allows no decode of length 0."""
     length, draws = LENGTHS[name], 20_000
-    prompt, _ = afd.Independent(length, afd.Deterministic(1)).sample(jax.random.key(1), (draws,))
-    sample = np.asarray(prompt, float)
-    spread = np.sqrt(float(length.moment(2) - length.mean**2))
-    assert abs(sample.mean() - float(length.mean)) <= 4 * spread / np.sqrt(draws) + 1e-12
-    assert sample.max() <= length.maximum
-    if float(length.pmf()[0]) > 0:
+    pmf, exceedance, mean, (_, second, _, _) = jax.tree.map(np.asarray, length_of(length))
+
+    as_prompts, as_decodes = (
+        afd.Independent(length, afd.Deterministic(1)),
+        afd.Independent(afd.Deterministic(0), length),
+    )
+
+    @eqx.filter_jit
+    def drawn(as_prompts, as_decodes):
+        sample, _ = as_prompts.sample(jax.random.key(1), (draws,))
+        allowed = pmf[0] == 0
+        return sample, as_decodes.sample_stationary(jax.random.key(2), (draws,))[2] if allowed else None
+
+    sample, age = jax.tree.map(np.asarray, drawn(as_prompts, as_decodes))
+    spread = np.sqrt(second - mean**2)
+    assert abs(np.mean(sample) - mean) <= 4 * spread / np.sqrt(draws) + 1e-12
+    assert np.max(sample) <= length.maximum
+    if age is None:
         return
-    _, _, age = afd.Independent(afd.Deterministic(0), length).sample_stationary(jax.random.key(2), (draws,))
-    age_law = np.asarray(length.exceedance() / length.mean)
-    k = np.arange(len(age_law))
+    age_law, k = exceedance / mean, np.arange(len(exceedance))
     mean = age_law @ k
-    assert abs(np.asarray(age, float).mean() - mean) <= 4 * np.sqrt(age_law @ k**2 - mean**2 + 1e-12) / np.sqrt(draws)
+    assert abs(np.mean(age) - mean) <= 4 * np.sqrt(age_law @ k**2 - mean**2 + 1e-12) / np.sqrt(draws)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -98,7 +113,9 @@ def test_slot_law_equals_enumeration(name):
     workload = WORKLOADS[name]
     law = enumerate_slot(workload)
     load = np.arange(len(law))
-    pmf, (theta, nu, skewness) = np.asarray(workload.slot_pmf()), statistics_of(workload)
+    # other laws read the size of the table from their values
+    pmf = np.asarray(convolved(workload) if isinstance(workload, afd.Independent) else workload.slot_pmf())
+    theta, nu, skewness = map(np.asarray, statistics_of(workload))
     np.testing.assert_allclose(pmf[: len(law)], law, atol=1e-12)
     np.testing.assert_allclose(pmf[len(law) :], 0.0, atol=1e-12)
     mean, variance = law @ load, law @ load**2 - (law @ load) ** 2
@@ -140,8 +157,9 @@ def test_stationary_samples_hold_the_slot_law(name):
 
 
 def test_moments_of_the_paper_workload(geometric):
-    np.testing.assert_allclose(geometric.theta, 599.0, rtol=1e-12)
-    np.testing.assert_allclose(geometric.nu**2, 100.0 * 99.0 + 500.0 * 499.0, rtol=1e-12)
+    theta, nu, _ = map(float, statistics_of(geometric))
+    np.testing.assert_allclose(theta, 599.0, rtol=1e-12)
+    np.testing.assert_allclose(nu**2, 100.0 * 99.0 + 500.0 * 499.0, rtol=1e-12)
 
 
 @settings(max_examples=50)
@@ -153,18 +171,19 @@ def test_theta_of_repeated_and_weighted_rows_agree(rows, factor):
     prompt, decode = map(list, zip(*rows, strict=True))
     once = afd.Requests(prompt, decode, [float(factor)] * len(rows))
     many = afd.Requests(prompt * factor, decode * factor)
-    np.testing.assert_allclose(once.theta, many.theta, rtol=1e-12)
-    np.testing.assert_allclose(once.nu, many.nu, rtol=1e-6, atol=1e-3)
-    np.testing.assert_allclose(moments(once), (once.theta, once.nu), rtol=1e-9, atol=1e-3)
+    (theta, nu, _), (theta_many, nu_many, _) = map(statistics_of, (once, many))
+    np.testing.assert_allclose(theta, theta_many, rtol=1e-12)
+    np.testing.assert_allclose(nu, nu_many, rtol=1e-6, atol=1e-3)
+    np.testing.assert_allclose(moments(once), (theta, nu), rtol=1e-9, atol=1e-3)
 
 
 @settings(max_examples=50)
 @given(rows=st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 500)), min_size=5, max_size=5))
 def test_longer_prompts_move_theta_by_as_much(rows):
     prompt, decode = map(np.array, zip(*rows, strict=True))
-    base, longer = afd.Requests(prompt, decode), afd.Requests(prompt + 100, decode)
-    np.testing.assert_allclose(longer.theta, base.theta + 100.0, rtol=1e-12)
-    np.testing.assert_allclose(longer.nu, base.nu, rtol=1e-6, atol=1e-3)
+    base, longer = (statistics_of(afd.Requests(prompt + more, decode)) for more in (0, 100))
+    np.testing.assert_allclose(longer[0], float(base[0]) + 100.0, rtol=1e-12)
+    np.testing.assert_allclose(longer[1], base[1], rtol=1e-6, atol=1e-3)
 
 
 def test_horizon_load_sums_the_cold_start(geometric):
@@ -179,19 +198,29 @@ def test_horizon_load_sums_the_cold_start(geometric):
 
 
 def test_rescaled_keeps_the_shape():
-    base = WORKLOADS["requests"]
-    moved = afd.Rescaled(base, 1000.0, 3.0 * base.nu)
-    at = jnp.linspace(-20.0, 60.0, 50)
-    np.testing.assert_allclose(moved.slot_cdf(1000.0 + 3.0 * (at - base.theta)), base.slot_cdf(at), atol=1e-12)
+    at = jnp.asarray(np.linspace(-20.0, 60.0, 50))
+
+    @eqx.filter_jit
+    def both(base):
+        moved = afd.Rescaled(base, 1000.0, 3.0 * base.nu)
+        return moved.slot_cdf(1000.0 + 3.0 * (at - base.theta)), base.slot_cdf(at)
+
+    np.testing.assert_allclose(*both(WORKLOADS["requests"]), atol=1e-12)
 
 
 def test_gradient_of_moments_against_differences():
     workload = afd.Independent(afd.Lognormal(200.0, 0.8, maximum=5000), afd.Geometric(50.0, maximum=4000))
-    statistics = jax.jit(lambda w: jnp.stack([w.theta, w.nu, w.skewness]))
-    slopes = jax.jit(jax.jacrev(statistics))(workload)
+    statistics = lambda w: jnp.stack([w.theta, w.nu, w.skewness])
+    # one program for derivatives and differences
+    found = jax.jit(lambda w: (statistics(w), jax.jacrev(statistics)(w)))
+    _, slopes = found(workload)
     for where in (lambda w: w.prompt.median, lambda w: w.prompt.sigma, lambda w: w.decode.success):
         step = 1e-5 * float(where(workload))
-        up, down = (statistics(eqx.tree_at(where, workload, where(workload) + s)) for s in (step, -step))
+        value = float(where(workload))
+        up, down = (
+            np.asarray(found(eqx.tree_at(where, workload, jnp.asarray(np.float64(value + s))))[0])
+            for s in (step, -step)
+        )
         np.testing.assert_allclose(where(slopes), (up - down) / (2 * step), rtol=1e-5)
 
 
