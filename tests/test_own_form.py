@@ -1,7 +1,9 @@
 """A form from outside of the package goes where those of the package go: profile file, fit, plan, simulation, report."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,3 +115,25 @@ def test_what_is_refused():
     document = afd.profile_to_json(afd.load_profile("deepseek-v3-ascend-910c"))
     with pytest.raises(ValueError, match=r"Input should be 'affine', .* or 'table'"):
         parse_profile(document.replace('"form": "affine"', '"form": "square-root"', 1), "other")
+
+
+class Labelled(afd.Latency):
+    """A stage that no file knows, with leaves that are no numbers."""
+
+    per_token: jax.Array
+    label: str
+    curve: Callable
+
+    def __call__(self, tokens, batch_size):
+        return self.curve(self.per_token * tokens)
+
+
+def test_a_stage_with_other_leaves_plans_as_its_numbers_do_and_goes_to_no_file():
+    profile, bundle = afd.load_profile("deepseek-v3-ascend-910c"), afd.Bundle(64)
+    per_token, workload = profile.attention.coefficients()["per_token"], afd.load_workload("geometric:500,100")
+    plain = eqx.tree_at(lambda profile: profile.attention, profile, afd.Affine(per_token, 0.0))
+    own = eqx.tree_at(lambda profile: profile.attention, profile, Labelled(per_token, "mine", lambda time: time))
+    found, expected = (float(afd.optimal_ratio(workload, each, bundle, afd.Gaussian())) for each in (own, plain))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"`attention` must be of a form that files know, but Labelled is none"):
+        afd.profile_to_json(own)

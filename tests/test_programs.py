@@ -24,6 +24,14 @@ class Line(eqx.Module):
     name: str = eqx.field(static=True, default="line")
 
 
+# as a class of the package, whose source is part of what finds a program
+Line.__module__ = "afdjax.line"
+
+
+class OwnLine(Line):
+    """As a user writes it."""
+
+
 def on_line(line: Line, points, times: int):
     TRACED.append(line.name)
     return {"y": line.slope * points * times, "sums": (points.sum(), [line.slope])}
@@ -261,3 +269,11 @@ def test_a_program_that_cannot_be_written_costs_time_only(folder, monkeypatch, e
     monkeypatch.setattr(serialize_executable, "serialize", refuse)
     assert np.array_equal(in_a_new_process(on_line, *arguments())["y"], [6.0, 12.0])
     assert not list(folder.glob("*"))
+
+
+def test_a_program_of_a_user_s_class_is_not_kept_for_another_process(folder):
+    own = OwnLine(jnp.asarray(2.0)), jnp.asarray([1.0, 2.0]), 3
+    found = [in_a_new_process(on_line, *own)["y"] for _ in range(2)]
+    # its source may have changed in between
+    assert len(TRACED) == 2 and not folder.exists()
+    assert np.array_equal(found[0], [6.0, 12.0]) and np.array_equal(*found)

@@ -76,8 +76,9 @@ class Kept:
         flat.__name__ = f"{self._function.__name__}_{uuid.uuid4().hex}"
         program = jax.jit(flat, compiler_options=self._options)
         what = f"{self._function.__module__}.{self._function.__qualname__} {self._options} {key}"
-        # an address says nothing of what is there
-        path = None if " at 0x" in what else _path(what)
+        # an address says nothing of what is there, and the name of a user's class nothing of its source
+        unknown = " at 0x" in what or _has_own_class(jax.tree.unflatten(tree, eqx.combine(arrays, rest)))
+        path = None if unknown else _path(what)
         stored = None if path is None else _read(path)
         lowered = program.lower(*arrays) if stored is None else None
         double = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
@@ -104,6 +105,7 @@ def kept(function: Callable[..., Any], quickly: bool = False) -> Kept:
     arrays. A program is found by all that tracing and compiling see: the source of this package, versions of what it
     builds on, the device, settings of JAX and XLA, shapes and types of arrays, everything else by its text. Within a
     transformation, for arrays on other devices than the first, and where JAX keeps nothing, this is `eqx.filter_jit`.
+    A program of a class from outside of this package (a user's form) is kept within the process only.
 
     As with JAX's own cache, who can write to the folder can run code here.
     """
@@ -134,6 +136,12 @@ def _split(arguments: tuple[Any, ...]) -> tuple[list[Any], list[Any], Any, Any] 
         return None
     kinds = [jax.typeof(leaf) if other is None else other for leaf, other in zip(arrays, rest, strict=True)]
     return arrays, rest, tree, (tree, *kinds, *_settings())
+
+
+def _has_own_class(arguments: Any) -> bool:
+    """Whether a module among the arguments is of a class that a user wrote."""
+    owned = lambda node: isinstance(node, eqx.Module) and type(node).__module__.partition(".")[0] != "afdjax"
+    return any(map(owned, jax.tree.leaves(arguments, is_leaf=owned)))
 
 
 def _path(what: str) -> Path:

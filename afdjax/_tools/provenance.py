@@ -5,6 +5,7 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -23,9 +24,9 @@ def digest(content: bytes) -> str:
 
 
 def digest_of(tree: Any) -> str:
-    """SHA-256 of the structure, numbers and static parts of a pytree; numbers count in double precision."""
+    """SHA-256 of the structure, numbers and static parts of a pytree; numbers count in double precision, other leaves as text."""
     leaves, structure = jax.tree.flatten(tree)
     found = hashlib.sha256(str(structure).encode())
     for leaf in leaves:
-        found.update(np.asarray(leaf, np.float64).tobytes())
+        found.update(np.asarray(leaf, np.float64).tobytes() if eqx.is_array_like(leaf) else str(leaf).encode())
     return found.hexdigest()

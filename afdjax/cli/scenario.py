@@ -50,7 +50,7 @@ AttentionStart = Annotated[AttentionStartName | None, _of_bundle("When workers b
 FfnWorkers = Annotated[int | None, _of_bundle("FFN workers of the bundle.", "1")]
 AttentionWeight = Annotated[float | None, _of_bundle("Cost of an attention worker (GPUs, price, power).", "1")]
 FfnWeight = Annotated[float | None, _of_bundle("Cost of an FFN worker.", "1")]
-LayerCount = Annotated[float | None, _of_bundle("LayerCount, where the profile is of one layer.", "1")]
+LayerCount = Annotated[float | None, _of_bundle("Layers, where the profile is of one layer.", "1")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 PromptColumn = Annotated[str | None, typer.Option(help="Column of the log with prompt tokens.")]
 DecodeColumn = Annotated[str | None, typer.Option(help="Column of the log with output tokens.")]

@@ -185,9 +185,12 @@ def _parse(text: str, name: str) -> _ProfileFile:
 
 
 def profile_to_json(profile: Profile, bundle: Bundle | None = None) -> str:
-    """The JSON document that `load_profile` reads back to the same profile, and `load_bundle` to the same bundle."""
+    """The JSON document that `load_profile` reads back to the same profile, and `load_bundle` to the same bundle.
+
+    Raises `ValueError` for a stage whose form is not registered: no file could name it.
+    """
     origin = profile.provenance
-    stages = {stage: _stage_document(profile.stage(stage), getattr(origin, stage)) for stage in STAGES}
+    stages = {stage: _stage_document(stage, profile.stage(stage), getattr(origin, stage)) for stage in STAGES}
     stages["communication"]["link"] = next(
         name for name, kind in LINKS.items() if isinstance(profile.communication, kind)
     )
@@ -207,14 +210,20 @@ def profile_to_json(profile: Profile, bundle: Bundle | None = None) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def _stage_document(form: Latency, validity: Validity) -> dict[str, Any]:
+def _stage_document(stage: str, latency: Latency, validity: Validity) -> dict[str, Any]:
+    form = getattr(latency, "form", None)
+    if form not in FORMS:
+        raise ValueError(
+            f"`{stage}` must be of a form that files know, but {type(latency).__name__} is none: name it by `form` and give "
+            f"it to `afdjax.register_form`."
+        )
     document: dict[str, Any] = {
-        "form": form.form,
-        "coefficients": {name: float(value) for name, value in form.coefficients().items()},
+        "form": form,
+        "coefficients": {name: float(value) for name, value in latency.coefficients().items()},
     }
-    if isinstance(form, Table):
-        arrays = {name: np.asarray(getattr(form, name)).tolist() for name in ("places", "batch_sizes", "times")}
-        document["table"] = arrays | {"per_slot": form.per_slot}
+    if isinstance(latency, Table):
+        arrays = {name: np.asarray(getattr(latency, name)).tolist() for name in ("places", "batch_sizes", "times")}
+        document["table"] = arrays | {"per_slot": latency.per_slot}
     if validity.tokens is not None:
         document["valid_tokens"] = list(validity.tokens)
     if validity.batch_size is not None:

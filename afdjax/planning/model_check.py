@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from afdjax._tools.provenance import digest_of, versions
+from afdjax._tools.provenance import digest_of
 from afdjax._tools.types import Column
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.cycles.cycle import Performance, performance
@@ -17,7 +17,6 @@ from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.planning.plan import Plan, bundle_dict, workload_title
 from afdjax.report.simulations import simulation_report
-from afdjax.simulation.paths import Cold
 from afdjax.simulation.results import Simulation
 from afdjax.simulation.run import RunOptions, simulate
 from afdjax.workload.laws import Workload
@@ -42,7 +41,7 @@ class ModelCheck:
     bundle: Bundle
     barrier: Barrier
     sampling: Sampling
-    cold: bool
+    start: str
     simulation: Simulation
     model: Performance
 
@@ -69,7 +68,7 @@ class ModelCheck:
         for row, value, difference in zip(found["ratios"], predicted, self.difference, strict=True):
             row["model_throughput_per_instance"] = float(value)
             row["model_difference"] = float(difference)
-        run = {"seed": self.sampling.seed, "start": "cold" if self.cold else "stationary"}
+        run = {"seed": int(self.sampling.seed), "start": self.start}
         return {
             "workload": {
                 "name": self.workload_name,
@@ -85,7 +84,7 @@ class ModelCheck:
             "model": {"attention_workers": self.model_best, "throughput_lost": self.regret},
             "made_by": {
                 "digests": {"workload": digest_of(self.workload), "profile": digest_of(self.profile)},
-                "versions": versions(),
+                **found["made_by"],
             },
         }
 
@@ -126,8 +125,8 @@ def check_model(
     )
     model = _model(workload, profile, bundle, barrier, jnp.asarray(simulation.attention_workers, float))
     name = workload_title(workload) if workload_name is None else workload_name
-    cold = isinstance(options.initial, Cold)
-    return ModelCheck(name, workload, profile, bundle, barrier, sampling, cold, simulation, model)
+    start = type(options.initial).__name__.lower()
+    return ModelCheck(name, workload, profile, bundle, barrier, sampling, start, simulation, model)
 
 
 @eqx.filter_jit

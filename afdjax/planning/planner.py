@@ -285,8 +285,10 @@ def _made_by(
     workload: SlotLoad, profile: Profile, max_ratio: int | float, horizon_requests: int | float | None
 ) -> dict[str, Any]:
     """What a repetition needs beside the document's other entries."""
+    options = {"max_ratio": max_ratio, "horizon_requests": horizon_requests}
     return {
-        "options": {"max_ratio": max_ratio, "horizon_requests": horizon_requests},
+        # as Python's numbers, which JSON has
+        "options": {name: value if value is None else float(value) for name, value in options.items()},
         "digests": {"workload": digest_of(workload), "profile": digest_of(profile)},
         "versions": versions(),
     }

@@ -8,6 +8,7 @@ function theorem its derivatives. Whole workers are chosen by the throughput of 
 import functools
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,5 +97,6 @@ def check_range(bundle: Bundle, max_ratio: ScalarLike) -> None:
 
 def _points(scenario: tuple[WorkerLoad, Profile, Bundle], log_ratios: jax.Array) -> Point:
     """Places, heights and slopes of the objective, columns; they have no derivative."""
-    objective = functools.partial(log_throughput, lax.stop_gradient(scenario))
+    numbers, rest = eqx.partition(scenario, eqx.is_inexact_array)
+    objective = functools.partial(log_throughput, eqx.combine(lax.stop_gradient(numbers), rest))
     return lax.map(lambda log_ratio: point_of(objective, log_ratio), log_ratios)

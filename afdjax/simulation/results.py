@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.special import stdtr, stdtrit
 
+from afdjax._tools.provenance import versions
 from afdjax._tools.types import Scalar
 from afdjax.deployment.bundle import Bundle, throughput_of
 from afdjax.report.simulations import simulation_report
@@ -163,6 +164,7 @@ class Simulation(eqx.Module):
             "ratios": rows,
             "best": {**best, "indistinguishable": self.indistinguishable()},
             "warnings": self.warnings(),
+            "made_by": {"versions": versions()},
         }
 
     def to_json(self) -> str:
