@@ -137,3 +137,6 @@ def test_a_stage_with_other_leaves_plans_as_its_numbers_do_and_goes_to_no_file()
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     with pytest.raises(ValueError, match=r"`attention` must be of a form that files know, but Labelled is none"):
         afd.profile_to_json(own)
+    alike = type("Alike", (Labelled,), {"form": "affine"})(per_token, "mine", lambda time: time)
+    with pytest.raises(ValueError, match=r"`attention` must be of a form that files know, but Alike is none"):
+        afd.profile_to_json(eqx.tree_at(lambda profile: profile.attention, profile, alike))

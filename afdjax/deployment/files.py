@@ -211,14 +211,14 @@ def profile_to_json(profile: Profile, bundle: Bundle | None = None) -> str:
 
 
 def _stage_document(stage: str, latency: Latency, validity: Validity) -> dict[str, Any]:
-    form = getattr(latency, "form", None)
-    if form not in FORMS:
+    # by the class: another one may bear a registered name, and would be read back as that form
+    if type(latency) not in FORMS.values():
         raise ValueError(
             f"`{stage}` must be of a form that files know, but {type(latency).__name__} is none: name it by `form` and give "
             f"it to `afdjax.register_form`."
         )
     document: dict[str, Any] = {
-        "form": form,
+        "form": latency.form,
         "coefficients": {name: float(value) for name, value in latency.coefficients().items()},
     }
     if isinstance(latency, Table):
