@@ -70,7 +70,8 @@ def frozen_rounds(times: np.ndarray, ffn: float, communication: float, link: flo
         # the lower steps are those of the barrier of each microbatch, the upper ones of the workers' own rounds
         below = np.minimum(np.minimum(behind_barriers, ffn - half) + link, ffn + half)
         above = np.minimum(np.maximum(served, ffn) + half, ffn + link)
-        return np.maximum(np.maximum(served, np.maximum(around, link)), below + np.maximum(above - ffn - half, 0.0))
+        landings = below + np.maximum(above - ffn - half, 0.0)
+        return np.maximum(np.maximum(np.maximum(served, around), landings), max(ffn, link))
     return np.maximum(np.maximum(served, around), max(ffn, link))
 
 

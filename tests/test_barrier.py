@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-from afdjax.cycles.integrals import GaussianLoad
+from afdjax.cycles.normal import GaussianLoad
 from tests.reference import gaussian_excess, gaussian_pair_excess, load_sampler, same_size
 
 

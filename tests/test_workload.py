@@ -34,7 +34,7 @@ WORKLOADS = {
 length_of = eqx.filter_jit(lambda n: (n.pmf(), n.exceedance(), n.mean, [n.moment(order) for order in (1, 2, 3, 4)]))
 convolved = eqx.filter_jit(afd.Independent.slot_pmf)
 statistics_of = eqx.filter_jit(lambda w: (w.theta, w.nu, w.skewness))
-slot_cdf_of = eqx.filter_jit(lambda w, at: (w.slot_cdf(at), w.slot_range()))
+masses_of = eqx.filter_jit(lambda w, first, width, points: w.slot_masses(first, width, points))
 
 
 def enumerate_slot(workload: afd.Workload) -> np.ndarray:
@@ -126,14 +126,24 @@ def test_slot_law_equals_enumeration(name):
         np.testing.assert_allclose(skewness, third / variance**1.5, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("width", [0.25, 1.0, 7.0])
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_slot_cdf_is_the_law_with_atoms_spread_over_a_token(name):
+def test_slot_masses_split_each_load_between_its_neighbours(name, width):
     workload = WORKLOADS[name]
-    law = np.append(0.0, np.cumsum(enumerate_slot(workload)))
-    at = np.linspace(-3.0, len(law) + 3.0, 257)
-    cdf, ends = slot_cdf_of(workload, jnp.asarray(at))
-    np.testing.assert_allclose(cdf, np.interp(at, np.arange(len(law)), law), atol=1e-12)
-    np.testing.assert_allclose(slot_cdf_of(workload, jnp.stack(ends))[0], [0.0, 1.0], atol=1e-12)
+    law = enumerate_slot(workload)
+    low, high = map(float, workload.slot_range())
+    assert low == int(low) and low <= np.flatnonzero(law)[0] and np.flatnonzero(law)[-1] <= high
+    points = 64 * int(np.ceil((high - low) / width / 64 + 1))
+    found = np.asarray(masses_of(workload, jnp.asarray(low), jnp.asarray(width), points))
+    expected = np.zeros(points + 1)
+    for load, mass in enumerate(law):
+        node, share = divmod((load - low) / width, 1.0)
+        if mass > 0:
+            expected[int(node)] += mass * (1.0 - share)
+            expected[int(node) + 1] += mass * share
+    np.testing.assert_allclose(found, expected[:points], atol=1e-12)
+    # the mean stays, whatever the width
+    np.testing.assert_allclose(found @ (low + width * np.arange(points)), law @ np.arange(len(law)), rtol=1e-11)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -198,14 +208,13 @@ def test_horizon_load_sums_the_cold_start(geometric):
 
 
 def test_rescaled_keeps_the_shape():
-    at = jnp.asarray(np.linspace(-20.0, 60.0, 50))
-
-    @eqx.filter_jit
-    def both(base):
-        moved = afd.Rescaled(base, 1000.0, 3.0 * base.nu)
-        return moved.slot_cdf(1000.0 + 3.0 * (at - base.theta)), base.slot_cdf(at)
-
-    np.testing.assert_allclose(*both(WORKLOADS["requests"]), atol=1e-12)
+    base = WORKLOADS["requests"]
+    moved = afd.Rescaled(afd.Rescaled(base, 10.0, 2.0), 1000.0, 3.0 * base.nu)
+    assert moved.unscaled is base
+    one, other = (afd.Exact().worker_load(workload, 64.0) for workload in (base, moved))
+    np.testing.assert_allclose(other.mass, one.mass, atol=1e-12)
+    np.testing.assert_allclose(other.mean, 64_000.0, rtol=1e-12)
+    np.testing.assert_allclose(other.deviation, 3.0 * one.deviation, rtol=1e-12)
 
 
 def test_gradient_of_moments_against_differences():

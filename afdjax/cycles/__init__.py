@@ -1,1 +1,1 @@
-"""From a slot's law to the cycle time: loads, barriers, integrals."""
+"""From a slot's law to the cycle time: loads and their rounds, barriers, cycles."""

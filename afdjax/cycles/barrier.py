@@ -6,6 +6,7 @@ which follow the slowest of x workers, for any real x > 0, and the excess that t
 """
 
 import abc
+import math
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -16,8 +17,10 @@ from jaxtyping import Array, Float
 from afdjax._tools import checks
 from afdjax._tools.fields import Number, number
 from afdjax._tools.types import Scalar, ScalarLike
-from afdjax.cycles.integrals import GaussianLoad, GridLoad
-from afdjax.cycles.loads import PointLoad, WorkerLoad, at_least_tiny, double_precision, negligible
+from afdjax.cycles.lattice import MARGIN, LatticeLoad
+from afdjax.cycles.loads import PointLoad, WorkerLoad, at_least_tiny, negligible
+from afdjax.cycles.normal import GaussianLoad
+from afdjax.workload.lattice import lattice_width
 from afdjax.workload.slots import SlotLoad
 
 
@@ -79,23 +82,16 @@ class Exact(Barrier):
     derivatives (by workload and batch size); the shape of the law in standard units is held fixed in them.
     """
 
-    points: int = eqx.field(static=True, default=4096)
+    points: int = eqx.field(static=True, default=2048)
 
     def __check_init__(self):
         checks.require_whole("points", self.points, least=64)
 
-    def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> "GridLoad":
+    def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> "LatticeLoad":
         mean, deviation = _mean_and_deviation(workload, batch_size)
-        origin, spacing, survival, density = _sum_law(workload, jnp.asarray(batch_size, float), self.points)
-        return GridLoad(
-            mean=mean,
-            deviation=deviation,
-            origin=origin,
-            spacing=spacing,
-            survival_at=survival,
-            density_at=density,
-            variation=_variation(workload, batch_size),
-        )
+        law = _sum_law(workload.unscaled, jnp.asarray(batch_size, float), self.points)
+        origin, spacing, mass = lax.stop_gradient(law)
+        return LatticeLoad(mean, deviation, origin, spacing, mass, _variation(workload, batch_size))
 
 
 def _mean_and_deviation(workload: SlotLoad, batch_size: ScalarLike) -> tuple[Scalar, Scalar]:
@@ -107,60 +103,58 @@ def _variation(workload: SlotLoad, batch_size: ScalarLike) -> Scalar | None:
     return None if workload.variation is None else jnp.asarray(batch_size * workload.variation)
 
 
-def _sum_law(
-    workload: SlotLoad, batch_size: Scalar, points: int
-) -> tuple[Scalar, Scalar, Float[Array, " edges"], Float[Array, " edges"]]:
-    """Law of the sum of `batch_size` slot loads: (origin, spacing, survival, density) at bin edges, standard units."""
-    # `slot_cdf` spreads every atom over one token: half a token more on average, and 1/12 more of variance
-    centre = lax.stop_gradient(workload.theta) + 0.5
-    scale = jnp.sqrt(lax.stop_gradient(workload.nu) ** 2 + 1.0 / 12.0)
-    slot_low, slot_high = ((lax.stop_gradient(end) - centre) / scale for end in workload.slot_range())
-    cdf = lambda z: lax.stop_gradient(workload.slot_cdf(centre + scale * z))
-    root = jnp.sqrt(lax.stop_gradient(batch_size))
-
-    low, high = _chernoff_window(cdf, slot_low, slot_high, root)
-    # the grid must hold one slot as well as the sum
-    spacing = jnp.maximum(high - low, (slot_high - slot_low) / root) / (points - 2)
-    slot_spacing = spacing * root
-    index = jnp.arange(points + 1, dtype=float)
-    slot = jnp.diff(cdf(slot_low + slot_spacing * index))
+def _sum_law(workload: SlotLoad, batch_size: Scalar, points: int) -> tuple[Scalar, Scalar, Float[Array, " points"]]:
+    """Law of the sum of `batch_size` slot loads: origin and spacing of its nodes in standard units, and their masses."""
+    batch_size = lax.stop_gradient(batch_size)
+    slot_low, slot_high = workload.slot_range()
+    low, high = _chernoff_window(workload, slot_low, slot_high, batch_size)
+    # the lattice must hold one slot as well as the sum
+    width = lattice_width(jnp.maximum(high - low, slot_high - slot_low), points - MARGIN - 2)
+    slot = workload.slot_masses(slot_low, width, points)
 
     # characteristic function of the slot about its mean, so that its phase stays small where its modulus matters
-    mean_index = jnp.sum(slot * index[:-1])
+    node = jnp.arange(points, dtype=float)
+    slot_mean = jnp.sum(slot * node)
     spectrum = jnp.fft.rfft(slot)
     frequency = 2.0 * jnp.pi / points * jnp.arange(spectrum.shape[0], dtype=float)
-    centred = spectrum * lax.complex(jnp.cos(frequency * mean_index), jnp.sin(frequency * mean_index))
-    first = jnp.floor((low * root - root**2 * (slot_low + slot_spacing / 2.0)) / slot_spacing)
-    phase = batch_size * jnp.angle(centred) + frequency * (first - batch_size * mean_index)
+    centred = spectrum * lax.complex(jnp.cos(frequency * slot_mean), jnp.sin(frequency * slot_mean))
+    first = jnp.floor((low - batch_size * slot_low) / width)
+    phase = batch_size * jnp.angle(centred) + frequency * (first - batch_size * slot_mean)
     modulus = jnp.exp(batch_size * jnp.log(jnp.maximum(jnp.abs(centred), 1e-30)))
     power = lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
-    mass = jnp.maximum(jnp.fft.irfft(power, n=points), 0.0)
+    mass = jnp.where(node < points - MARGIN, jnp.maximum(jnp.fft.irfft(power, n=points), 0.0), 0.0)
     mass = mass / jnp.sum(mass)
 
-    # standard units of the law on the grid: its first two moments are then exact
-    mean = jnp.sum(mass * index[:-1])
-    deviation = jnp.sqrt(jnp.sum(mass * (index[:-1] - mean) ** 2))
-    survival = jnp.concatenate([jnp.cumsum(mass[::-1])[::-1], jnp.zeros(1)])
-    padded = jnp.concatenate([jnp.zeros(1), mass, jnp.zeros(1)])
-    density = (padded[:-1] + padded[1:]) / 2.0 * deviation
-    return lax.stop_gradient(((-0.5 - mean) / deviation, 1.0 / deviation, survival, density))
+    # standard units of the law on the lattice: its first two moments are then exact
+    mean = jnp.sum(mass * node)
+    deviation = jnp.sqrt(jnp.sum(mass * (node - mean) ** 2))
+    # a load that never varies has no unit: `at_least_tiny` gives it one
+    deviation = jnp.where(deviation > 1e-6, deviation, 1.0)
+    return -mean / deviation, 1.0 / deviation, mass
 
 
-def _chernoff_window(cdf, slot_low: Scalar, slot_high: Scalar, root: Scalar) -> tuple[Scalar, Scalar]:
-    """Where the standard sum of root^2 slots lies but for a probability that does not matter.
+def _chernoff_window(
+    workload: SlotLoad, slot_low: Scalar, slot_high: Scalar, batch_size: Scalar
+) -> tuple[Scalar, Scalar]:
+    """Where the sum of the slots lies but for a probability that does not matter [tokens].
 
-    P(sum > w) <= exp(B log M(t / sqrt(B)) - t w) for every t > 0, with M the moment generating function of a slot.
+    P(sum > w) <= exp(B log M(t) - t w) for every t > 0, with M the moment generating function of a slot. Masses between
+    nodes only make it larger, so that it stays a bound.
     """
-    edges = jnp.linspace(slot_low, slot_high, 513)
-    log_mass = jnp.log(jnp.maximum(jnp.diff(cdf(edges)), 1e-300 if double_precision() else 1e-37))
+    width = lattice_width(slot_high - slot_low, 512)
+    mass = workload.slot_masses(slot_low, width, 514)
+    loads = slot_low + width * jnp.arange(514, dtype=float)
+    mean = jnp.sum(mass * loads)
+    deviation = jnp.maximum(jnp.sqrt(jnp.sum(mass * (loads - mean) ** 2)), 1e-3)
+    root = jnp.sqrt(batch_size)
+    standard = (loads - mean) / deviation
+    log_mass = jnp.where(mass > 0.0, jnp.log(jnp.where(mass > 0.0, mass, 1.0)), -jnp.inf)
     t = jnp.geomspace(0.1, 30.0, 24)
-    budget = -jnp.log(negligible())
 
-    def reach(ends: Float[Array, " bins"]) -> Scalar:
-        log_moment = logsumexp(t[:, None] / root * ends[None, :] + log_mass[None, :], axis=1)
-        return jnp.min((root**2 * log_moment + budget) / t)
+    def reach(loads: Float[Array, " loads"]) -> Scalar:
+        log_moment = logsumexp(t[:, None] / root * loads[None, :] + log_mass[None, :], axis=1)
+        return root * deviation * jnp.min((batch_size * log_moment - math.log(negligible())) / t)
 
-    # a bin counts with its outer end, so that the bound stays a bound
-    low = jnp.maximum(-reach(-edges[:-1]), root * slot_low)
-    high = jnp.minimum(reach(edges[1:]), root * slot_high)
-    return low, high
+    low = jnp.maximum(-reach(-standard), batch_size * (slot_low - mean))
+    high = jnp.minimum(reach(standard), batch_size * (slot_high - mean))
+    return batch_size * mean + low, batch_size * mean + high

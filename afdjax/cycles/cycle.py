@@ -122,12 +122,13 @@ def _climb(
         only = above(floor, delay, bundle.start)
         return Climb(floor, spread / m, only, only)
 
-    half, without_trip = times.link / 2.0, jnp.full_like(delay, -1e3)
+    # on a step a round takes longer than its attention by one or both transfers, and the trip around as long as ever
+    half, trip = times.link / 2.0, lambda longer: delay - m * longer / spread
     lower = jnp.stack([larger(ffn - times.link, 0.0 * ffn), larger(ffn - half, 0.0 * ffn)])
     upper = jnp.stack([larger(ffn, half), ffn + half, ffn + times.link])
-    below = jax.vmap(lambda level: above(level, without_trip, Together()))(lower)
+    below = jax.vmap(lambda level: above(level, trip(times.link), Together()))(lower)
     beyond = jax.vmap(lambda level, delay: above(level, delay, bundle.start))(
-        upper, jnp.stack([without_trip, without_trip, delay])
+        upper, jnp.stack([trip(half), trip(half), delay])
     )
     total = jax.tree.map(lambda b, c: b[0] - b[1] + c[0] - c[1] + c[2], below, beyond)
     return Climb(floor, spread / m, total, jax.tree.map(lambda b: b[0], below))
@@ -226,8 +227,11 @@ def performance(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_wo
     climb = _climb(type(load).round_parts, load, times, profile, bundle, attention_workers, 0.0)
     excess, by_level, by_delay = climb.total
     cycle = climb.floor + climb.scale * excess
-    # an expected maximum grows with each of its terms by the probability that the term is the largest
-    floor_decides, landing_decides, round_trip_decides = 1.0 + climb.first[1], by_level - climb.first[1], by_delay
+    # an expected maximum grows with each of its terms by the probability that the term is the largest; a lattice knows each
+    # derivative to a share of its spacing, so that one may take more than is left
+    floor_decides = 1.0 + climb.first[1]
+    landing_decides = jnp.clip(by_level - climb.first[1], 0.0, -climb.first[1])
+    round_trip_decides = jnp.clip(by_delay, 0.0, 1.0 - floor_decides - landing_decides)
     linked = times.link > times.ffn
     return Performance(
         cycle_time=bundle.layers * cycle,
@@ -235,7 +239,7 @@ def performance(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_wo
         tpot=m * bundle.layers * cycle,
         idle_attention=1.0 - times.attention / cycle,
         idle_ffn=1.0 - times.ffn / cycle,
-        attention_decides=-by_level - round_trip_decides,
+        attention_decides=1.0 - floor_decides - landing_decides - round_trip_decides,
         ffn_decides=jnp.where(linked, 0.0, floor_decides),
         link_decides=jnp.where(linked, floor_decides, 0.0) + landing_decides,
         round_trip_decides=round_trip_decides,

@@ -6,7 +6,8 @@ microbatches
     V = max{ sum_i z_i,  max_i z_i + g },      i = 1..m,
 
 all that `afdjax.cycles.cycle` needs is the excess E (max_j V_j - level)^+. m = 1 with g = 0 is the plain barrier
-E (W - level)^+. Here are loads without a density, whose excess is a formula; `afdjax.cycles.integrals` has the others.
+E (W - level)^+. Here are loads without a spread, whose excess is a formula; `afdjax.cycles.normal` and
+`afdjax.cycles.lattice` have the others.
 """
 
 import abc
@@ -38,7 +39,7 @@ def at_least_tiny(deviation: Scalar, mean: Scalar) -> Scalar:
 class WorkerLoad(eqx.Module):
     """Law of one attention worker's token load.
 
-    `mean` and `deviation` are in tokens; `survival` and `density` belong to the standard load z = (T - mean) / deviation.
+    `mean` and `deviation` are in tokens; `survival` belongs to the standard load z = (T - mean) / deviation.
     `variation` says how roughly the load moves: its quadratic variation per decode step [tokens^2 / step], None where that
     is not known or there is none.
     """

@@ -24,6 +24,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from afdjax._tools import checks
 from afdjax._tools.types import Column, PerRequest, Scalar, ScalarLike
+from afdjax.workload.lattice import split_loads, split_runs
 from afdjax.workload.lengths import Length
 from afdjax.workload.sampling import AliasTable, Lengths, MixedSampler, PairSampler, RequestSampler, RowSampler, Words
 from afdjax.workload.slots import SlotLoad
@@ -81,6 +82,10 @@ class Workload(SlotLoad):
         variance = square - mean**2
         third = cube - 3.0 * mean * square + 2.0 * mean**3
         return jnp.where(variance > 0, third / jnp.where(variance > 0, variance, 1.0) ** 1.5, 0.0)
+
+    @property
+    def unscaled(self) -> "Workload":
+        return self
 
     @abc.abstractmethod
     def slot_pmf(self) -> Float[Array, " support"]:
@@ -186,20 +191,9 @@ class Requests(Workload):
         sums = jnp.stack(sums_over_ages(self.prompt, self.decode))
         return sums @ self.weight / jnp.sum(self.weight)
 
-    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
-        # sum_i w_i min((t - P_i)^+, D_i) is a difference of two ramps: one starts at P_i, one at P_i + D_i.
-        steps = jnp.sum(self.weight * self.decode)
-        return (self._ramps(self.prompt, load) - self._ramps(self.prompt + self.decode, load)) / steps
-
-    def _ramps(self, start: PerRequest, load: Float[Array, "..."]) -> Float[Array, "..."]:
-        """sum_i w_i (load - start_i)^+ by one sort and prefix sums."""
-        order = jnp.argsort(start)
-        begin, weight = start[order], self.weight[order]
-        centre = jnp.mean(begin)  # keeps the prefix sums small
-        count = jnp.concatenate([jnp.zeros(1), jnp.cumsum(weight)])
-        total = jnp.concatenate([jnp.zeros(1), jnp.cumsum(weight * (begin - centre))])
-        below = jnp.searchsorted(begin, load)
-        return count[below] * (load - centre) - total[below]
+    def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
+        masses = split_runs(self.prompt, self.decode, self.weight, first, width, points)
+        return masses / jnp.sum(masses)
 
     def slot_range(self) -> tuple[Scalar, Scalar]:
         return jnp.min(self.prompt), jnp.max(self.prompt + self.decode)
@@ -239,9 +233,9 @@ class Independent(Workload):
         spectrum = jnp.fft.rfft(prompt, n=size) * jnp.fft.rfft(age, n=size)
         return jnp.maximum(jnp.fft.irfft(spectrum, n=size), 0.0)
 
-    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
-        cdf = jnp.concatenate([jnp.zeros(1), jnp.cumsum(self.slot_pmf())])
-        return jnp.interp(load, jnp.arange(cdf.shape[0], dtype=float), cdf / cdf[-1])
+    def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
+        masses = self.slot_pmf()
+        return split_loads(jnp.arange(masses.shape[0], dtype=float), masses / jnp.sum(masses), first, width, points)
 
     def slot_range(self) -> tuple[Scalar, Scalar]:
         return jnp.asarray(0.0), jnp.asarray(float(self.prompt.maximum + max(self.decode.maximum, 1)))
@@ -284,8 +278,9 @@ class Mixture(Workload):
     def _end_moments(self) -> Float[Array, "2 2"]:
         return jnp.tensordot(self.weights, jnp.stack([part._end_moments() for part in self.parts]), axes=1)
 
-    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.tensordot(self._step_shares(), jnp.stack([part.slot_cdf(load) for part in self.parts]), axes=1)
+    def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
+        of_parts = jnp.stack([part.slot_masses(first, width, points) for part in self.parts])
+        return jnp.tensordot(self._step_shares(), of_parts, axes=1)
 
     def slot_range(self) -> tuple[Scalar, Scalar]:
         lows, highs = zip(*(part.slot_range() for part in self.parts), strict=True)
@@ -349,16 +344,14 @@ def _probabilities(
 
 
 def _tabulated(workload: Workload) -> Float[Array, " support"]:
-    """`slot_pmf` as differences of `slot_cdf`."""
+    """`slot_pmf` as the masses on a node for each token."""
     _, high = workload.slot_range()
-    cdf = _slot_cdf(workload, jnp.arange(int(np.ceil(float(high))) + 1, dtype=float))
-    return cdf[1:] - cdf[:-1]
+    return _token_masses(workload, int(np.ceil(float(high))))
 
 
 @eqx.filter_jit
-def _slot_cdf(workload: Workload, load: Float[Array, " support"]) -> Float[Array, " support"]:
-    """`slot_cdf` as one program."""
-    return workload.slot_cdf(load)
+def _token_masses(workload: Workload, support: int) -> Float[Array, " support"]:
+    return workload.slot_masses(jnp.zeros(()), jnp.ones(()), support)
 
 
 def _words(key: PRNGKeyArray, shape: tuple[int, ...]) -> Words:

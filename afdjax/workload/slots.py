@@ -35,16 +35,22 @@ class SlotLoad(eqx.Module):
         How fast the load forgets: over n steps, few beside a decode, it moves by sqrt(n variation) in the root mean square.
         """
 
+    @property
     @abc.abstractmethod
-    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
-        """P(L + U < load), with U uniform on [0, 1): the law of the load with each atom spread over one token.
+    def unscaled(self) -> "SlotLoad":
+        """A slot load of the same shape, whose loads are whole tokens."""
 
-        At whole numbers it is P(L < load) exactly; between them it is linear, so it is differentiable and can be binned.
+    @abc.abstractmethod
+    def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
+        """The law of an `unscaled` load on the nodes `first` + `width` k [tokens], k < `points`, which must cover it.
+
+        `first` is a whole number, `width` one or the inverse of one. A load between two nodes counts for both, so that
+        the mean stays (`afdjax.workload.lattice`).
         """
 
     @abc.abstractmethod
     def slot_range(self) -> tuple[Scalar, Scalar]:
-        """The loads between which all of `slot_cdf` lies [tokens]."""
+        """Whole numbers of tokens between which all loads lie."""
 
 
 class _GivenMoments(SlotLoad):
@@ -78,7 +84,11 @@ class Moments(_GivenMoments):
     def variation(self) -> None:
         return None
 
-    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
+    @property
+    def unscaled(self) -> "Moments":
+        return self
+
+    def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
         raise TypeError(
             "The law of a slot load must be known for the exact barrier, but `Moments` has only theta and nu: use "
             "`Gaussian()`, or give a `Workload`."
@@ -110,8 +120,12 @@ class Rescaled(_GivenMoments):
         spread = self.base.nu
         return jnp.where(spread > 0, self._nu / jnp.where(spread > 0, spread, 1.0), 1.0)
 
-    def slot_cdf(self, load: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.base.slot_cdf(self.base.theta + (load - self._theta) / self._stretch())
+    @property
+    def unscaled(self) -> SlotLoad:
+        return self.base.unscaled
+
+    def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
+        return self.unscaled.slot_masses(first, width, points)
 
     def slot_range(self) -> tuple[Scalar, Scalar]:
         low, high = self.base.slot_range()

@@ -67,7 +67,7 @@ def scipy_optimum(profile: afd.Profile, theta: float, nu: float, batch_size: flo
         if in_flight == 1:
             slowest = z[0] + simpson(1 - ndtr(z) ** workers, x=z)
             return mean + spread * slowest + communication + ffn
-        # V = max{z1 + z2, max(z1, z2) + g}: see the docstrings of `afdjax.cycles.integrals`
+        # V = max{z1 + z2, max(z1, z2) + g}: see the docstrings of `afdjax.cycles.normal`
         delay, level = (communication + ffn - mean) / spread, 2 * (ffn - mean) / spread
         v = np.linspace(max(level, min(-13.0, delay - 9.0)), max(13.0, delay + 9.0, level + 1e-3), 401)
         by_sum = normal(v / np.sqrt(2)) / np.sqrt(2) * np.maximum(2 * ndtr((v - 2 * delay) / np.sqrt(2)) - 1, 0.0)

@@ -1,4 +1,4 @@
-"""Loads with a density: the excess of the slowest round as an integral, for normal laws and for laws on a grid.
+"""A normal load: the excess of the slowest round as an integral.
 
 With F the distribution function of one standard load and V the round of a worker (`afdjax.cycles.loads`),
 E (max_j V_j - level)^+ = Int_level^inf (1 - H(v)^x) dv, where, with c = v - g,
@@ -17,11 +17,9 @@ and are the probabilities that a circuit decides: 1 + d/d level that of the leve
 Workers that start together replace F by F^x and the outer power by 1 (`afdjax.deployment.bundle.Start.exponents`).
 """
 
-import abc
 import functools
 import math
 import statistics
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -30,40 +28,44 @@ from jax import lax
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
-from afdjax._tools.cubic import cubic
 from afdjax._tools.quadrature import end_values, gauss_legendre, scaled_products, tail_integrals
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.loads import WorkerLoad, double_precision, negligible, stretched
 
 
 _ROOT_HALF = math.sqrt(0.5)
+_BULK_TOP = 6.0
+"""A standard load that one worker exceeds with a probability of about 1e-9: where inner integrals end."""
+
 _CORNER_NODES = 48
 """Nodes of the inner integrals: 2e-5 of a cycle time in the worst case met (four microbatches that start together)."""
 
 
-class SpreadLoad(WorkerLoad):
-    """A load with a density. Implements the integrals once, for `GaussianLoad` and `GridLoad`."""
+class GaussianLoad(WorkerLoad):
+    """A normal load."""
+
+    mean: Scalar
+    deviation: Scalar
+    variation: Scalar | None = None
 
     @property
-    @abc.abstractmethod
     def nodes(self) -> int:
-        """Nodes of the outer integrals."""
+        # two microbatches to 1e-9 standard loads in double precision, to 5e-5 in single
+        return 48 if double_precision() else 16
 
-    @abc.abstractmethod
+    def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        return (1.0 - erf(z * _ROOT_HALF)) / 2.0
+
     def density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Density of the standard load."""
+        return jnp.exp(-(z**2) / 2.0) * (1.0 / math.sqrt(2.0 * math.pi))
 
-    @abc.abstractmethod
     def bottom(self, workers: ScalarLike) -> Scalar:
-        """A standard load that at least one of `workers` workers exceeds, but for a negligible probability."""
+        log_workers, levels, _ = _normal_ends(negligible())
+        return jnp.interp(jnp.log(jnp.asarray(workers, float)), log_workers, levels)
 
-    @abc.abstractmethod
     def top(self, workers: ScalarLike) -> Scalar:
-        """A standard load that none of `workers` workers exceeds, but for a negligible probability."""
-
-    @abc.abstractmethod
-    def bulk_top(self) -> Scalar:
-        """A standard load that one worker exceeds with a probability of about 1e-9: a lower `top` for inner integrals."""
+        log_workers, _, levels = _normal_ends(negligible())
+        return jnp.interp(jnp.log(jnp.asarray(workers, float)), log_workers, levels)
 
     def round_excess(
         self, level: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike, outer: ScalarLike
@@ -102,54 +104,60 @@ class SpreadLoad(WorkerLoad):
         # H is smooth on either side of the point where the sum begins to bind
         middle = jnp.clip(delay * m / (m - 1), start, high) if m > 1 else high
 
-        integral, tail, density = self.panel(start - delay, middle - delay)
+        tail, density = self.panel(start - delay, middle - delay)
         slower = m * density * _power_slope(tail, inner) * _cdf_power(tail, (m - 1) * inner)
-        panels = [(integral, _cdf_power(tail, m * inner), slower)]
+        panels = [(middle - start, _cdf_power(tail, m * inner), slower)]
         at_start = _cdf_power(self.survival(start - delay), m * inner)
         if m > 1:
             cut, cut_slower, cut_at_start = self.cut_panel(middle, high - middle, delay, m, inner)
-            panels.append((lambda values: (high - middle) * (values @ gauss_legendre(self.nodes)[1]), cut, cut_slower))
+            panels.append((high - middle, cut, cut_slower))
             # at the start the sum may bind already: then the second panel begins there
             at_start = jnp.where(middle > start, at_start, cut_at_start)
 
         value = jnp.maximum(low - level, 0.0)
         by_delay = by_outer = jnp.zeros_like(value)
-        for integral, joint, slower in panels:
+        weights = gauss_legendre(self.nodes)[1]
+        for width, joint, slower in panels:
             joint = jnp.maximum(joint, negligible())
             log_joint = jnp.log(joint)
             power = jnp.exp(outer * log_joint)
-            value += integral(1.0 - power)
-            by_delay += jnp.asarray(outer) * integral(power / joint * slower)
-            by_outer -= integral(power * log_joint)
-        if m > 1:
-            # E max >= max E: the law of few distinct requests has steps, of which the corner sees only so much
-            value = jnp.maximum(value, jnp.maximum(delay, 0.0) - level)
+            value += width * ((1.0 - power) @ weights)
+            by_delay += jnp.asarray(outer) * width * ((power / joint * slower) @ weights)
+            by_outer -= width * ((power * log_joint) @ weights)
         by_level = jnp.exp(outer * jnp.log(jnp.maximum(at_start, negligible()))) - 1.0
         return value, by_level, by_delay, by_outer
 
-    @abc.abstractmethod
-    def panel(
-        self, start: Scalar, end: Scalar
-    ) -> tuple[Callable[[Array], Scalar], Float[Array, " points"], Float[Array, " points"]]:
-        """A quadrature over [`start`, `end`]: the rule from values at its points to their integral, and the survival and
-        the density at the points."""
+    def panel(self, start: Scalar, end: Scalar) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"]]:
+        """Survival and density at the quadrature nodes of [start, end]."""
+        at = start + (end - start) * gauss_legendre(self.nodes)[0]
+        return self.survival(at), self.density(at)
 
-    @abc.abstractmethod
     def cut_panel(
         self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
     ) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"], Scalar]:
         """Where the corner is cut (L >= 0): at the quadrature nodes of [start, start + width] H and the density
         m f(c) P(sum_{i<m} z_i <= g, every z_i <= c) of the slowest microbatch, and H at `start`."""
+        if in_flight != 2 or not _is_one(inner):
+            return _simplex_panel(self, start, width, delay, in_flight, inner)
+        # Sum and difference of two normal loads are independent, so V has the density
+        #     phi(v / sqrt 2) / sqrt 2 (2 Phi((v - 2 g) / sqrt 2) - 1)  +  2 phi(v - g) Phi(g)
+        # (the sum at v with both loads below c; or the slower one at c), and H is one integral from the top.
+        t, w = gauss_legendre(self.nodes)
+        v = start + width * t
+        by_sum = self.density(v * _ROOT_HALF) * _ROOT_HALF * erf((v - 2.0 * delay) / 2.0)
+        slower = 2.0 * self.density(v - delay) * (1.0 - self.survival(delay))
+        mass = width * (by_sum + slower)
+        return 1.0 - mass @ tail_integrals(self.nodes).T, slower, 1.0 - mass @ w
 
-    def with_moments(self, mean: Scalar, deviation: Scalar) -> "SpreadLoad":
+    def with_moments(self, mean: Scalar, deviation: Scalar) -> "GaussianLoad":
         return stretched(self, mean, deviation)
 
-    def rounded(self, width: float) -> "SpreadLoad":
+    def rounded(self, width: float) -> "GaussianLoad":
         return self
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _excess(in_flight: int, load: SpreadLoad, level: Scalar, delay: Scalar, workers: Scalar) -> Scalar:
+def _excess(in_flight: int, load: GaussianLoad, level: Scalar, delay: Scalar, workers: Scalar) -> Scalar:
     """`round_excess` of workers that run on their own; the law in standard units has no derivative."""
     return load.excess_parts(level, delay, in_flight, 1, workers)[0]
 
@@ -189,13 +197,13 @@ def _power_slope(survival: Float[Array, "..."], power: ScalarLike) -> Float[Arra
 
 
 def _simplex_panel(
-    load: SpreadLoad, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
+    load: GaussianLoad, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
 ) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"], Scalar]:
-    """`SpreadLoad.cut_panel` for any law: the corner is a simplex."""
+    """`GaussianLoad.cut_panel` for any power of the law: the corner is a simplex."""
     m = in_flight
     t, _ = gauss_legendre(load.nodes)
     v = jnp.append(start + width * t, start)
-    corner = jnp.minimum(v - delay, load.bulk_top())
+    corner = jnp.minimum(v - delay, _BULK_TOP)
     side = jnp.maximum(m * corner - v, 0.0)
     cut, cut_before = _simplex(load, corner, side, m, inner)
     tail = load.survival(corner)
@@ -207,7 +215,7 @@ def _simplex_panel(
 
 
 def _simplex(
-    load: SpreadLoad, corner: Float[Array, " n"], side: Float[Array, " n"], in_flight: int, inner: ScalarLike
+    load: GaussianLoad, corner: Float[Array, " n"], side: Float[Array, " n"], in_flight: int, inner: ScalarLike
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """P(all b_i >= 0, sum_i b_i < side) for b_i = corner - z_i with z_i of law F^inner: i = 1..m, and i = 1..m-1.
 
@@ -238,58 +246,6 @@ def _simplex(
     return side * ((last * mass[:, ::-1]) @ w), before
 
 
-class GaussianLoad(SpreadLoad):
-    """A normal load."""
-
-    mean: Scalar
-    deviation: Scalar
-    variation: Scalar | None = None
-
-    @property
-    def nodes(self) -> int:
-        # two microbatches to 1e-9 standard loads in double precision, to 5e-5 in single
-        return 48 if double_precision() else 16
-
-    def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
-        return (1.0 - erf(z * _ROOT_HALF)) / 2.0
-
-    def density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.exp(-(z**2) / 2.0) * (1.0 / math.sqrt(2.0 * math.pi))
-
-    def bottom(self, workers: ScalarLike) -> Scalar:
-        log_workers, levels, _ = _normal_ends(negligible())
-        return jnp.interp(jnp.log(jnp.asarray(workers, float)), log_workers, levels)
-
-    def top(self, workers: ScalarLike) -> Scalar:
-        log_workers, _, levels = _normal_ends(negligible())
-        return jnp.interp(jnp.log(jnp.asarray(workers, float)), log_workers, levels)
-
-    def bulk_top(self) -> Scalar:
-        return jnp.asarray(6.0)
-
-    def panel(
-        self, start: Scalar, end: Scalar
-    ) -> tuple[Callable[[Array], Scalar], Float[Array, " points"], Float[Array, " points"]]:
-        t, w = gauss_legendre(self.nodes)
-        at = start + (end - start) * t
-        return lambda values: (end - start) * (values @ w), self.survival(at), self.density(at)
-
-    def cut_panel(
-        self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
-    ) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"], Scalar]:
-        if in_flight != 2 or not _is_one(inner):
-            return _simplex_panel(self, start, width, delay, in_flight, inner)
-        # Sum and difference of two normal loads are independent, so V has the density
-        #     phi(v / sqrt 2) / sqrt 2 (2 Phi((v - 2 g) / sqrt 2) - 1)  +  2 phi(v - g) Phi(g)
-        # (the sum at v with both loads below c; or the slower one at c), and H is one integral from the top.
-        t, w = gauss_legendre(self.nodes)
-        v = start + width * t
-        by_sum = self.density(v * _ROOT_HALF) * _ROOT_HALF * erf((v - 2.0 * delay) / 2.0)
-        slower = 2.0 * self.density(v - delay) * (1.0 - self.survival(delay))
-        mass = width * (by_sum + slower)
-        return 1.0 - mass @ tail_integrals(self.nodes).T, slower, 1.0 - mass @ w
-
-
 @functools.cache
 def _normal_ends(probability: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """log n, and the levels that the largest of n normals stays below and exceeds with `probability`, for n from 1/16 to
@@ -299,68 +255,3 @@ def _normal_ends(probability: float) -> tuple[np.ndarray, np.ndarray, np.ndarray
     tops = np.minimum(probability * np.exp(-log_workers), 0.1)
     quantile = statistics.NormalDist().inv_cdf
     return log_workers, np.array([quantile(p) for p in bottoms]), np.array([-quantile(p) for p in tops])
-
-
-class GridLoad(SpreadLoad):
-    """A load on a uniform grid of standard units, with a continuously differentiable distribution function."""
-
-    mean: Scalar
-    deviation: Scalar
-    origin: Scalar
-    spacing: Scalar
-    survival_at: Float[Array, " edges"]
-    density_at: Float[Array, " edges"]
-    variation: Scalar | None = None
-
-    @property
-    def nodes(self) -> int:
-        return 64
-
-    def _cell(self, z: Float[Array, "..."]) -> tuple[Array, Float[Array, "..."]]:
-        position = (z - self.origin) / self.spacing
-        cell = jnp.clip(jnp.floor(position), 0.0, self.survival_at.shape[0] - 2.0)
-        return cell.astype(int), jnp.clip(position - cell, 0.0, 1.0)
-
-    def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
-        cell, u = self._cell(z)
-        ends = self.survival_at[cell], self.survival_at[cell + 1]
-        slopes = -self.spacing * self.density_at[cell], -self.spacing * self.density_at[cell + 1]
-        return jnp.clip(cubic(u, ends, slopes), 0.0, 1.0)
-
-    def density(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
-        cell, u = self._cell(z)
-        rise = (self.survival_at[cell] - self.survival_at[cell + 1]) / self.spacing
-        inside = (u >= 0) & (z >= self.origin) & (u < 1.0)
-        quadratic = (
-            6.0 * u * (1.0 - u) * rise
-            + (1.0 - u) * (1.0 - 3.0 * u) * self.density_at[cell]
-            - u * (2.0 - 3.0 * u) * self.density_at[cell + 1]
-        )
-        return jnp.where(inside, quadratic, 0.0)
-
-    def panel(
-        self, start: Scalar, end: Scalar
-    ) -> tuple[Callable[[Array], Scalar], Float[Array, " points"], Float[Array, " points"]]:
-        # the trapezoidal rule on the grid itself: whatever steps the law has, its mean comes out
-        edges = self.origin + self.spacing * jnp.arange(self.survival_at.shape[0], dtype=float)
-        at = jnp.clip(edges, start, end)
-        steps = jnp.diff(at)
-        weights = (jnp.append(0.0, steps) + jnp.append(steps, 0.0)) / 2.0
-        clipped = lambda f, inside: jnp.where(edges < start, f(start), jnp.where(edges > end, f(end), inside))
-        tail, density = clipped(self.survival, self.survival_at), clipped(self.density, self.density_at)
-        return lambda values: values @ weights, tail, density
-
-    def bottom(self, workers: ScalarLike) -> Scalar:
-        edge = jnp.sum(workers * jnp.log(1.0 - self.survival_at) < math.log(negligible())) - 1
-        return self.origin + self.spacing * jnp.maximum(edge, 0).astype(float)
-
-    def top(self, workers: ScalarLike) -> Scalar:
-        return self.origin + self.spacing * (self.survival_at.shape[0] - 1)
-
-    def cut_panel(
-        self, start: Scalar, width: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike
-    ) -> tuple[Float[Array, " nodes"], Float[Array, " nodes"], Scalar]:
-        return _simplex_panel(self, start, width, delay, in_flight, inner)
-
-    def bulk_top(self) -> Scalar:
-        return self.origin + self.spacing * jnp.sum(self.survival_at > 1e-9).astype(float)
