@@ -6,29 +6,34 @@ import jax.numpy as jnp
 import numpy as np
 
 import afdjax as afd
-from afdjax.planning.ratio import ratio_for
+from afdjax.cycles.loads import WorkerLoad
+
+
+class Moved(afd.Barrier):
+    """A barrier whose law of the worker load has its mean and its deviation moved, at a fixed shape."""
+
+    barrier: afd.Barrier
+    mean: jax.Array
+    deviation: jax.Array
+
+    def worker_load(self, workload, batch_size) -> WorkerLoad:
+        load = self.barrier.worker_load(workload, batch_size)
+        return load.with_moments(load.mean * self.mean, load.deviation * self.deviation)
 
 
 @eqx.filter_jit
 def _log_ratio(workload, profile, bundle, barrier):
-    """log r*, and its derivatives by what `optimal_ratio` takes, and by theta and nu at a fixed shape of the law."""
+    """log r*, and its elasticities by what `optimal_ratio` takes, and by theta and nu at a fixed shape of the law."""
 
-    def of_numbers(numbers):
-        times = profile.with_coefficients({name: numbers[name] for name in profile.coefficients()})
-        varied = eqx.tree_at(lambda b: b.batch_size, bundle, numbers["batch_size"])
-        return jnp.log(afd.optimal_ratio(workload, times, varied, barrier))
+    def of_logs(logs):
+        p = {name: number * jnp.exp(logs[name]) for name, number in numbers.items()}
+        times = profile.with_coefficients({name: p[name] for name in profile.coefficients()})
+        varied = eqx.tree_at(lambda b: b.batch_size, bundle, p["batch_size"])
+        return jnp.log(afd.optimal_ratio(workload, times, varied, Moved(barrier, p["theta"], p["nu"])))
 
-    def of_moments(moments):
-        batch_size = bundle.batch_size
-        load = barrier.worker_load(workload, batch_size)
-        moved = load.with_moments(batch_size * moments["theta"], jnp.sqrt(batch_size) * moments["nu"])
-        return jnp.log(ratio_for(moved, profile, bundle))
-
-    numbers = {"batch_size": bundle.batch_size} | profile.coefficients()
-    moments = {"theta": workload.theta, "nu": workload.nu}
-    value, slopes = jax.value_and_grad(of_numbers)(numbers)
-    slopes |= jax.grad(of_moments)(moments)
-    return value, {name: slopes[name] * number for name, number in (numbers | moments).items()}
+    one = jnp.ones_like(bundle.batch_size)
+    numbers = {"batch_size": bundle.batch_size, "theta": one, "nu": one} | profile.coefficients()
+    return jax.value_and_grad(of_logs)({name: jnp.zeros_like(one) for name in numbers})
 
 
 def disagreement(plan: afd.Plan) -> dict[str, float]:

@@ -393,12 +393,13 @@ def test_completion_throughput_counts_what_was_completed():
     """The 80 % rule against a walk through slots, one worker and one microbatch in flight."""
     batch_size, requests, bundle = 8, 60, afd.Bundle(8, in_flight=1)
     found = afd.completion_throughput(KEY, SMALL, PROFILE, bundle, [1], requests=requests, replicas=1)
-    drawn, _ = requests_of(SMALL, 0, batch_size, 200, afd.Cold())
-    ends = afd.record(KEY, SMALL, PROFILE, bundle, 1, steps=200, skip=0, initial=afd.Cold()).ffn_end
-    ends = np.asarray(ends)
+    # as many steps as in `test_tpot_of_requests_is_that_of_a_replay`, with which it shares its programs
+    steps = 400
+    drawn, _ = requests_of(SMALL, 0, batch_size, steps, afd.Cold())
+    ends = np.asarray(afd.record(KEY, SMALL, PROFILE, bundle, 1, steps=steps, skip=0, initial=afd.Cold()).ffn_end)
     done = []
     for slot in range(batch_size):
-        lengths = np.array([drawn(slot, number)[1] for number in range(200)])
+        lengths = np.array([drawn(slot, number)[1] for number in range(steps)])
         done += list(zip(np.cumsum(lengths), lengths, strict=True))
     done.sort()
     last = done[int(np.ceil(0.8 * requests)) - 1][0]
@@ -483,8 +484,9 @@ def test_bad_input_is_refused(profile, change, message):
         afd.simulate(KEY, workload, profile, bundle, **arguments)
 
 
-def test_short_horizons_and_lonely_replicas_are_warned_of(profile):
-    found = afd.simulate(KEY, LOG, profile, afd.Bundle(8), [1], steps=5, replicas=1)
+def test_short_horizons_and_lonely_replicas_are_warned_of():
+    # of the shape that `test_simulation_equals_its_recorded_timeline` has compiled
+    found = afd.simulate(KEY, LOG, PROFILE, afd.Bundle(64), [4], steps=5, replicas=1)
     assert any("shorter" in text or "short against" in text for text in found.warnings())
     assert any("no standard error" in text for text in found.warnings())
     assert found.to_dict()["ratios"][0]["standard_error"] is None

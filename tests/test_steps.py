@@ -93,15 +93,21 @@ def test_where_only_the_ffn_binds_the_other_stages_are_not_told(log):
 def test_steps_of_a_known_workload_are_fitted_through_the_simulator(tmp_path):
     """No loads in the log, heavy prompts and short decodes: through the simulator slopes are found, by the formula not."""
     workload = afd.Independent(afd.Lognormal(150.0, 1.5, 16_384), afd.Geometric(6.0))
-    batch_size, workers = 64, np.array([1, 2, 4, 8, 12, 16])
+    batch_size = 64
     truth = afd.Profile(afd.Affine(6e-3, 20.0), afd.Affine(0.15, 30.0), afd.Affine(0.0, 30.0), time_unit="us")
     bundle = afd.Bundle(batch_size, in_flight=2)
-    # in chunks as long as those of the fit, which share their program
+    # in chunks as long as those of the fit, which share their program, as do sweeps of as many workers up to the same
     options = afd.RunOptions(chunk_steps=1024)
-    run = afd.simulate(jax.random.key(7), workload, truth, bundle, workers, steps=2_000, replicas=8, options=options)
     path = tmp_path / "steps.csv"
-    columns = {"batch": batch_size, "attention_workers": workers, "step_time": np.asarray(run.tpot)}
-    pl.DataFrame(columns | {"unit": "us"}).write_csv(path)
+
+    def write(workers):
+        run = afd.simulate(
+            jax.random.key(7), workload, truth, bundle, workers, steps=2_000, replicas=8, options=options
+        )
+        columns = {"batch": batch_size, "attention_workers": workers, "step_time": np.asarray(run.tpot)}
+        pl.DataFrame(columns | {"unit": "us"}).write_csv(path)
+
+    write(np.array([1, 2, 4, 8, 12, 16]))
     with pytest.raises(ValueError, match="token_load"):
         load_steps(path)
     log = load_steps(path, workload)
@@ -111,7 +117,8 @@ def test_steps_of_a_known_workload_are_fitted_through_the_simulator(tmp_path):
     off = lambda fit: max(abs(fit.intervals()[name][0] / slope - 1.0) for name, slope in slopes.items())
     assert off(through) < 0.08 and off(formula) > 0.25
     # what it predicts is what the simulator says, at other rows as well
-    other = log.select(np.array([True, False, False, False, True, False]))
+    write(np.array([1, 3, 6, 9, 14, 16]))
+    other = load_steps(path, workload)
     np.testing.assert_allclose(through.predict(other)[0], other.step_us, rtol=0.005)
 
 
