@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool
 
@@ -34,21 +35,72 @@ def point_of(function: Callable[[Scalar], Scalar], at: Scalar) -> Point:
     return Point(at, *jax.jvp(function, (at,), (jnp.ones_like(at),)))
 
 
-def has_top(low: Point, high: Point) -> Flag:
+class Top(NamedTuple):
+    """The best point of a range: where it is, its height, and whether the hill falls on both of its sides."""
+
+    at: Scalar
+    value: Scalar
+    inside: Flag
+
+
+@eqx.filter_custom_jvp
+def highest_top(
+    parameters: Any, low: Scalar, high: Scalar, *, function: Callable[[Any, Scalar], Scalar], grid: int, hills: int
+) -> Top:
+    """The best point of `function(parameters, x)` for x from `low` to `high`.
+
+    Every pair of neighbours among `grid` points between which the function rises and falls is a hill, about as high as
+    where their tangents meet. The tops of the `hills` highest are found and the highest taken; a hill that falls from an
+    end of the range has its top there.
+
+    Place and height are differentiable in `parameters` (a pytree), by the implicit function theorem (the place of an end is
+    fixed) and the envelope theorem; `low` and `high` have no derivative, and `function` may not hold traced values of its
+    own.
+    """
+    places = low + (high - low) * np.linspace(0.0, 1.0, grid).astype(low.dtype)
+    points = lax.map(lambda at: point_of(lambda x: function(parameters, x), at), places)
+    below, above = (jax.tree.map(lambda column, cut=cut: column[cut], points) for cut in (slice(-1), slice(1, None)))
+    below, above = _with_top(below, above)
+    higher_end = jnp.maximum(below.value, above.value)
+    first, last = (np.arange(grid - 1) == end for end in (0, grid - 2))
+    falls = (first & (below.slope <= 0.0)) | (last & (above.slope > 0.0))
+    inside = _has_top(below, above)
+    height = jnp.where(inside, jnp.maximum(higher_end, _tangent_height(below, above)), higher_end)
+    _, highest = lax.top_k(jnp.where(inside | falls, height, -jnp.inf), hills)
+    # a hill that is no higher than the ends of the highest is flattened: there is nothing to find
+    worth = height[highest] >= higher_end[highest[0]]
+    below, above = (jax.tree.map(lambda column: column[highest], ends) for ends in (below, above))
+    above = jax.tree.map(lambda upper, lower: jnp.where(worth, upper, lower), above, below)
+    tops = lax.map(lambda ends: _climbed(parameters, *ends, function), (below, above))
+    return jax.tree.map(lambda column: column[jnp.argmax(tops.value)], tops)
+
+
+def _with_top(low: Point, high: Point) -> tuple[Point, Point]:
+    """Two points as a top between them would have it.
+
+    That the first is higher and rises is enough, and so is that the second is higher and falls: behind a valley the other
+    one may rise or fall as it likes, and counts with the slope from one to the other.
+    """
+    along = (high.value - low.value) / jnp.where(high.at > low.at, high.at - low.at, 1.0)
+    beyond = (low.slope > 0.0) & (high.slope > 0.0) & (along < 0.0)
+    before = (low.slope <= 0.0) & (high.slope <= 0.0) & (along > 0.0)
+    replaced = lambda point, wanted: point._replace(slope=jnp.where(wanted, along, point.slope))
+    return replaced(low, before), replaced(high, beyond)
+
+
+def _has_top(low: Point, high: Point) -> Flag:
     """Whether the hill rises at the first of two points, and falls at the second."""
     return (low.slope > 0.0) & (high.slope <= 0.0)
 
 
-@eqx.filter_custom_jvp
-def hill_top(parameters: Any, low: Point, high: Point, *, function: Callable[[Any, Scalar], Scalar]) -> Point:
-    """The top of the hill `function(parameters, x)` between two of its points; where none is (`has_top`), the higher end.
+def _climbed(parameters: Any, low: Point, high: Point, function: Callable[[Any, Scalar], Scalar]) -> Top:
+    """The top of a hill between two of its points; where none is, the higher of them.
 
     Chandrupatla (1997), Advances in Engineering Software 28, on the slope, with the point where the tangents meet in place
-    of the midpoint. Place and height are differentiable in `parameters` (a pytree), by the implicit function theorem (the
-    place of an end is fixed) and the envelope theorem; `low` and `high` have no derivative, and `function` may not hold
-    traced values of its own.
+    of the midpoint.
     """
     # near the noise of the function more digits only cost evaluations
+    noise = float(jnp.finfo(low.at.dtype).eps) ** 0.5 / 10.0
     tolerance = max(1e-12, 64.0 * float(jnp.finfo(low.at.dtype).eps))
 
     # `rising` and `falling` are the last points on either side of the top. Each is decided by the slope at `x` alone:
@@ -60,7 +112,13 @@ def hill_top(parameters: Any, low: Point, high: Point, *, function: Callable[[An
     def advance(state):
         step, x, rising, falling, _, _ = state
         newest = point_of(lambda at: function(parameters, at), x)
-        rises = newest.slope > 0.0
+        # a point that rises, but is lower than one that rose before it, is behind a valley: the top is on this side of it
+        rises = jnp.where(
+            newest.slope > 0.0, newest.value >= rising.value - noise, newest.value < falling.value - noise
+        )
+        _, as_falling = _with_top(rising, newest)
+        as_rising, _ = _with_top(newest, falling)
+        newest = jax.tree.map(lambda up, down: jnp.where(rises, up, down), as_rising, as_falling)
         choose = lambda yes, no: jax.tree.map(lambda y, n: jnp.where(rises, y, n), yes, no)
         other, dropped = choose(falling, rising), choose(rising, falling)
         rising, falling = choose(newest, rising), choose(falling, newest)
@@ -70,16 +128,18 @@ def hill_top(parameters: Any, low: Point, high: Point, *, function: Callable[[An
         return step + 1, following, rising, falling, moved, newest.value
 
     end = jax.tree.map(lambda upper, lower: jnp.where(high.value > low.value, upper, lower), high, low)
-    first = jnp.where(has_top(low, high), _meeting(low, high), end.at)
+    inside = _has_top(low, high)
+    first = jnp.where(inside, _meeting(low, high), end.at)
     start = (jnp.zeros((), int), first, low, high, jnp.ones_like(first), end.value)
     _, at, *_, value = lax.while_loop(unfinished, advance, start)
-    return Point(at, value, jnp.where(has_top(low, high), 0.0, end.slope))
+    return Top(at, value, inside)
 
 
-@hill_top.def_jvp
-def _hill_top_jvp(primals, tangents, *, function):
-    parameters, low, high = primals
-    top = hill_top(parameters, low, high, function=function)
+@highest_top.def_jvp
+def _highest_top_jvp(primals, tangents, **options):
+    parameters, *_ = primals
+    function = options["function"]
+    top = highest_top(*primals, **options)
     moving, fixed = eqx.partition(parameters, eqx.is_inexact_array)
     # what stays where it is has None for a tangent
     tangent = eqx.combine(tangents[0], jax.tree.map(jnp.zeros_like, moving))
@@ -88,15 +148,15 @@ def _hill_top_jvp(primals, tangents, *, function):
     steeper = along(tangent, jnp.zeros_like(top.at))
     curvature = along(jax.tree.map(jnp.zeros_like, moving), jnp.ones_like(top.at))
     _, higher = jax.jvp(lambda p: height(p, top.at), (moving,), (tangent,))
-    return top, Point(_moved(steeper, curvature, has_top(low, high)), higher, jnp.zeros_like(top.slope))
+    return top, Top(_moved(steeper, curvature, top.inside), higher, np.zeros((), jax.dtypes.float0))
 
 
 def derivatives(
-    function: Callable[[dict[str, Scalar], Scalar], Scalar], numbers: dict[str, Scalar], top: Point, inside: Flag
+    function: Callable[[dict[str, Scalar], Scalar], Scalar], numbers: dict[str, Scalar], top: Top
 ) -> tuple[dict[str, Scalar], dict[str, Scalar]]:
     """Derivatives of the place and of the height of a top by each of the numbers that its hill depends on.
 
-    Those that `hill_top` has, in forward mode and all of them at once: a program of half the size.
+    Those that `highest_top` has, in forward mode and all of them at once: a program of half the size.
     """
     names = list(numbers)
     leaves = lambda values: dict(zip(names, values, strict=True))
@@ -106,7 +166,7 @@ def derivatives(
     directions = jnp.eye(len(names) + 1)
     steeper = jax.vmap(lambda row: along(row[:-1], row[-1]))(directions)
     _, higher = jax.linearize(lambda values: function(leaves(values), top.at), jnp.stack(list(numbers.values())))
-    moves = _moved(steeper[:-1], steeper[-1], inside)
+    moves = _moved(steeper[:-1], steeper[-1], top.inside)
     return leaves(moves), leaves(jax.vmap(higher)(directions[:-1, :-1]))
 
 
@@ -134,6 +194,13 @@ def _meeting(rising: Point, falling: Point) -> Scalar:
     width = falling.at - rising.at
     share = _ratio(falling.value - rising.value - falling.slope * width, (rising.slope - falling.slope) * width)
     return rising.at + jnp.clip(share, 0.1, 0.9) * width
+
+
+def _tangent_height(low: Point, high: Point) -> Scalar:
+    """The height at which the tangents at two points of a hill meet: about that of a top between them."""
+    width = high.at - low.at
+    share = _ratio(high.value - low.value - high.slope * width, (low.slope - high.slope) * width)
+    return low.value + low.slope * jnp.clip(share, 0.0, 1.0) * width
 
 
 def _ratio(a: Scalar, b: Scalar) -> Scalar:

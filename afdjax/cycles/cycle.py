@@ -106,9 +106,10 @@ def _climb(
     attention_workers: ScalarLike, rounding: float,
 ) -> Climb[Measured]:  # fmt: skip
     m, ffn = bundle.in_flight, times.ffn
-    larger = lambda a, b: _rounded_maximum(a, b, rounding)
+    larger = lambda a, b: _rounded_maximum(a, b, rounding, ffn + times.link)
     if bundle.start.runs_ahead and m > 1:
-        lead = (m - 1) * larger(times.attention, ffn) - times.communication - ffn
+        slowest = _rounded_maximum(times.attention, ffn, rounding, times.attention + ffn)
+        lead = (m - 1) * slowest - times.communication - ffn
         load = seen_by_barrier(load, bundle.layers * times.attention_per_token, lead, m)
     # one attention time is times.attention + spread z, so m tau = m times.attention + spread max_j V_j
     spread = at_least_tiny(times.attention_per_token * load.deviation, times.attention)
@@ -246,9 +247,8 @@ def performance(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_wo
     )
 
 
-def _rounded_maximum(a: Scalar, b: Scalar, rounding: float) -> Scalar:
-    """max(a, b), with the corner at a = b rounded off over a relative width."""
+def _rounded_maximum(a: Scalar, b: Scalar, rounding: float, scale: Scalar) -> Scalar:
+    """max(a, b), with the corner at a = b rounded off over the share `rounding` of `scale` > 0."""
     if rounding == 0.0:
         return jnp.maximum(a, b)
-    width = rounding * (a + b)
-    return (a + b + jnp.sqrt((a - b) ** 2 + width**2)) / 2.0
+    return (a + b + jnp.sqrt((a - b) ** 2 + (rounding * scale) ** 2)) / 2.0

@@ -16,7 +16,7 @@ lattice values stand: they keep straight lines, bend where the lattice does, and
 Ours; arXiv:2601.21351 has one microbatch behind a barrier and a normal law.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ class LatticeLoad(WorkerLoad):
     spacing: Scalar
     mass: Float[Array, " points"]
     variation: Scalar | None = None
+    has_steps: ClassVar[bool] = True
 
     def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         # each mass counts half at its own node, and is spread evenly as far as halfway to its neighbours

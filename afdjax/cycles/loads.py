@@ -11,7 +11,7 @@ E (W - level)^+. Here are loads without a spread, whose excess is a formula; `af
 """
 
 import abc
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -47,6 +47,9 @@ class WorkerLoad(eqx.Module):
     mean: eqx.AbstractVar[Scalar]
     deviation: eqx.AbstractVar[Scalar]
     variation: eqx.AbstractVar[Scalar | None]
+
+    has_steps: eqx.AbstractClassVar[bool]
+    """Whether the law may have steps, so that throughput may have several hills over the number of workers."""
 
     @abc.abstractmethod
     def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -97,6 +100,7 @@ class PointLoad(WorkerLoad):
     mean: Scalar
     deviation: Scalar
     variation: Scalar | None = None
+    has_steps: ClassVar[bool] = False
 
     def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.where(z < 0, 1.0, 0.0)
@@ -126,6 +130,7 @@ class RoundedPointLoad(WorkerLoad):
     mean: Scalar
     deviation: Scalar
     variation: Scalar | None = None
+    has_steps: ClassVar[bool] = False
 
     def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         return (1.0 - z / jnp.sqrt(z**2 + 1.0)) / 2.0

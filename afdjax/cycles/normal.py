@@ -20,6 +20,7 @@ Workers that start together replace F by F^x and the outer power by 1 (`afdjax.d
 import functools
 import math
 import statistics
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,7 @@ class GaussianLoad(WorkerLoad):
     mean: Scalar
     deviation: Scalar
     variation: Scalar | None = None
+    has_steps: ClassVar[bool] = False
 
     @property
     def nodes(self) -> int:

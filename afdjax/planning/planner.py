@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._tools import checks
-from afdjax._tools.hill import Point, derivatives, has_top, hill_top, point_of
+from afdjax._tools.hill import Top, derivatives
 from afdjax._tools.precision import in_double, in_double_precision
 from afdjax._tools.programs import kept
 from afdjax._tools.provenance import digest_of, versions
@@ -25,7 +25,7 @@ from afdjax.deployment.profile import Profile
 from afdjax.planning.cautions import cautions
 from afdjax.planning.mean_field import ClosedForm, closed_form
 from afdjax.planning.plan import Curve, Plan, WholeBundle, workload_title
-from afdjax.planning.ratio import MAX_RATIO, best_whole_number, check_range, log_throughput
+from afdjax.planning.ratio import MAX_RATIO, best_log_ratio, best_whole_number, check_range, log_throughput
 from afdjax.workload.estimation import diagnose, sampling_covariance
 from afdjax.workload.laws import Independent, Requests, Source, Workload, horizon_load
 from afdjax.workload.lengths import Geometric
@@ -110,11 +110,11 @@ def _plan(
     scenario = _Scenario(load, profile, bundle, parameters)
     with ThreadPoolExecutor(1) as beside:
         # compiled, or read, while the curve is
-        _top_between.ahead(beside, *scenario, *[Point(*[jnp.ones(())] * 3)] * 2)
+        _top.ahead(beside, *scenario, jnp.asarray(max_ratio, float))
         curve = _curve(scenario, max_ratio)
     values = np.asarray(curve.performance.throughput_per_instance)
     best = int(np.argmax(values))
-    optimum = _optimum(scenario, curve, max_ratio)
+    optimum = _optimum(scenario, max_ratio)
 
     covariance, method = sampling_covariance(workload) if isinstance(workload, Workload) else (None, "not known")
     covariances = _Covariances(covariance if covariance is not None and covariance.any() else None, profile)
@@ -159,16 +159,15 @@ def _describe(workload: SlotLoad, batch_size: Scalar, barrier: Barrier):
 
 
 @kept
-def _at_workers(load: WorkerLoad, profile: Profile, bundle: Bundle, workers: Scalar) -> tuple[Performance, Point]:
-    """What so many attention workers do, and the point of the objective there."""
-    objective = functools.partial(log_throughput, (load, profile, bundle))
-    return performance(load, profile, bundle, workers), point_of(objective, jnp.log(workers / bundle.ffn_workers))
+def _at_workers(load: WorkerLoad, profile: Profile, bundle: Bundle, workers: Scalar) -> Performance:
+    """What so many attention workers do."""
+    return performance(load, profile, bundle, workers)
 
 
 def _curve(scenario: _Scenario, max_ratio: int | float) -> Curve:
     """Every whole number of attention workers up to the largest ratio."""
     workers = np.arange(1, int(np.floor(max_ratio * float(scenario.bundle.ffn_workers) + 1e-9)) + 1)
-    found = [_at_workers(*scenario[:3], jnp.asarray(x, float))[0] for x in workers]
+    found = [_at_workers(*scenario[:3], jnp.asarray(x, float)) for x in workers]
     table = jax.tree.map(lambda *column: np.stack(column), *found)
     if not np.isfinite(table.throughput_per_instance).all():
         raise ValueError(
@@ -178,10 +177,10 @@ def _curve(scenario: _Scenario, max_ratio: int | float) -> Curve:
 
 
 @functools.partial(kept, quickly=True)
-def _top_between(
-    load: WorkerLoad, profile: Profile, bundle: Bundle, parameters: dict[str, Scalar], below: Point, above: Point
-) -> tuple[Scalar, dict[str, Scalar], dict[str, Scalar]]:
-    """log r* between two points of the objective, and the derivatives by the parameters of it and of log throughput."""
+def _top(
+    load: WorkerLoad, profile: Profile, bundle: Bundle, parameters: dict[str, Scalar], max_ratio: Scalar
+) -> tuple[Top, dict[str, Scalar], dict[str, Scalar]]:
+    """log r* and log throughput there, and the derivatives of both by the parameters."""
 
     def moved(p: dict[str, Scalar]) -> tuple[WorkerLoad, Profile, Bundle]:
         batch_size = p["batch_size"]
@@ -192,25 +191,16 @@ def _top_between(
             eqx.tree_at(lambda b: b.batch_size, bundle, batch_size),
         )
 
-    top = hill_top((load, profile, bundle), below, above, function=log_throughput)
+    top = best_log_ratio(load, profile, bundle, max_ratio)
     objective = lambda p, log_ratio: log_throughput(moved(p), log_ratio)
-    return top.at, *derivatives(objective, parameters, top, has_top(below, above))
+    return top, *derivatives(objective, parameters, top)
 
 
-def _optimum(scenario: _Scenario, curve: Curve, max_ratio: int | float) -> _Optimum:
-    """The optimum near the best whole number of attention workers."""
-    workers, ffn_workers = curve.attention_workers, float(scenario.bundle.ffn_workers)
-    best = int(np.argmax(np.asarray(curve.performance.throughput_per_instance)))
-    point = lambda x: _at_workers(*scenario[:3], jnp.asarray(x, float))[1]
-    here = point(workers[best])
-    if here.slope > 0:
-        # beyond the last whole number the range may go on
-        ends = here, point(workers[best + 1] if best + 1 < len(workers) else max_ratio * ffn_workers)
-    else:
-        ends = point(workers[max(best - 1, 0)]), here
-    log_ratio, of_ratio, of_throughput = _top_between(*scenario, *ends)
+def _optimum(scenario: _Scenario, max_ratio: int | float) -> _Optimum:
+    """The best real ratio."""
+    top, of_ratio, of_throughput = _top(*scenario, jnp.asarray(max_ratio, float))
     relative = lambda slopes: {name: float(slope * scenario.parameters[name]) for name, slope in slopes.items()}
-    return _Optimum(float(np.exp(log_ratio)), bool(has_top(*ends)), relative(of_ratio), relative(of_throughput))
+    return _Optimum(float(np.exp(top.at)), bool(top.inside), relative(of_ratio), relative(of_throughput))
 
 
 def _whole_bundle(scenario: _Scenario, ratio: float, ffn_workers: int, max_ratio: int | float) -> WholeBundle:
@@ -218,7 +208,7 @@ def _whole_bundle(scenario: _Scenario, ratio: float, ffn_workers: int, max_ratio
     varied = eqx.tree_at(lambda b: b.ffn_workers, scenario.bundle, jnp.asarray(ffn_workers, float))
 
     def rate(workers: int) -> float:
-        found, _ = _at_workers(scenario.load, scenario.profile, varied, jnp.asarray(workers, float))
+        found = _at_workers(scenario.load, scenario.profile, varied, jnp.asarray(workers, float))
         return float(found.throughput_per_instance)
 
     best = best_whole_number(rate, round(ratio * ffn_workers), int(max_ratio * ffn_workers + 1e-9))

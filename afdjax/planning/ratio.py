@@ -1,21 +1,19 @@
 """The best ratio of attention to FFN workers: one objective, one search, one implicit derivative.
 
-Throughput per instance is maximised over real r = x / y: two points between which it rises and falls are found first (on a
-geometric grid, or around the best whole number of workers), then `hill_top` finds the top between them, and the implicit
-function theorem its derivatives. Whole workers are chosen by the throughput of the model itself.
+Throughput per instance is maximised over real r = x / y, on a geometric grid that shows every hill, and then on the highest
+ones (`afdjax._tools.hill`); derivatives are those of the implicit function theorem. Whole workers are chosen by the
+throughput of the model itself.
 """
 
 import functools
 from collections.abc import Callable
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from afdjax._tools import checks
-from afdjax._tools.hill import Point, hill_top, point_of
+from afdjax._tools.hill import Top, highest_top
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.cycles.cycle import expected_cycle
@@ -28,7 +26,6 @@ from afdjax.workload.slots import SlotLoad
 MAX_RATIO = 64.0
 """Default end of the search for r."""
 
-_SCAN = 7
 _ROUNDING = 1e-3
 
 
@@ -57,15 +54,17 @@ def optimal_ratio(
 
 def ratio_for(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio: ScalarLike = MAX_RATIO) -> Scalar:
     """`optimal_ratio` for workers whose token load has the law `load`."""
+    return jnp.exp(best_log_ratio(load, profile, bundle, max_ratio).at)
+
+
+def best_log_ratio(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio: ScalarLike) -> Top:
+    """log r*, the log of the throughput per instance there, and whether it is inside of the range."""
     low = lax.stop_gradient(-jnp.log(bundle.ffn_workers))
     high = lax.stop_gradient(jnp.log(checks.as_float(max_ratio)))
-    scenario = (load, profile, bundle)
-    points = _points(scenario, low + (high - low) * jnp.linspace(0.0, 1.0, _SCAN))
-    best = jnp.argmax(points.value)
-    # the top is on the side to which throughput rises at the best point; at a bound of the range it may be the bound itself
-    left = jnp.clip(jnp.where(points.slope[best] > 0, best, best - 1), 0, _SCAN - 2)
-    below, above = (jax.tree.map(lambda column, i=i: column[i], points) for i in (left, left + 1))
-    return jnp.exp(hill_top(scenario, below, above, function=log_throughput).at)
+    # two microbatches on a shared link climb a staircase, and laws with steps may have a hill before and behind each
+    staircase = profile.communication.queues and bundle.in_flight == 2
+    grid, hills = (257, 3) if staircase else (17, 2) if load.has_steps else (7, 1)
+    return highest_top((load, profile, bundle), low, high, function=log_throughput, grid=grid, hills=hills)
 
 
 def log_throughput(scenario: tuple[WorkerLoad, Profile, Bundle], log_ratio: Scalar) -> Scalar:
@@ -93,10 +92,3 @@ def check_range(bundle: Bundle, max_ratio: ScalarLike) -> None:
             f"`max_ratio` must be above 1 / ffn_workers = {1.0 / float(np.max(workers)):g}, the ratio with one attention "
             f"worker, but it is {float(np.min(high)):g}: the range of ratios is empty."
         )
-
-
-def _points(scenario: tuple[WorkerLoad, Profile, Bundle], log_ratios: jax.Array) -> Point:
-    """Places, heights and slopes of the objective, columns; they have no derivative."""
-    numbers, rest = eqx.partition(scenario, eqx.is_inexact_array)
-    objective = functools.partial(log_throughput, eqx.combine(lax.stop_gradient(numbers), rest))
-    return lax.map(lambda log_ratio: point_of(objective, log_ratio), log_ratios)
