@@ -145,6 +145,11 @@ def test_arguments(name, make):
     assert len(str(refusal.value)) < 150
 
 
+def test_workers_beyond_floats():
+    with pytest.raises(ValueError, match=r"`attention_workers` must be whole numbers from 1 to 100,000 .* inf"):
+        afd.simulate(jax.random.key(0), REQUESTS, afd.Profile(*TINY), afd.Bundle(8), [1, 10**400])
+
+
 def test_a_ratio_beyond_floats():
     with pytest.raises(ValueError, match="`max_ratio` must give at most 4,096 attention workers"):
         afd.plan(REQUESTS, afd.Profile(*TINY), max_ratio=10**400)

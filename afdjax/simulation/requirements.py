@@ -36,8 +36,9 @@ def whole_ratios(attention_workers: Column | None) -> tuple[int, ...]:
     """The ratios as ascending whole numbers; 1 to 32 by default. Raises `ValueError`."""
     if attention_workers is None:
         return tuple(range(1, 33))
-    given = np.asarray(attention_workers) if isinstance(attention_workers, Sequence) else attention_workers
-    numbers = checks.concrete(given)
+    if isinstance(attention_workers, Sequence):
+        attention_workers = np.asarray([checks.concrete(number) for number in attention_workers])
+    numbers = checks.concrete(attention_workers)
     if numbers is None:
         raise ValueError("`attention_workers` must be known numbers (they decide shapes), but they are traced by jax.")
     whole = numbers.ndim == 1 and numbers.size > 0 and np.all(numbers == np.floor(numbers))
