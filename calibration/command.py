@@ -14,6 +14,9 @@ from typing import Annotated, Any
 import jax
 import typer
 
+from afdjax._tools.checks import require_between, require_whole
+from afdjax.cli.common import in_options
+from afdjax.simulation.requirements import MOST_SEED
 from calibration.campaign import Record, Refusal, in_order, measure as measure_points, progress
 from calibration.models import MODELS, grid as grid_of
 from calibration.sweeps import Device, Place, dispatch, sweeps_of
@@ -56,20 +59,23 @@ def measure(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the campaign. Default: MODEL-DEVICE.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the order of points and of the data.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the order of points and of the data, 0 to 4294967295.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume/--restart", help="Go on with what is in the folder, or begin anew.")
     ] = True,
     memory: Annotated[
-        float | None, typer.Option(help="Use at most so much memory [GiB]. Default: what the device has.")
+        float | None, typer.Option(help="Use at most so much memory [GiB], 1e-6 to 1e6. Default: what the device has.")
     ] = None,
     fit: Annotated[bool, typer.Option("--fit/--no-fit", help="Fit a profile at the end.")] = True,
 ) -> None:
     """Time decode attention, FFN and communication on a device: timings.csv, campaign.json and profile.json."""
     name = (model.value if model else None) or ("small" if device is DeviceName.cpu else "deepseek-v3")
     names = _operations(operations, name)
-    if memory is not None and not memory > 0:
-        raise Refusal(f"--memory: must be above 0, but it is {memory:g}.")
+    try:
+        require_whole("seed", seed, 0, MOST_SEED)
+        require_between("memory", 1.0 if memory is None else memory, 1e-6, 1e6)
+    except ValueError as error:
+        raise Refusal(in_options(str(error))) from None
     place = _place(device, seed)
     limit = _memory_bytes(place.device) if memory is None else memory * 2**30
     layer = MODELS[name].sharded(place.element_bytes, limit / 2)

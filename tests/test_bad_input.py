@@ -58,12 +58,15 @@ SUMMARIES = {
     "fields": ({"name": ...}, "field 'name': Field required"),
     "lengths": ({"prompt": [5, 6]}, "'prompt', 'decode' and 'count' must have the same length"),
     "decode": ({"decode": [0]}, "'decode' must hold whole numbers from 1"),
-    "count": ({"count": [-1]}, "'weight' must hold finite numbers above 0"),
+    "count": ({"count": [-1]}, "'weight' must be a number from 1e-09 to .*, but it is -1"),
     "covariance": ({"covariance": [[-1, 0], [0, 1]]}, "'covariance' must be a symmetric, non-negative 2 x 2 matrix"),
     "extra": ({"foo": 1}, "field 'foo': Extra inputs are not permitted"),
 }
 PROFILES = {
-    "negative-slope": ({"attention.coefficients.per_token": -1}, "field 'attention': 'per_token' must be .* least 0"),
+    "negative-slope": (
+        {"attention.coefficients.per_token": -1},
+        "field 'attention': 'per_token' must be .* from 0 to 1e",
+    ),
     "missing-stage": ({"ffn": ...}, "field 'ffn': Field required"),
     "mixed-units": ({"ffn.time_unit": "ms"}, "must be in the profile's time unit 'cycle', but ffn is in 'ms'"),
     "unknown-field": ({"speed": 3}, "field 'speed': Extra inputs are not permitted"),
@@ -84,7 +87,12 @@ PROFILES = {
         {"bundle": {"batch_size": 2, "in_flight": 1.5}},
         "field 'bundle.in_flight': Input should be a valid integer",
     ),
-    "bundle-of-nothing": ({"bundle": {"batch_size": 0}}, "field 'bundle.batch_size': Input should be greater than 0"),
+    "bundle-of-nothing": (
+        {"bundle": {"batch_size": 0}},
+        "field 'bundle': 'batch_size' must be a number from 0.001 to 1,000,000, but it is 0",
+    ),
+    "bundle-in-flight": ({"bundle": {"batch_size": 2, "in_flight": 64}}, "'in_flight' must be .* 1 to 8, but it is 64"),
+    "bundle-digits": ({"bundle": {"batch_size": 10**400}}, "field 'bundle.*batch_size'"),
     "bundle-start": (
         {"bundle": {"batch_size": 1, "start": "never"}},
         "field 'bundle.start': Input should be 'worker-wise' or 'together'",
@@ -95,7 +103,7 @@ PROFILES = {
             "ffn.form": "expert-hit",
             "ffn.coefficients": {"base": 1, "weights": 1, "saturation": 0, "per_token": 1},
         },
-        "field 'ffn': 'saturation' must be a finite number above 0, but it is 0",
+        "field 'ffn': 'saturation' must be a number from 1e-30 to .*, but it is 0",
     ),
 }
 TEXTS = {
@@ -107,13 +115,13 @@ TEXTS = {
     "digits": (b"9" * 5000, "must be a JSON document, but it holds a number with too many digits"),
 }
 OPTIONS = {
-    "no-slots": (["--batch-size", "0"], "--batch-size must be a finite number above 0, but it is 0"),
-    "nan-slots": (["--batch-size", "nan"], "--batch-size must be a finite number above 0, but it is nan"),
+    "no-slots": (["--batch-size", "0"], "--batch-size must be a number from 0.001 to 1,000,000, but it is 0"),
+    "nan-slots": (["--batch-size", "nan"], "--batch-size must be a number from 0.001 to 1,000,000, but it is nan"),
     "text-slots": (["--batch-size", "big"], "'--batch-size': Input should be a valid number|'big' is not a valid"),
-    "none-in-flight": (["--in-flight", "0"], "--in-flight must be a whole number of at least 1, but it is 0"),
-    "no-ffn": (["--ffn-workers", "0"], "--ffn-workers must be a finite number above 0, but it is 0"),
-    "weightless": (["--attention-weight", "0"], "--attention-weight must be a finite number above 0, but it is 0"),
-    "no-layers": (["--layers", "0"], "--layers must be a finite number above 0, but it is 0"),
+    "none-in-flight": (["--in-flight", "0"], "--in-flight must be a whole number from 1 to 8, but it is 0"),
+    "no-ffn": (["--ffn-workers", "0"], "--ffn-workers must be a number from 0.001 to 1,000,000, but it is 0"),
+    "weightless": (["--attention-weight", "0"], "--attention-weight must be a number from 1e-09 to .*, but it is 0"),
+    "no-layers": (["--layers", "0"], "--layers must be a number from 0.001 to 1,000,000, but it is 0"),
     "huge-range": (["--max-ratio", "1e9"], "--max-ratio must give at most 4,096 attention workers"),
     "no-range": (["--max-ratio", "0.5"], "--max-ratio must be above 1 / ffn_workers = 1, .* range of ratios is empty"),
     "barrier": (["--barrier", "magic"], "'--barrier': .*'magic' is not one of 'exact', 'gaussian', 'mean-field'"),
@@ -237,13 +245,13 @@ def test_option(refused, tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--replicas", "0"], "--replicas must be a whole number of at least 1, but it is 0."),
-        (["--ratios", "3,2"], "--ratios must be ascending numbers of attention workers such as 1:32"),
-        (["--ratios", "1:x"], "--ratios must be ascending numbers of attention workers such as 1:32"),
-        (["--ratios", "0:4"], "--ratios must be ascending numbers of attention workers such as 1:32"),
-        (["--steps", "0"], "--steps must be a whole number of at least 1, but it is 0."),
+        (["--replicas", "0"], "--replicas must be a whole number from 1 to 1,000,000, but it is 0."),
+        (["--ratios", "3,2"], "--ratios must be ascending numbers of attention workers from 1 to 100,000 such as 1:32"),
+        (["--ratios", "1:x"], "--ratios must be ascending numbers of attention workers from 1 to 100,000 such as 1:32"),
+        (["--ratios", "0:4"], "--ratios must be ascending numbers of attention workers from 1 to 100,000 such as 1:32"),
+        (["--steps", "0"], "--steps must be a whole number from 1 to 100,000,000, but it is 0."),
         (["--batch-size", "2.5"], "--batch-size must be a whole number in a simulation, but it is 2.5."),
-        (["--replicas", "100000000"], "--replicas must be at most"),
+        (["--replicas", "1000000"], "--replicas must be at most"),
         (["--plot", "curve.pdf"], "curve.pdf: must end in .png."),
         (["--timeline", "missing/gantt.png"], "must be in a folder that exists"),
     ],
@@ -304,7 +312,7 @@ def test_installed_command(tmp_path, arguments):
         (([5.0], [0.0]), "`decode` must hold whole numbers from 1 to 100,000,000, but row 0 is 0"),
         (([5.0], [float("nan")]), "`decode` must hold whole numbers .* row 0 is nan"),
         (([1e12], [7.0]), "`prompt` must hold whole numbers .* row 0 is 1e\\+12"),
-        (([5.0], [7.0], [0.0]), "`weight` must hold finite numbers above 0"),
+        (([5.0], [7.0], [0.0]), "`weight` must be a number from 1e-09 to .*, but it is 0"),
         (([5.0, 5.0], [7.0, 7.0], None, [2.0, 1.0]), "`time` must be finite and ascending"),
         (([5.0], [7.0], None, [float("inf")]), "`time` must be finite and ascending"),
     ],
@@ -317,12 +325,15 @@ def test_requests(arguments, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: afd.Bundle(0), "`batch_size` must be a finite number above 0, but it is 0"),
-        (lambda: afd.Bundle(float("nan")), "`batch_size` must be a finite number above 0, but it is nan"),
-        (lambda: afd.Bundle(8, in_flight=0), "`in_flight` must be a whole number of at least 1, but it is 0"),
-        (lambda: afd.Bundle(8, ffn_workers=-1), "`ffn_workers` must be a finite number above 0, but it is -1"),
-        (lambda: afd.Bundle(8, ffn_weight=0), "`ffn_weight` must be a finite number above 0, but it is 0"),
-        (lambda: afd.Bundle(8, layers=float("inf")), "`layers` must be a finite number above 0, but it is inf"),
+        (lambda: afd.Bundle(0), "`batch_size` must be a number from 0.001 to 1,000,000, but it is 0"),
+        (lambda: afd.Bundle(float("nan")), "`batch_size` must be a number from 0.001 to 1,000,000, but it is nan"),
+        (lambda: afd.Bundle(8, in_flight=0), "`in_flight` must be a whole number from 1 to 8, but it is 0"),
+        (lambda: afd.Bundle(8, ffn_workers=-1), "`ffn_workers` must be a number from 0.001 to 1,000,000, but it is -1"),
+        (lambda: afd.Bundle(8, ffn_weight=0), "`ffn_weight` must be a number from 1e-09 to .*, but it is 0"),
+        (
+            lambda: afd.Bundle(8, layers=float("inf")),
+            "`layers` must be a number from 0.001 to 1,000,000, but it is inf",
+        ),
     ],
 )
 def test_bundle(make, message):
@@ -333,12 +344,12 @@ def test_bundle(make, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: afd.Affine(-1.0, 0.0), "`per_token` must be a finite number of at least 0, but it is -1"),
-        (lambda: afd.Affine(1.0, float("nan")), "`base` must be a finite number of at least 0, but it is nan"),
-        (lambda: afd.AffineWithSlots(1.0, -2.0, 0.0), "`per_slot` must be a finite number of at least 0, but it is -2"),
-        (lambda: afd.FloorLinear(0.0, 1.0), "`floor` must be a finite number above 0, but it is 0"),
-        (lambda: afd.FloorLinear(1.0, 1.0, sharpness=0.5), "`sharpness` must be a finite number of at least 1"),
-        (lambda: afd.ExpertHit(0.0, 1.0, 0.0, 0.0), "`saturation` must be a finite number above 0, but it is 0"),
+        (lambda: afd.Affine(-1.0, 0.0), "`per_token` must be a number from 0 to .*, but it is -1"),
+        (lambda: afd.Affine(1.0, float("nan")), "`base` must be a number from 0 to .*, but it is nan"),
+        (lambda: afd.AffineWithSlots(1.0, -2.0, 0.0), "`per_slot` must be a number from 0 to .*, but it is -2"),
+        (lambda: afd.FloorLinear(0.0, 1.0), "`floor` must be a number from 1e-30 to .*, but it is 0"),
+        (lambda: afd.FloorLinear(1.0, 1.0, sharpness=0.5), "`sharpness` must be a number from 1 to "),
+        (lambda: afd.ExpertHit(0.0, 1.0, 0.0, 0.0), "`saturation` must be a number from 1e-30 to .*, but it is 0"),
     ],
 )
 def test_latency(make, message):
@@ -349,14 +360,17 @@ def test_latency(make, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: afd.Geometric(0.5), "`mean` must be a finite number of at least 1, but it is 0.5"),
-        (lambda: afd.Lognormal(0.0, 1.0), "`median` must be a finite number above 0, but it is 0"),
-        (lambda: afd.Lognormal(10.0, -1.0), "`sigma` must be a finite number above 0, but it is -1"),
-        (lambda: afd.Lognormal(10.0, 1.0, maximum=0), "`maximum` must be a whole number of at least 1, but it is 0"),
-        (lambda: afd.Pareto(10.0, 0.0), "`alpha` must be a finite number above 0, but it is 0"),
+        (lambda: afd.Geometric(0.5), "`mean` must be a number from 1 to 1,000,000, but it is 0.5"),
+        (lambda: afd.Lognormal(0.0, 1.0), "`median` must be a number from 0.001 to 131,072, but it is 0"),
+        (lambda: afd.Lognormal(10.0, -1.0), "`sigma` must be a number from 0.001 to 100, but it is -1"),
+        (
+            lambda: afd.Lognormal(10.0, 1.0, maximum=0),
+            "`maximum` must be a whole number from 1 to 100,000,000, but it is 0",
+        ),
+        (lambda: afd.Pareto(10.0, 0.0), "`alpha` must be a number from 0.001 to 100, but it is 0"),
         (lambda: afd.Pareto(10.0, 1.0, maximum=10), "`minimum` must be below `maximum` = 10, but it is 10"),
-        (lambda: afd.Deterministic(-1), "`value` must be a whole number of at least 0, but it is -1"),
-        (lambda: afd.Uniform(-1, 3), "`minimum` must be a whole number of at least 0, but it is -1"),
+        (lambda: afd.Deterministic(-1), "`value` must be a whole number from 0 to 100,000,000, but it is -1"),
+        (lambda: afd.Uniform(-1, 3), "`minimum` must be a whole number from 0 to 100,000,000, but it is -1"),
         (lambda: afd.Uniform(5, 3), "`minimum` must be at most `maximum` = 3, but it is 5"),
     ],
 )
@@ -368,12 +382,12 @@ def test_lengths(make, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: afd.Moments(0.0, 1.0), "`theta` must be a finite number above 0, but it is 0"),
-        (lambda: afd.Moments(1.0, -1.0), "`nu` must be a finite number of at least 0, but it is -1"),
+        (lambda: afd.Moments(0.0, 1.0), "`theta` must be a number from 0.001 to .*, but it is 0"),
+        (lambda: afd.Moments(1.0, -1.0), "`nu` must be a number from 0 to .*, but it is -1"),
         (lambda: afd.Independent(afd.Deterministic(1), afd.Deterministic(0)), "`decode` must allow at least one step"),
         (lambda: afd.Independent(afd.Deterministic(1), afd.Uniform(0, 3)), r"`decode` must be a law on 1, 2, \.\.\."),
         (lambda: afd.Mixture([], []), "`weights` must have one entry for each of the 0 parts"),
-        (lambda: afd.Mixture([afd.Requests([1.0], [1.0])], [0.0]), "`weights` must be a finite number above 0"),
+        (lambda: afd.Mixture([afd.Requests([1.0], [1.0])], [0.0]), "`weights` must be a number from 1e-30 to "),
         (lambda: afd.Mixture([afd.Requests([1.0], [1.0])], [1.0, 1.0]), "`weights` must have one entry for each"),
     ],
 )
@@ -385,11 +399,23 @@ def test_workloads(make, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: afd.Exact(points=8), "`points` must be a whole number of at least 64, but it is 8"),
-        (lambda: afd.MeanField().slowest(afd.Moments(1.0, 1.0), 8.0, 0.0), "`workers` must be .* above 0, but it is 0"),
-        (lambda: afd.MeanField().slowest(afd.Moments(1.0, 1.0), 0.0, 8.0), "`batch_size` must be .* above 0"),
-        (lambda: afd.horizon_load(100.0, 0.5, 256.0, 1e4), "`decode_mean` must be .* at least 1, but it is 0.5"),
-        (lambda: afd.horizon_load(100.0, 500.0, 256.0, 0.0), "`requests` must be .* above 0, but it is 0"),
+        (lambda: afd.Exact(points=8), "`points` must be a whole number from 64 to .*, but it is 8"),
+        (
+            lambda: afd.MeanField().slowest(afd.Moments(1.0, 1.0), 8.0, 0.0),
+            "`workers` must be a number from 1e-30 to .*, but it is 0",
+        ),
+        (
+            lambda: afd.MeanField().slowest(afd.Moments(1.0, 1.0), 0.0, 8.0),
+            "`batch_size` must be a number from 1e-30 to ",
+        ),
+        (
+            lambda: afd.horizon_load(100.0, 0.5, 256.0, 1e4),
+            "`decode_mean` must be .* from 1 to 1,000,000, but it is 0.5",
+        ),
+        (
+            lambda: afd.horizon_load(100.0, 500.0, 256.0, 0.0),
+            "`requests` must be a number from 1e-30 to .*, but it is 0",
+        ),
     ],
 )
 def test_functions(make, message):

@@ -70,7 +70,7 @@ def test_a_rising_table_never_falls(steps, one, other):
 def test_bad_tables_are_refused():
     with pytest.raises(ValueError, match="`places` must be at least 2 ascending numbers"):
         afd.Table(jnp.array([4.0, 2.0]), jnp.ones(1), jnp.ones((1, 2)))
-    with pytest.raises(ValueError, match="`times` must be a finite number above 0"):
+    with pytest.raises(ValueError, match="`times` must be a number from 1e-30 to "):
         afd.Table(jnp.array([2.0, 4.0]), jnp.ones(1), jnp.array([[1.0, 0.0]]))
 
 

@@ -204,7 +204,7 @@ def test_the_command_fits_predicts_and_refuses(tmp_path, run, refused):
     assert f"{tmp_path / 'two.csv'}: 7 steps predicted within" in text
     for arguments, message in (
         ((log, "--unknown", "network"), "--unknown must be one of attention, ffn, communication"),
-        ((log, "--prior", prior, "--unsure", 0), "--unsure must be a finite number above 0, but it is 0"),
+        ((log, "--prior", prior, "--unsure", 0), "--unsure must be a number from 1e-06 to 100, but it is 0"),
         ((log, "--workload", "nonsense"), "nonsense: no such workload"),
         ((tmp_path / "none.csv",), "none.csv"),
     ):
@@ -225,7 +225,7 @@ def test_a_log_of_steps_is_read_and_refused(tmp_path):
     np.testing.assert_allclose(log.step_us, [1e3, 2e3])
     assert log.in_flight == 2 and log.layers == 1.0
     for change, message in (
-        ({"step_time": [1.0, 0.0]}, "must be above 0, but in row 2 it is 0"),
+        ({"step_time": [1.0, 0.0]}, "must be a number from 1e-09 to .*, but in row 2 it is 0"),
         ({"unit": ["ms", "us"]}, "column 'unit' must hold one value"),
         ({"unit": "min"}, "must be one of ns, us"),
         ({"in_flight": 2.5}, "column 'in_flight' must be a whole number of at least 1, but it is 2.5"),

@@ -1,6 +1,7 @@
 """The command `afdjax explore`: the best plan of every level of disaggregation, in one table."""
 
 import re
+import reprlib
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
@@ -13,19 +14,27 @@ from afdjax.cli.common import Refusal, check_target, option, prepare, refusing, 
 
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_ARGUMENTS = {"devices": "--gpus", "rules": "--rule"} | {
+    name: f"{name} of --workload" for name in ("prefix", "prompt", "output")
+}
+"""Where arguments of the library come from, that have no option of their name."""
 
 
 def explore(
     model: Annotated[str, typer.Option(help="Shipped model, or a Hugging Face config.json.")] = "deepseek-v3.2",
     gpus: Annotated[
         str,
-        typer.Option(help="NxACCELERATOR: a shipped one, or a JSON file. Two kinds: 64xh20+32xl40s."),
+        typer.Option(help="NxACCELERATOR, N 1 to 1024: a shipped one, or a JSON file. Two kinds: 64xh20+32xl40s."),
     ] = "128xb200",
     workload: Annotated[
         str, typer.Option(help="chat, coding, agentic-coding, PREFIX/PROMPT/OUTPUT tokens, or a workload as of plan.")
     ] = "chat",
-    ttft: Annotated[str | None, typer.Option(help="Target to the first token: 50ms, 0.5s. Default: none.")] = None,
-    tpot: Annotated[str | None, typer.Option(help="Target of a further token: 15ms. Default: none.")] = None,
+    ttft: Annotated[
+        str | None, typer.Option(help="Target to the first token: 50ms, 0.5s, up to 1e9 s. Default: none.")
+    ] = None,
+    tpot: Annotated[
+        str | None, typer.Option(help="Target of a further token: 15ms, up to 1e9 s. Default: none.")
+    ] = None,
     objective: Annotated[str, typer.Option(help="What is best: throughput, or that by price or power.")] = "throughput",
     tables: Annotated[
         list[Path] | None, typer.Option(help="Measured kernels of these devices: files or folders, as of calibrate.")
@@ -39,15 +48,17 @@ def explore(
     ] = None,
     cache: Annotated[str, typer.Option(help="Format of the KV cache.")] = "fp8",
     imbalance: Annotated[
-        float, typer.Option(help="Work and incoming transfers of the busiest expert device over the mean.")
+        float, typer.Option(help="Work and incoming transfers of the busiest expert device over the mean, 1 to 10000.")
     ] = 1.0,
     skew: Annotated[
         float | None,
-        typer.Option(help="Instead: experts as popular as rank^-SKEW, tokens drawn. 0: uniform, 1: Zipf."),
+        typer.Option(help="Instead: experts as popular as rank^-SKEW, 0 to 10, tokens drawn. 0: uniform, 1: Zipf."),
     ] = None,
-    accepted: Annotated[float, typer.Option(help="Tokens of a step for each request (speculative decoding).")] = 1.0,
+    accepted: Annotated[
+        float, typer.Option(help="Tokens of a step for each request, 1 to 1001 (speculative decoding).")
+    ] = 1.0,
     drafted: Annotated[
-        float, typer.Option(help="Tokens proposed in a step beside the first, by the model's draft layers.")
+        float, typer.Option(help="Tokens proposed in a step beside the first, 0 to 1000, by the model's draft layers.")
     ] = 0.0,
     schedule: Annotated[
         str,
@@ -92,7 +103,7 @@ def explore(
     from afdjax.hardware.formats import bytes_of
     from afdjax.report.exploration import exploration_report
 
-    with refusing(lambda name: {"devices": "--gpus", "rules": "--rule"}.get(name, option(name))):
+    with refusing(lambda name: _ARGUMENTS.get(name, option(name))):
         if level is not None:
             _one_of("level", level, dict.fromkeys(("aggregated-afd", "disaggregated-afd")))
             if output is None:
@@ -206,7 +217,7 @@ def _written(found, output: Path, chosen: str | None) -> str:
 
 def _pools_of(gpus: str) -> list[tuple[int, str]]:
     """Numbers and accelerators: one, or two joined by +."""
-    found = [re.fullmatch(r"(\d+)x(.+)", kind) for kind in re.split(r"\+(?=\d+x)", gpus)]
+    found = [re.fullmatch(r"(\d{1,9})x(.+)", kind) for kind in re.split(r"\+(?=\d+x)", gpus)]
     if not all(found) or len(found) > 2:
         raise Refusal(
             f"--gpus must be a number and an accelerator such as 128xb200, or two such as 64xh20+32xl40s, but it is {gpus}."
@@ -217,11 +228,13 @@ def _pools_of(gpus: str) -> list[tuple[int, str]]:
 def _duration(name: str, text: str | None) -> float:
     if text is None:
         return float("inf")
-    found = re.fullmatch(r"([0-9.]+)\s*(us|ms|s)", text)
-    try:
-        return float(found[1]) * _UNITS[found[2]] if found else float("nan") / 0
-    except (ValueError, ZeroDivisionError):
-        raise Refusal(f"{name} must be a time with its unit such as 50ms or 0.5s, but it is {text}.") from None
+    found = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*(us|ms|s)", text)
+    time = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 1e-9 <= time <= 1e9:
+        raise Refusal(
+            f"{name} must be a time from 1e-9s to 1e9s with its unit such as 50ms or 0.5s, but it is {reprlib.repr(text)}."
+        )
+    return time
 
 
 def _requests(workload: str):

@@ -18,12 +18,13 @@ def plan(
     barrier: options.BarrierChoice = options.BarrierName.exact,
     attention_start: options.AttentionStart = None,
     ffn_workers: options.FfnWorkers = None,
-    max_ratio: Annotated[float, typer.Option(help="Largest ratio looked at.")] = 64.0,
+    max_ratio: Annotated[float, typer.Option(help="Largest ratio looked at: 4096 attention workers at most.")] = 64.0,
     attention_weight: options.AttentionWeight = None,
     ffn_weight: options.FfnWeight = None,
     layers: options.LayerCount = None,
     horizon_requests: Annotated[
-        float | None, typer.Option(help="Closed form with the paper's load over so many requests (geometric only).")
+        float | None,
+        typer.Option(help="Closed form with the paper's load over so many requests, 1 to 1e12 (geometric only)."),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Simulate the recommendation and its neighbours, too.")

@@ -43,14 +43,18 @@ def _of_bundle(text: str, default: str) -> Any:
 
 WorkloadName = Annotated[str, typer.Option(help="Name, request log, summary, or geometric:PROMPT_MEAN,DECODE_MEAN.")]
 ProfileName = Annotated[str, typer.Option(help="Name or JSON file of stage times.")]
-BatchSize = Annotated[float | None, _of_bundle("Slots of an attention worker in one microbatch.", "256")]
-InFlight = Annotated[int | None, _of_bundle("Microbatches in flight.", "2")]
+BatchSize = Annotated[
+    float | None, _of_bundle("Slots of an attention worker in one microbatch, 0.001 to 1000000.", "256")
+]
+InFlight = Annotated[int | None, _of_bundle("Microbatches in flight, 1 to 8.", "2")]
 BarrierChoice = Annotated[BarrierName, typer.Option(help="How the model treats the slowest worker.")]
 AttentionStart = Annotated[AttentionStartName | None, _of_bundle("When workers begin a microbatch.", "worker-wise")]
-FfnWorkers = Annotated[int | None, _of_bundle("FFN workers of the bundle.", "1")]
-AttentionWeight = Annotated[float | None, _of_bundle("Cost of an attention worker (GPUs, price, power).", "1")]
-FfnWeight = Annotated[float | None, _of_bundle("Cost of an FFN worker.", "1")]
-LayerCount = Annotated[float | None, _of_bundle("Layers, where the profile is of one layer.", "1")]
+FfnWorkers = Annotated[int | None, _of_bundle("FFN workers of the bundle, 1 to 1000000.", "1")]
+AttentionWeight = Annotated[
+    float | None, _of_bundle("Cost of an attention worker (GPUs, price, power), 1e-9 to 1e9.", "1")
+]
+FfnWeight = Annotated[float | None, _of_bundle("Cost of an FFN worker, 1e-9 to 1e9.", "1")]
+LayerCount = Annotated[float | None, _of_bundle("Layers, where the profile is of one layer, 0.001 to 1000000.", "1")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 PromptColumn = Annotated[str | None, typer.Option(help="Column of the log with prompt tokens.")]
 DecodeColumn = Annotated[str | None, typer.Option(help="Column of the log with output tokens.")]

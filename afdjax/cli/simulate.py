@@ -1,13 +1,14 @@
 """The command `afdjax simulate`: bundles of every ratio on drawn requests, beside the model."""
 
 import re
+import reprlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from afdjax.cli import scenario as options
-from afdjax.cli.common import check_target, prepare, progress_bar, refusing, save_figure
+from afdjax.cli.common import check_target, option, prepare, progress_bar, refusing, save_figure
 
 
 def simulate(
@@ -19,13 +20,18 @@ def simulate(
     attention_start: options.AttentionStart = None,
     ffn_workers: options.FfnWorkers = None,
     ratios: Annotated[
-        str, typer.Option(help="Numbers of attention workers: FIRST:LAST, FIRST:LAST:STEP, or a list 1,2,4.")
+        str,
+        typer.Option(help="Numbers of attention workers, 1 to 100000: FIRST:LAST, FIRST:LAST:STEP, or a list 1,2,4."),
     ] = "1:32",
-    steps: Annotated[int, typer.Option(help="Decode steps of every microbatch.")] = 10_000,
-    replicas: Annotated[int, typer.Option(help="Independent repetitions, for standard errors.")] = 8,
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    steps: Annotated[
+        int, typer.Option(help="Decode steps of every microbatch; times layers, 1 to 100000000.")
+    ] = 10_000,
+    replicas: Annotated[int, typer.Option(help="Independent repetitions, for standard errors, 1 to 1000000.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers, 0 to 4294967295.")] = 0,
     start: Annotated[options.StartName, typer.Option(help="What slots hold at first.")] = options.StartName.stationary,
-    warm_up: Annotated[int | None, typer.Option(help="Decode steps not counted. Default: 16, cold start 0.")] = None,
+    warm_up: Annotated[
+        int | None, typer.Option(help="Decode steps not counted, 0 to below --steps. Default: 16, cold start 0.")
+    ] = None,
     attention_weight: options.AttentionWeight = None,
     ffn_weight: options.FfnWeight = None,
     layers: options.LayerCount = None,
@@ -46,7 +52,7 @@ def simulate(
 
     import afdjax
 
-    with refusing():
+    with refusing(lambda name: "--ratios" if name == "attention_workers" else option(name)):
         for target in (plot, timeline):
             if target is not None:
                 check_target(target, ".png")
@@ -78,15 +84,20 @@ def simulate(
 
 def _numbers(ratios: str) -> list[int]:
     """1:32, 4:64:4 or 1,2,4,8 as numbers of attention workers."""
+    from afdjax.simulation.requirements import MOST_WORKERS
+
     try:
         parts = [int(part) for part in re.split("[:,]", ratios)]
+        if not all(1 <= part <= MOST_WORKERS for part in parts):
+            raise ValueError
         if ":" in ratios:
             first, last, step = (*parts, 1) if len(parts) == 2 else parts
             parts = list(range(first, last + 1, step))
-        if not parts or parts[0] < 1 or parts != sorted(set(parts)) or ("," in ratios and ":" in ratios):
+        if not parts or parts != sorted(set(parts)) or ("," in ratios and ":" in ratios):
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"`ratios` must be ascending numbers of attention workers such as 1:32, 4:64:4 or 1,2,4,8, but it is {ratios}."
+            f"`ratios` must be ascending numbers of attention workers from 1 to {MOST_WORKERS:,} such as 1:32, 4:64:4 or "
+            f"1,2,4,8, but it is {reprlib.repr(ratios)}."
         ) from None
     return parts

@@ -19,7 +19,7 @@ def calibrate_steps(
         str | None, typer.Option(help="Profile of measured kernels to start from. Default: a guess from the log.")
     ] = None,
     unsure: Annotated[
-        float, typer.Option(help="How far the prior may be off: 0.3 is 30 % (one standard deviation).")
+        float, typer.Option(help="How far the prior may be off, 1e-6 to 100: 0.3 is 30 % (one standard deviation).")
     ] = 0.3,
     unknown: Annotated[
         list[str] | None, typer.Option(help="A stage whose prior is only an order of magnitude (may be repeated).")

@@ -77,7 +77,7 @@ class Gaussian(Barrier):
 class Exact(Barrier):
     """The law of the sum of B slots itself: the slot law to the B-th convolution power, by FFT.
 
-    **Arguments:** `points` (static), the size of the grid, a power of two. The grid adapts to the law: it spans what a
+    **Arguments:** `points` (static, 64 to 2^20), the nodes of the lattice. It adapts to the law: it spans what a
     Chernoff bound leaves of both tails. The first two moments are exact whatever the grid, and carry the
     derivatives (by workload and batch size); the shape of the law in standard units is held fixed in them.
     """
@@ -85,7 +85,7 @@ class Exact(Barrier):
     points: int = eqx.field(static=True, default=2048)
 
     def __check_init__(self):
-        checks.require_whole("points", self.points, least=64)
+        checks.require_whole("points", self.points, least=64, most=2**20)
 
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> "LatticeLoad":
         mean, deviation = _mean_and_deviation(workload, batch_size)

@@ -106,7 +106,8 @@ def _climb(
     attention_workers: ScalarLike, rounding: float,
 ) -> Climb[Measured]:  # fmt: skip
     m, ffn = bundle.in_flight, times.ffn
-    larger = lambda a, b: _rounded_maximum(a, b, rounding, ffn + times.link)
+    # a corner of what takes no time at all is rounded off as well
+    larger = lambda a, b: _rounded_maximum(a, b, rounding, ffn + times.link + 1e-9 * times.attention)
     if bundle.start.runs_ahead and m > 1:
         slowest = _rounded_maximum(times.attention, ffn, rounding, times.attention + ffn)
         lead = (m - 1) * slowest - times.communication - ffn

@@ -46,19 +46,35 @@ class Together(Start):
         return attention_workers, 1
 
 
+MOST_IN_FLIGHT = 8
+"""Systems run 2 to 4, and 3 hide communication. The law of a round is unrolled over its microbatches: more of them take
+minutes to compile and, from dozens on, are beyond double precision."""
+
+RANGES = {
+    "batch_size": (1e-3, 1e6),
+    "ffn_workers": (1e-3, 1e6),
+    "attention_weight": (1e-9, 1e9),
+    "ffn_weight": (1e-9, 1e9),
+    "layers": (1e-3, 1e6),
+}
+"""Least and most of a bundle's real numbers. Counts may be below 1, so that differences around 1 can be taken."""
+
+
 class Bundle(eqx.Module):
     """The fixed part of an `xA-yF` bundle.
 
     **Arguments:**
 
-    - `batch_size`: slots B of one attention worker in one microbatch, > 0.
-    - `in_flight`: microbatches in flight m >= 1 (static). An attention worker holds m B slots.
-    - `ffn_workers`: FFN workers y; each serves x B / y requests of a microbatch.
+    - `batch_size`: slots B of one attention worker in one microbatch, 0.001 to 1,000,000.
+    - `in_flight`: microbatches in flight m, 1 to 8 (static). An attention worker holds m B slots.
+    - `ffn_workers`: FFN workers y, 0.001 to 1,000,000; each serves x B / y requests of a microbatch.
     - `attention_weight`, `ffn_weight`: what one instance of each side counts in throughput per instance (GPUs, price,
-      power); 1 and 1 is the paper's count of instances.
+      power), 1e-9 to 1e9; 1 and 1 is the paper's count of instances.
     - `layers`: how many cycles make one decode step: 1 for a profile of the whole model, the number of layers for a
-      profile of one layer.
+      profile of one layer; 0.001 to 1,000,000.
     - `start`: `WorkerWise()` or `Together()` (static).
+
+    Raises `ValueError` for numbers outside of these ranges.
     """
 
     batch_size: Number = number()
@@ -70,9 +86,9 @@ class Bundle(eqx.Module):
     start: Start = WorkerWise()
 
     def __check_init__(self):
-        checks.require_whole("in_flight", self.in_flight)
-        for name in ("batch_size", "ffn_workers", "attention_weight", "ffn_weight", "layers"):
-            checks.require_positive(name, getattr(self, name))
+        checks.require_whole("in_flight", self.in_flight, most=MOST_IN_FLIGHT)
+        for name, (low, high) in RANGES.items():
+            checks.require_between(name, getattr(self, name), low, high)
 
     def cost(self, attention_workers: Any) -> Any:
         """What all instances count together, x w_A + y w_F, for one x or many."""

@@ -93,19 +93,24 @@ class _CommunicationStage(_Stage):
     link: Annotated[str, _one_of(LINKS)]
 
 
-_Positive = Annotated[float, Field(strict=True, gt=0)]
+_Number = Annotated[float, Field(strict=True)]
 
 
 class _Bundle(Strict):
     """What these times are provisioned for; the fields of `Bundle`."""
 
-    batch_size: _Positive
-    in_flight: Annotated[int, Field(strict=True, ge=1)] = 2
-    ffn_workers: _Positive = 1
-    attention_weight: _Positive = 1
-    ffn_weight: _Positive = 1
-    layers: _Positive = 1
+    batch_size: _Number
+    in_flight: Annotated[int, Field(strict=True)] = 2
+    ffn_workers: _Number = 1
+    attention_weight: _Number = 1
+    ffn_weight: _Number = 1
+    layers: _Number = 1
     start: Annotated[str, _one_of(STARTS)] = "worker-wise"
+
+    @model_validator(mode="after")
+    def _right_numbers(self) -> "_Bundle":
+        self.build()  # refuses numbers out of their ranges
+        return self
 
     def build(self) -> Bundle:
         return Bundle(**self.model_dump(exclude={"start"}), start=STARTS[self.start])

@@ -37,7 +37,10 @@ def coefficient(unit: str, default: Any = dataclasses.MISSING, term: str | None 
 
 
 class Latency(eqx.Module):
-    """Time of one stage. Abstract: `RooflineForm` and `OwnForm` are what calibration fits, `Table` is interpolated."""
+    """Time of one stage. Abstract: `RooflineForm` and `OwnForm` are what calibration fits, `Table` is interpolated.
+
+    Coefficients of the forms here are at most 1e30; those at least 0 may be 0, those above 0 are at least 1e-30.
+    """
 
     form: ClassVar[str]
     """Name in profile files and options."""
@@ -188,7 +191,7 @@ class FloorLinear(RooflineForm):
         checks.require_positive("floor", self.floor)
         checks.require_non_negative("per_token", self.per_token)
         checks.require_non_negative("base", self.base)
-        checks.require_at_least("sharpness", self.sharpness, 1.0)
+        checks.require_between("sharpness", self.sharpness, 1, checks.MOST)
 
     def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
         return self.base + power_sum(self.floor, self.per_token * tokens, self.sharpness)
@@ -264,7 +267,7 @@ class Roofline(RooflineForm):
             checks.require_non_negative(name, getattr(self, name))
         checks.require_positive("saturation", self.saturation)
         checks.require_positive("window", self.window)
-        checks.require_at_least("sharpness", self.sharpness, 1.0)
+        checks.require_between("sharpness", self.sharpness, 1, checks.MOST)
 
     def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
         read = -self.weights * jnp.expm1(-(tokens / self.saturation))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afdjax._tools import checks
 from afdjax._tools.provenance import digest_of
 from afdjax._tools.types import Column
 from afdjax.cycles.barrier import Barrier, Exact
@@ -17,6 +18,7 @@ from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.planning.plan import Plan, bundle_dict, workload_title
 from afdjax.report.simulations import simulation_report
+from afdjax.simulation.requirements import MOST_SEED
 from afdjax.simulation.results import Simulation
 from afdjax.simulation.run import RunOptions, simulate
 from afdjax.workload.laws import Workload
@@ -24,11 +26,17 @@ from afdjax.workload.laws import Workload
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How much is simulated: decode `steps` of every microbatch, `replicas`, and the `seed` of all random numbers."""
+    """How much is simulated: decode `steps` of every microbatch, `replicas`, and the `seed` of all random numbers.
+
+    Steps and replicas as of `simulate`, the seed from 0 to 4,294,967,295; raises `ValueError` for another.
+    """
 
     steps: int = 10_000
     replicas: int = 8
     seed: int = 0
+
+    def __post_init__(self):
+        checks.require_whole("seed", self.seed, 0, MOST_SEED)
 
 
 @dataclasses.dataclass(frozen=True)

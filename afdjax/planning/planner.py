@@ -73,22 +73,25 @@ def plan(
     """The best attention/FFN ratio for a workload on a profile, with everything around it.
 
     **Arguments:** `bundle` (default: 256 slots, two in flight, one FFN worker), `barrier` (default: `Exact()`),
-    `max_ratio`, the end of the search; `horizon_requests` evaluates the closed form with the paper's finite-horizon load
-    instead of the stationary one (an `Independent` workload with a `Geometric` decode only). All values concrete, not
-    batched: for many scenarios use `jax.vmap` of `optimal_ratio`.
+    `max_ratio`, the end of the search, above 1 / y and at most 4,096 / y for y FFN workers; `horizon_requests`, 1 to 1e12,
+    evaluates the closed form with the paper's finite-horizon load instead of the stationary one (an `Independent` workload with
+    a `Geometric` decode only). All values concrete, not batched: for many scenarios use `jax.vmap` of `optimal_ratio`.
 
     **Returns:** a `Plan`. Computes in double precision whatever `jax_enable_x64` says.
 
-    Raises `ValueError` for an empty or huge range of ratios or a horizon of a workload that is not geometric.
+    Raises `ValueError` for an empty or huge range of ratios, and for a horizon out of its range or of a workload that is not
+    geometric.
     """
     bundle = Bundle(256) if bundle is None else bundle
     barrier = Exact() if barrier is None else barrier
-    check_range(bundle, max_ratio)
-    if max_ratio * float(bundle.ffn_workers) > MOST_WORKERS:
+    if max_ratio > MOST_WORKERS / float(bundle.ffn_workers):
         raise ValueError(
-            f"`max_ratio` must give at most {MOST_WORKERS:,} attention workers (each number is looked at), but {max_ratio:g} for "
-            f"{float(bundle.ffn_workers):g} FFN workers is more."
+            f"`max_ratio` must give at most {MOST_WORKERS:,} attention workers (each number is looked at), but "
+            f"{checks.shown(max_ratio)} for {checks.shown(float(bundle.ffn_workers))} FFN workers is more."
         )
+    check_range(bundle, max_ratio)
+    if horizon_requests is not None:
+        checks.require_between("horizon_requests", horizon_requests, 1, 1e12)
     found = _plan(workload, profile, bundle, barrier, max_ratio, horizon_requests)
     return found if workload_name is None else dataclasses.replace(found, workload_name=workload_name)
 
@@ -253,7 +256,6 @@ class _Covariances(NamedTuple):
 def _horizon_load(workload: SlotLoad, bundle: Bundle, requests: int | float | None) -> float | None:
     if requests is None:
         return None
-    checks.require_positive("horizon_requests", requests)
     if not (isinstance(workload, Independent) and isinstance(workload.decode, Geometric)):
         raise ValueError(
             "`horizon_requests` must come with geometric decode lengths (the paper's formula has no other), but the "

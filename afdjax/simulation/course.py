@@ -25,7 +25,7 @@ from afdjax.simulation.pipeline import (
     at_rest,
     balanced_account,
 )
-from afdjax.simulation.requirements import check_capacity, whole_number
+from afdjax.simulation.requirements import check_capacity, require_layers, whole_number
 from afdjax.simulation.residence import Tpot
 from afdjax.simulation.results import Simulation, Sums, summarise
 from afdjax.workload.laws import Workload
@@ -84,6 +84,7 @@ def scenario_of(
     """The scenario of all ratios `counts`, ascending; raises `ValueError` for sizes that are not whole or too large."""
     slots, layers = (whole_number(name, getattr(bundle, name)) for name in ("batch_size", "layers"))
     check_capacity(workload, slots)
+    require_layers(layers, window[1])
     theta, nu = _slot_statistics(workload)
     begin, stop = (jnp.asarray(step, jnp.int32) for step in window)
     workers = jnp.asarray(counts, theta.dtype)

@@ -12,7 +12,7 @@ from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.simulation import histogram
 from afdjax.simulation.course import at_start, conclude, run_course, scenario_of, sums_of, whole_blocks
-from afdjax.simulation.requirements import require_window, whole_ratios
+from afdjax.simulation.requirements import MOST_STEPS, require_window, whole_ratios
 from afdjax.simulation.residence import Tpot
 from afdjax.simulation.results import Simulation
 from afdjax.workload.laws import Requests
@@ -41,7 +41,7 @@ def replay(
     Raises `ValueError` for a weighted log (a histogram has no order) and as `simulate` does.
     """
     counts = whole_ratios(attention_workers)
-    checks.require_whole("steps", steps)
+    checks.require_whole("steps", steps, most=MOST_STEPS)
     warm_up = steps // 4 if warm_up is None else warm_up
     require_window(steps, replicas, warm_up)
     if np.any(np.asarray(log.weight) != 1.0):

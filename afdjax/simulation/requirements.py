@@ -13,6 +13,15 @@ from afdjax.simulation import histogram
 from afdjax.workload.laws import Workload
 
 
+MOST_STEPS = 100_000_000
+"""Decode steps times layers, at most: weeks of work."""
+MOST_REPLICAS = 1_000_000
+MOST_WORKERS = 100_000
+"""Largest number of attention workers of a bundle."""
+MOST_SEED = 2**32 - 1
+"""In single precision a larger seed repeats one of these."""
+
+
 def whole_number(name: str, value: Any) -> int:
     """`value` as an integer that shapes may depend on; raises `ValueError` if it has a fraction or is traced."""
     number = checks.concrete(value)
@@ -27,23 +36,25 @@ def whole_ratios(attention_workers: Column | None) -> tuple[int, ...]:
     """The ratios as ascending whole numbers; 1 to 32 by default. Raises `ValueError`."""
     if attention_workers is None:
         return tuple(range(1, 33))
-    given = np.asarray(attention_workers) if isinstance(attention_workers, Sequence) else attention_workers
-    numbers = checks.concrete(given)
+    if isinstance(attention_workers, Sequence):
+        attention_workers = np.asarray([checks.concrete(number) for number in attention_workers])
+    numbers = checks.concrete(attention_workers)
     if numbers is None:
         raise ValueError("`attention_workers` must be known numbers (they decide shapes), but they are traced by jax.")
-    whole = numbers.ndim == 1 and numbers.size > 0 and np.all(numbers == np.floor(numbers)) and numbers[0] >= 1
-    if not whole or np.any(np.diff(numbers) <= 0):
+    whole = numbers.ndim == 1 and numbers.size > 0 and np.all(numbers == np.floor(numbers))
+    if not (whole and numbers[0] >= 1 and numbers[-1] <= MOST_WORKERS and np.all(np.diff(numbers) > 0)):
         raise ValueError(
-            "`attention_workers` must be whole numbers of at least 1 in ascending order, such as jnp.arange(1, 33), but "
-            f"it is {np.array2string(numbers, threshold=8)}."
+            f"`attention_workers` must be whole numbers from 1 to {MOST_WORKERS:,} in ascending order, such as "
+            f"jnp.arange(1, 33), but it is {np.array2string(numbers, threshold=8)}."
         )
     return tuple(int(number) for number in numbers)
 
 
 def require_window(steps: int, replicas: int, warm_up: int) -> None:
     """Raise `ValueError` unless there is something to count."""
-    for name, value, least in (("steps", steps, 1), ("replicas", replicas, 1), ("warm_up", warm_up, 0)):
-        checks.require_whole(name, value, least)
+    checks.require_whole("steps", steps, most=MOST_STEPS)
+    checks.require_whole("replicas", replicas, most=MOST_REPLICAS)
+    checks.require_whole("warm_up", warm_up, 0, MOST_STEPS)
     if warm_up >= steps:
         raise ValueError(f"`warm_up` must be below `steps` = {steps}, but it is {warm_up}.")
 
@@ -58,6 +69,15 @@ def check_capacity(workload: Workload, batch_size: int) -> None:
         )
 
 
+def require_layers(layers: int, steps: int, most: int = MOST_STEPS) -> None:
+    """Raise `ValueError` if so many steps, each through every layer, are more than `most`."""
+    if layers * steps > most:
+        raise ValueError(
+            f"`layers` must be at most {most // steps:,} here ({steps:,} steps go through every layer, {most:,} times at most), "
+            f"but it is {layers:,}."
+        )
+
+
 def require_memory(workers: int, slots: int, in_flight: int, ratios: int, replicas: int) -> None:
     """Raise `ValueError` if the state alone is more than half of this machine's memory."""
     numbers = workers * in_flight * slots * 5 + ratios * (histogram.BINS * 2 + in_flight * slots + workers)
@@ -66,7 +86,9 @@ def require_memory(workers: int, slots: int, in_flight: int, ratios: int, replic
     limit = _memory() // 2
     if each * replicas > limit:
         fitting = limit // each
-        advice = f"`replicas` must be at most {fitting}" if fitting else "there must be fewer workers or slots"
+        advice = (
+            f"`replicas` must be at most {fitting}" if fitting else "`attention_workers` or `batch_size` must be less"
+        )
         raise ValueError(
             f"{advice} here: one replica of {workers} workers with {in_flight} x {slots} slots takes {each / 2**30:.3g} GiB, "
             f"{replicas} were asked for, and half of the memory is {limit / 2**30:.3g} GiB."

@@ -30,7 +30,7 @@ from afdjax.simulation.course import (
     whole_blocks,
 )
 from afdjax.simulation.paths import InitialState, Slots, Stationary, advance, cell_words, fill
-from afdjax.simulation.requirements import require_memory, require_window, whole_ratios
+from afdjax.simulation.requirements import MOST_STEPS, require_memory, require_window, whole_ratios
 from afdjax.simulation.residence import Tpot, follow, no_requests
 from afdjax.simulation.results import Simulation
 from afdjax.workload.laws import Workload
@@ -52,8 +52,9 @@ class RunOptions:
     """How a simulation is run.
 
     - `initial`: `Stationary()` (default) or `Cold()`.
-    - `warm_up`: decode steps that are not counted (default: 16 for the pipeline to fill, 0 from a cold start).
-    - `chunk_steps`: decode steps simulated at a time; memory goes with it. Results do not depend on it.
+    - `warm_up`: decode steps that are not counted, from 0 to below the steps (default: 16 for the pipeline to fill, 0 from a
+      cold start).
+    - `chunk_steps`: decode steps simulated at a time, 1 to 100,000,000; memory goes with it. Results do not depend on it.
     - `progress`: called after each chunk with the steps done and their total.
     """
 
@@ -62,11 +63,15 @@ class RunOptions:
     chunk_steps: int | None = None
     progress: Progress | None = None
 
+    def __post_init__(self):
+        if self.chunk_steps is not None:
+            checks.require_whole("chunk_steps", self.chunk_steps, most=MOST_STEPS)
+
     def uncounted(self, steps: int) -> int:
         """Decode steps of warm-up."""
         if self.warm_up is not None:
             return self.warm_up
-        checks.require_whole("steps", steps)
+        checks.require_whole("steps", steps, most=MOST_STEPS)
         return min(SETTLING, steps // 2) if isinstance(self.initial, Stationary) else 0
 
 
@@ -115,9 +120,10 @@ def simulate(
     - `key`: every random number is a function of it and of (replica, worker, microbatch, slot, request) alone.
     - `workload`: a law of requests; each slot draws its own, independently.
     - `profile`, `bundle`: stage times and what is provisioned; `batch_size` and `layers` must be whole numbers.
-    - `attention_workers`: ascending whole numbers x, shape (ratios,); default 1, ..., 32.
-    - `steps`: decode steps of every microbatch. The bundle makes m times as many passes, in each layer.
-    - `replicas`: independent repetitions, which standard errors come from.
+    - `attention_workers`: ascending whole numbers x from 1 to 100,000, shape (ratios,); default 1, ..., 32.
+    - `steps`: decode steps of every microbatch, 1 to 100,000,000 over the layers. The bundle makes m times as many passes, in
+      each layer.
+    - `replicas`: independent repetitions, 1 to 1,000,000, which standard errors come from.
     - `options`: how it begins, what is not counted, how much is simulated at a time (`RunOptions`).
 
     **Returns:** a `Simulation`; its fields have shape (ratios,). `throughput` and `cycle_time` are differentiable: in the
@@ -126,9 +132,9 @@ def simulate(
 
     With several local devices the replicas are divided among them, if their number allows (derivatives: one device).
 
-    Raises `ValueError` for ratios that are not ascending whole numbers, zero steps or replicas, fractional slots or
-    layers, loads beyond 32 bits and simulations beyond this machine's memory. **Source:** arXiv:2601.21351 v1 section 5.1,
-    with a stationary start and standard errors.
+    Raises `ValueError` for numbers out of these ranges, ratios that do not ascend, fractional slots or layers, loads beyond
+    32 bits and simulations beyond this machine's memory. **Source:** arXiv:2601.21351 v1 section 5.1, with a stationary start
+    and standard errors.
     """
     counts = whole_ratios(attention_workers)
     options = RunOptions() if options is None else options
@@ -137,7 +143,7 @@ def simulate(
     scenario = scenario_of(workload, profile, bundle, counts, (warm_up, steps))
     require_memory(counts[-1], scenario.slots, bundle.in_flight, len(counts), replicas)
     chunk = options.chunk_steps
-    chunk = _chunk_steps(scenario, replicas, steps) if chunk is None else whole_blocks(chunk)
+    chunk = _chunk_steps(scenario, replicas, steps) if chunk is None else whole_blocks(min(chunk, steps))
     # a transformation of the caller's (a derivative, say) goes through one device
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((workload, profile, bundle)))
     begin, go_on = _compiled(1 if traced else math.gcd(replicas, len(jax.local_devices())))

@@ -16,7 +16,7 @@ from afdjax.deployment.profile import Profile
 from afdjax.simulation.decode_steps import attention_times, stages_of
 from afdjax.simulation.paths import InitialState, Stationary, advance, cell_words, fill
 from afdjax.simulation.pipeline import Pass, Stages, at_rest, pass_through
-from afdjax.simulation.requirements import check_capacity, whole_number
+from afdjax.simulation.requirements import check_capacity, require_layers, whole_number
 from afdjax.workload.laws import Workload
 
 
@@ -44,6 +44,10 @@ class Timeline(eqx.Module):
         return {name: np.asarray(value).tolist() for name, value in fields.items()}
 
 
+MOST_PASSES = 10_000_000
+"""Passes of one worker in a timeline, at most."""
+
+
 def record(
     key: PRNGKeyArray,
     workload: Workload,
@@ -65,6 +69,7 @@ def record(
     slots, layers = whole_number("batch_size", bundle.batch_size), whole_number("layers", bundle.layers)
     check_capacity(workload, slots)
     m = bundle.in_flight
+    require_layers(layers, (skip + steps) * m * attention_workers, MOST_PASSES)
     words = cell_words(key, 1, attention_workers, m)
     times = _attention(
         words, workload, profile, bundle, slots, skip + steps, Stationary() if initial is None else initial

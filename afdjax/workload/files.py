@@ -15,15 +15,13 @@ from afdjax._tools.files import FileError, Strict, first_problem, parse_json, re
 from afdjax._tools.shipped import Shipped
 from afdjax.workload.estimation import moments, sampling_covariance
 from afdjax.workload.laws import Independent, Requests, Source, Workload
-from afdjax.workload.lengths import Deterministic, Geometric
+from afdjax.workload.lengths import LARGEST_MEAN, Deterministic, Geometric
 from afdjax.workload.log_options import LogOptions
 
 
 SCHEMA = "afdjax/workload/1"
 PRESERVED = 5e-4
 """A summary keeps theta and nu to this relative error."""
-LARGEST_MEAN = 1_000_000
-"""Parametric laws are tabulated, token by token; no context is longer."""
 
 
 _SHIPPED = Shipped("workloads", "workload", "a request log, a summary, geometric:PROMPT_MEAN,DECODE_MEAN,")

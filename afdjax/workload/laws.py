@@ -25,13 +25,9 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from afdjax._tools import checks
 from afdjax._tools.types import Column, PerRequest, Scalar, ScalarLike
 from afdjax.workload.lattice import split_loads, split_runs
-from afdjax.workload.lengths import Length
+from afdjax.workload.lengths import LARGEST_MEAN, LONGEST, Length
 from afdjax.workload.sampling import AliasTable, Lengths, MixedSampler, PairSampler, RequestSampler, RowSampler, Words
 from afdjax.workload.slots import SlotLoad
-
-
-LONGEST = 100_000_000
-"""Lengths above this many tokens are taken for a mistake (another unit, a time stamp in the wrong column)."""
 
 
 class Workload(SlotLoad):
@@ -127,7 +123,7 @@ class Requests(Workload):
 
     - `prompt`: prompt lengths P >= 0, whole tokens, shape (requests,).
     - `decode`: decode steps D >= 1, shape (requests,).
-    - `weight`: how many requests a row stands for (default: one each), shape (requests,).
+    - `weight`: how many requests a row stands for (default: one each), 1e-9 to 1e12, shape (requests,).
     - `time`: arrival times [s], ascending, if they are known: the rows are then in time order and neighbours may
       depend on each other.
     - `covariance`: sampling covariance of (theta, nu), shape (2, 2), where the rows no longer show it (a histogram).
@@ -172,8 +168,7 @@ class Requests(Workload):
                 raise ValueError(
                     f"`{name}` must hold whole numbers from {least} to {LONGEST:,}, but row {row} is {values[row]:g}."
                 )
-        if not (np.isfinite(weights).all() and (weights > 0).all()):
-            raise ValueError("`weight` must hold finite numbers above 0, but some entries are not.")
+        checks.require_between("weight", weights, 1e-9, 1e12)
         if times is not None and not (np.isfinite(times).all() and (np.diff(times) >= 0).all()):
             raise ValueError("`time` must be finite and ascending, but it is not: sort the requests by time.")
         self.prompt = jnp.asarray(lengths["prompt"], float)
@@ -310,7 +305,7 @@ def horizon_load(
     """
     for name, value in (("prompt_mean", prompt_mean), ("batch_size", batch_size), ("requests", requests)):
         checks.require_positive(name, value)
-    checks.require_at_least("decode_mean", decode_mean, 1.0)
+    checks.require_between("decode_mean", decode_mean, 1, LARGEST_MEAN)
     prompt_mean, decode_mean, batch_size, requests = map(
         checks.as_float, (prompt_mean, decode_mean, batch_size, requests)
     )

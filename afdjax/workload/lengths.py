@@ -17,8 +17,14 @@ from afdjax._tools import checks
 from afdjax._tools.types import Scalar, ScalarLike
 
 
+LONGEST = 100_000_000
+"""Lengths above this many tokens are taken for a mistake (another unit, a time stamp in the wrong column)."""
+LARGEST_MEAN = 1_000_000
+"""Laws are tabulated, token by token; no context is longer."""
 CONTEXT_WINDOW = 131_072
 """Default cut-off of the heavy-tailed laws: no request outgrows a context window of this many tokens."""
+_SHAPE = (1e-3, 100)
+"""Range of what says how heavy a tail is."""
 
 
 class Length(eqx.Module):
@@ -51,21 +57,23 @@ class Length(eqx.Module):
 
 
 class Geometric(Length):
-    """Geometric on 1, 2, ... with success probability 1 / mean.
+    """Geometric on 1, 2, ... with success probability 1 / `mean`, which is from 1 to 1,000,000.
 
-    `maximum` only bounds the arrays: by default the probability beyond it is below 1e-17 and nothing is cut.
+    `maximum` only bounds the arrays: by default the probability beyond it is below 1e-17 and nothing is
+    cut. It is from 1 to 100,000,000.
     """
 
     success: Scalar
     maximum: int = eqx.field(static=True)
 
     def __init__(self, mean: ScalarLike, maximum: int | None = None):
-        checks.require_at_least("mean", mean, 1.0)
+        checks.require_between("mean", mean, 1, LARGEST_MEAN)
         number = checks.concrete(mean)
         if maximum is None:
             if number is None:
                 raise ValueError("`maximum` must be given where `mean` is traced by jax, but it is None.")
             maximum = math.ceil(-40.0 / math.log1p(-1.0 / float(number))) if number > 1 else 1
+        checks.require_whole("maximum", maximum, most=LONGEST)
         self.success = 1.0 / checks.as_float(mean)
         self.maximum = maximum
 
@@ -77,7 +85,8 @@ class Geometric(Length):
 class Lognormal(Length):
     """A lognormal rounded up to whole numbers and conditioned on at most `maximum`.
 
-    `median` (tokens) and `sigma` (standard deviation of the logarithm) are those of the lognormal before rounding.
+    `median` (tokens, from 0.001 to `maximum`) and `sigma` (standard deviation of the logarithm, from 0.001 to 100) are those
+    of the lognormal before rounding; `maximum` is from 1 to 100,000,000.
     """
 
     median: Scalar
@@ -85,9 +94,9 @@ class Lognormal(Length):
     maximum: int = eqx.field(static=True)
 
     def __init__(self, median: ScalarLike, sigma: ScalarLike, maximum: int = CONTEXT_WINDOW):
-        checks.require_positive("median", median)
-        checks.require_positive("sigma", sigma)
-        checks.require_whole("maximum", maximum)
+        checks.require_whole("maximum", maximum, most=LONGEST)
+        checks.require_between("median", median, 1e-3, maximum)
+        checks.require_between("sigma", sigma, *_SHAPE)
         self.median = checks.as_float(median)
         self.sigma = checks.as_float(sigma)
         self.maximum = maximum
@@ -104,7 +113,8 @@ class Lognormal(Length):
 class Pareto(Length):
     """A Pareto law with a cut-off: P(X > x) ~ (minimum / x)^alpha from `minimum`, rounded up, at most `maximum`.
 
-    `alpha` is the tail exponent; `theta` of a decode law with `alpha` <= 2 exists only because of the cut-off.
+    `minimum` is from 0.001 to below `maximum`, that from 1 to 100,000,000. `alpha`, from 0.001 to 100, is the tail exponent;
+    `theta` of a decode law with `alpha` <= 2 exists only because of the cut-off.
     """
 
     minimum: Scalar
@@ -112,9 +122,9 @@ class Pareto(Length):
     maximum: int = eqx.field(static=True)
 
     def __init__(self, minimum: ScalarLike, alpha: ScalarLike, maximum: int = CONTEXT_WINDOW):
-        checks.require_positive("minimum", minimum)
-        checks.require_positive("alpha", alpha)
-        checks.require_whole("maximum", maximum)
+        checks.require_whole("maximum", maximum, most=LONGEST)
+        checks.require_between("minimum", minimum, 1e-3, LONGEST)
+        checks.require_between("alpha", alpha, *_SHAPE)
         number = checks.concrete(minimum)
         if number is not None and number >= maximum:
             raise ValueError(f"`minimum` must be below `maximum` = {maximum}, but it is {float(number):g}.")
@@ -130,12 +140,12 @@ class Pareto(Length):
 
 
 class Deterministic(Length):
-    """Always the same length."""
+    """Always the same length, from 0 to 100,000,000."""
 
     maximum: int = eqx.field(static=True)
 
     def __init__(self, value: int):
-        checks.require_whole("value", value, least=0)
+        checks.require_whole("value", value, 0, LONGEST)
         self.maximum = value
 
     def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
@@ -143,14 +153,14 @@ class Deterministic(Length):
 
 
 class Uniform(Length):
-    """Uniform on the whole numbers `minimum..maximum`, both included."""
+    """Uniform on the whole numbers `minimum..maximum`, both included and from 0 to 100,000,000."""
 
     minimum: int = eqx.field(static=True)
     maximum: int = eqx.field(static=True)
 
     def __check_init__(self):
-        checks.require_whole("minimum", self.minimum, least=0)
-        checks.require_whole("maximum", self.maximum, least=0)
+        checks.require_whole("minimum", self.minimum, 0, LONGEST)
+        checks.require_whole("maximum", self.maximum, 0, LONGEST)
         if self.minimum > self.maximum:
             raise ValueError(f"`minimum` must be at most `maximum` = {self.maximum}, but it is {self.minimum}.")
 

@@ -71,12 +71,12 @@ class _GivenMoments(SlotLoad):
 class Moments(_GivenMoments):
     """A slot load known by its mean and standard deviation alone: enough for `MeanField` and `Gaussian`.
 
-    **Arguments:** `theta`, `nu` [tokens], scalars (batch them with `jax.vmap`).
+    **Arguments:** `theta` (0.001 to 1e9) and `nu` (0 to 1e9) [tokens], scalars (batch them with `jax.vmap`).
     """
 
     def __init__(self, theta: ScalarLike, nu: ScalarLike):
-        checks.require_positive("theta", theta)
-        checks.require_non_negative("nu", nu)
+        checks.require_between("theta", theta, 1e-3, 1e9)
+        checks.require_between("nu", nu, 0, 1e9)
         self._theta = checks.as_float(theta)
         self._nu = checks.as_float(nu)
 

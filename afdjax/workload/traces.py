@@ -14,7 +14,8 @@ import polars as pl
 
 from afdjax._tools.files import FileError, first_problem
 from afdjax._tools.tables import JSON_LINES, Rows, TableReader, hint
-from afdjax.workload.laws import LONGEST, Requests, Source
+from afdjax.workload.laws import Requests, Source
+from afdjax.workload.lengths import LONGEST
 from afdjax.workload.log_options import LogOptions
 
 

@@ -190,15 +190,15 @@ def fit_steps(
     - `prior`: a profile in microseconds whose coefficients are the middle of the prior and whose forms are fitted (those that
       are 0 stay 0); where it is None, affine stages (attention with slots) of which each alone would explain a third of the step.
     - `unsure`: prior standard deviation of the log coefficients: 0.3 is 30 %; by coefficient (`{"ffn.base": 0.1}`, the others an
-      order of magnitude).
+      order of magnitude); each from 1e-6 to 100.
     - `barrier`: `Gaussian()` (default) or `MeanField()`; `start`: as in `Bundle`.
     - `workload`: the requests that were served. Steps are then those of simulated bundles: where loads move within a round, or
       are far from normal, the formula is off by percents and the simulator is not. Slots and workers must be whole numbers.
 
-    **Returns:** a `StepFit`. Raises `ValueError` for a prior in other units or a width that is not above 0.
+    **Returns:** a `StepFit`. Raises `ValueError` for a prior in other units or a width out of its range.
     """
     for value in unsure.values() if isinstance(unsure, Mapping) else (unsure,):
-        checks.require_positive("unsure", value)
+        checks.require_between("unsure", value, 1e-6, 100)
     barrier, start = barrier or Gaussian(), start or WorkerWise()
     with jax.enable_x64(True):
         middle = plain_prior(log) if prior is None else prior

@@ -11,11 +11,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Array
 
+from afdjax._tools import checks
 from afdjax._tools.files import FileError, first_problem
 from afdjax._tools.provenance import digest
 from afdjax._tools.tables import TableReader, with_clean_names
 from afdjax.calibrate.timings import UNITS, missing_column
-from afdjax.deployment.bundle import Bundle, Start
+from afdjax.deployment.bundle import MOST_IN_FLIGHT, RANGES, Bundle, Start
 from afdjax.deployment.profile import Profile
 from afdjax.simulation import simulate
 from afdjax.workload.laws import Workload
@@ -42,13 +43,18 @@ class StepLog:
     """Where the log comes from, for documents."""
 
     def __post_init__(self):
-        for name in ("batch_size", "token_load", "attention_workers", "ffn_workers", "step_us"):
+        checks.require_whole("in_flight", self.in_flight, most=MOST_IN_FLIGHT)
+        checks.require_between("layers", self.layers, *RANGES["layers"])
+        for name, (low, high) in STEP_RANGES.items():
             values = np.asarray(getattr(self, name), float)
             if values.ndim != 1 or len(values) != len(self.step_us) or not len(values):
                 raise ValueError(f"`{name}` must be a column as long as `step_us`, but its shape is {values.shape}.")
-            if not (np.isfinite(values) & (values > 0)).all():
-                row = int(np.flatnonzero(~(np.isfinite(values) & (values > 0)))[0])
-                raise ValueError(f"`{name}` must be above 0, but in row {row + 1} it is {values[row]:g}.")
+            bad = np.flatnonzero(~((values >= low) & (values <= high)))
+            if bad.size:
+                raise ValueError(
+                    f"`{name}` must be a number from {checks.shown(low)} to {checks.shown(high)}, but in row {bad[0] + 1} it is "
+                    f"{checks.shown(float(values[bad[0]]))}."
+                )
 
     def rows(self) -> "Row":
         """The arguments of the model, one entry a row."""
@@ -65,8 +71,17 @@ class StepLog:
         return digest(b"".join([*columns, f"{self.in_flight} {float(self.layers)}".encode()]))
 
 
-STEP_COLUMNS = ("batch_size", "token_load", "spread", "attention_workers", "ffn_workers", "step_us")
-"""Those of a `StepLog`, one entry a row each."""
+STEP_RANGES = {
+    "batch_size": RANGES["batch_size"],
+    "token_load": (1e-3, 1e15),
+    "spread": (0.0, 1e15),
+    "attention_workers": (1e-3, 1e6),
+    "ffn_workers": RANGES["ffn_workers"],
+    "step_us": (1e-9, 1e15),
+}
+"""The columns of a `StepLog`, one entry a row each, with the least and the most that is taken."""
+
+STEP_COLUMNS = tuple(STEP_RANGES)
 
 
 class Row(eqx.Module):

@@ -64,12 +64,12 @@ class Imbalance(eqx.Module):
 
 
 class Even(Imbalance):
-    """All experts equally popular; the busiest of several devices, or nodes, has `factor` times what another has."""
+    """All experts equally popular; the busiest of several devices, or nodes, has `factor` times what another has, 1 to 10,000."""
 
     factor: Number = number(1.0)
 
     def __check_init__(self):
-        checks.require_at_least("imbalance", self.factor, 1.0)
+        checks.require_between("imbalance", self.factor, 1, 1e4)
 
     def work(self, devices: ScalarLike, tokens: ScalarLike) -> Scalar:
         return jnp.where(jnp.asarray(devices) > 1.0, self.factor, 1.0)

@@ -16,10 +16,11 @@ from afdjax.explore.costs.schedule import FourStage, Schedule
 from afdjax.explore.models.model import Model
 from afdjax.hardware.accelerator import GIBI, Accelerator
 from afdjax.hardware.formats import bytes_of
+from afdjax.workload.lengths import LONGEST
 
 
 class UseCase(eqx.Module):
-    """Lengths of the requests [tokens]: `prefix` that is in the cache already, new `prompt`, `output`.
+    """Lengths of the requests [tokens]: `prefix` (0 to 1e8) that is in the cache already, new `prompt`, `output` (1 to 1e8).
 
     Where lengths vary, long requests are in the batch for longer: `lingering` is by how much the mean context of a decoding
     request, theta, is above prefix + prompt + output / 2.
@@ -31,9 +32,8 @@ class UseCase(eqx.Module):
     lingering: Number = number(0.0)
 
     def __check_init__(self):
-        checks.require_non_negative("prefix", self.prefix)
-        checks.require_at_least("prompt", self.prompt, 1.0)
-        checks.require_at_least("output", self.output, 1.0)
+        for name, least in (("prefix", 0), ("prompt", 1), ("output", 1)):
+            checks.require_between(name, getattr(self, name), least, LONGEST)
 
     @property
     def decode_context(self) -> Scalar:
@@ -67,6 +67,10 @@ PARTS = {
 """What beside attention and routed experts is on one side or the other."""
 
 
+_MOST_DRAFTED = 1_000
+"""Tokens; systems draft fewer than ten."""
+
+
 class Setting(eqx.Module):
     """Everything that a plan is judged in: model, hardware of both pools, what is reached of it, network, schedule, requests.
 
@@ -77,9 +81,9 @@ class Setting(eqx.Module):
     (AIConfigurator; in the prototype of arXiv:2605.28302 they do). Without its router attention does not know where tokens go:
     each goes to one of the FFN devices, which pass it on among themselves. Dense layers that are not with attention are held
     whole by every FFN device, and each of them works on its share of the tokens.
-    `accepted`: tokens that a step gives each request, `drafted` of them proposed beside the first (by the model's own draft
-    layers, whose weights and caches are not counted, or for nothing where it has none). `reserve` [bytes]: memory of each device
-    that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
+    `accepted`: tokens that a step gives each request (1 to 1,001), `drafted` (0 to 1,000) of them proposed beside the first (by
+    the model's own draft layers, whose weights and caches are not counted, or for nothing where it has none). `reserve` [bytes]:
+    memory of each device that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
     """
 
     model: Model
@@ -99,8 +103,8 @@ class Setting(eqx.Module):
     joined: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
-        checks.require_at_least("accepted", self.accepted, 1.0)
-        checks.require_non_negative("drafted", self.drafted)
+        checks.require_between("accepted", self.accepted, 1, 1 + _MOST_DRAFTED)
+        checks.require_between("drafted", self.drafted, 0, _MOST_DRAFTED)
         numbers = checks.concrete(self.accepted), checks.concrete(self.drafted)
         if numbers[0] is not None and numbers[1] is not None and (numbers[0] > 1.0 + numbers[1]).any():
             raise ValueError(f"`accepted` must be at most 1 + drafted, but it is {float(numbers[0].max()):g}.")
