@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from afdjax._tools.types import Flag, Scalar
 
@@ -23,7 +23,7 @@ _MOST_STEPS = 60
 
 
 class Point(NamedTuple):
-    """A point of the hill: where it is, its height and its slope."""
+    """A point of the hill, or a column of points: where it is, its height and its slope."""
 
     at: Scalar
     value: Scalar
@@ -88,7 +88,7 @@ def _with_top(low: Point, high: Point) -> tuple[Point, Point]:
     return replaced(low, before), replaced(high, beyond)
 
 
-def _has_top(low: Point, high: Point) -> Flag:
+def _has_top(low: Point, high: Point) -> Bool[Array, "..."]:
     """Whether the hill rises at the first of two points, and falls at the second."""
     return (low.slope > 0.0) & (high.slope <= 0.0)
 
@@ -196,12 +196,12 @@ def _meeting(rising: Point, falling: Point) -> Scalar:
     return rising.at + jnp.clip(share, 0.1, 0.9) * width
 
 
-def _tangent_height(low: Point, high: Point) -> Scalar:
+def _tangent_height(low: Point, high: Point) -> Float[Array, "..."]:
     """The height at which the tangents at two points of a hill meet: about that of a top between them."""
     width = high.at - low.at
     share = _ratio(high.value - low.value - high.slope * width, (low.slope - high.slope) * width)
     return low.value + low.slope * jnp.clip(share, 0.0, 1.0) * width
 
 
-def _ratio(a: Scalar, b: Scalar) -> Scalar:
+def _ratio(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     return a / jnp.where(b == 0.0, jnp.ones_like(b), b)
