@@ -10,10 +10,9 @@ BENCHMARKS = "--benchmark-only" in sys.argv
 
 _FLAGS = ["--xla_force_host_platform_device_count=2"]
 if not BENCHMARKS and version("jaxlib").startswith("0.10."):
-    # tests compile far more than they run: XLA's older emitters take two thirds of the time, and one piece of a program for
-    # each thread is a tenth more; only for versions that are known to have these flags, because XLA ends a process for one
-    # that it does not know
-    _FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+    # tests compile far more than they run, and XLA's older emitters take two thirds of the time; only for versions that are
+    # known to have this flag, because XLA ends a process for one that it does not know
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
 
 # what one process has compiled is compiled once for all workers, for the commands that they run, and for the next test run
