@@ -231,8 +231,8 @@ def performance(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_wo
     cycle = climb.floor + climb.scale * excess
     # an expected maximum grows with each of its terms by the probability that the term is the largest; a lattice knows each
     # derivative to a share of its spacing, so that one may take more than is left
-    floor_decides = 1.0 + climb.first[1]
-    landing_decides = jnp.clip(by_level - climb.first[1], 0.0, -climb.first[1])
+    floor_decides = jnp.clip(1.0 + climb.first[1], 0.0, 1.0)
+    landing_decides = jnp.clip(by_level - climb.first[1], 0.0, 1.0 - floor_decides)
     round_trip_decides = jnp.clip(by_delay, 0.0, 1.0 - floor_decides - landing_decides)
     linked = times.link > times.ffn
     return Performance(
@@ -241,7 +241,7 @@ def performance(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_wo
         tpot=m * bundle.layers * cycle,
         idle_attention=1.0 - times.attention / cycle,
         idle_ffn=1.0 - times.ffn / cycle,
-        attention_decides=1.0 - floor_decides - landing_decides - round_trip_decides,
+        attention_decides=jnp.clip(1.0 - floor_decides - landing_decides - round_trip_decides, 0.0, 1.0),
         ffn_decides=jnp.where(linked, 0.0, floor_decides),
         link_decides=jnp.where(linked, floor_decides, 0.0) + landing_decides,
         round_trip_decides=round_trip_decides,

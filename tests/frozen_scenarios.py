@@ -1,0 +1,92 @@
+"""Scenarios with few and ugly lengths, and their frozen rounds drawn slot by slot."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+import afdjax as afd
+from afdjax.cycles.cycle import performance
+from tests.reference import frozen_rounds, still
+
+
+ROWS = 20
+DRAWS = 2_000_000
+
+
+class Scenario(NamedTuple):
+    """`workers` workers of a bundle, with stage times of `ffn` and `communication`; attention takes one unit a token."""
+
+    workload: afd.Requests
+    batch_size: int
+    in_flight: int
+    workers: int
+    start: afd.Start
+    shared: bool
+    ffn: float
+    communication: float
+
+    @property
+    def profile(self) -> afd.Profile:
+        latency = afd.Affine(0.0, self.communication)
+        link = afd.Shared(latency) if self.shared else afd.PerWorker(latency)
+        return afd.Profile(afd.Affine(1.0, 0.0), afd.Affine(0.0, self.ffn), link)
+
+    @property
+    def bundle(self) -> afd.Bundle:
+        return afd.Bundle(float(self.batch_size), in_flight=self.in_flight, start=self.start)
+
+
+def scenario(rng: np.random.Generator, most_workers: int = 4096, most_slots: int = 4096) -> Scenario:
+    """Two to twenty kinds of request with lengths of many orders of magnitude, few slots or many, any balance."""
+    kinds = int(rng.integers(2, ROWS + 1))
+    some, wide = rng.choice([100, 200, 500, 2000, 8000, 30000], kinds), np.round(10 ** rng.uniform(0, 5, kinds))
+    prompt = wide if rng.random() < 0.5 else some
+    decode = np.maximum(1.0, np.round(10 ** rng.uniform(0, rng.choice([0.5, 1.5, 3.0]), kinds)))
+    weight = 10 ** rng.uniform(-2, 1, kinds)
+    # one shape for all: what is left over hardly ever comes
+    filled = lambda values, rest: np.append(values, np.full(ROWS - kinds, rest))
+    workload = afd.Requests(filled(prompt, prompt[0]), filled(decode, decode[0]), filled(weight, 1e-9))
+    batch_size = int(2 ** rng.uniform(0, np.log2(most_slots)))
+    attention = batch_size * float(workload.theta)
+    return Scenario(
+        workload,
+        batch_size,
+        in_flight=int(rng.choice([1, 2, 3, 4])),
+        workers=int(2 ** rng.uniform(0, np.log2(rng.choice([16, 256, most_workers])))),
+        start=[afd.WorkerWise(), afd.Together()][rng.integers(2)],
+        shared=bool(rng.random() < 0.4),
+        ffn=attention * rng.choice([1e-6, 0.5, 0.9, 1.0, 1.1, 2.0, 3.0]),
+        communication=attention * rng.choice([0.0, 0.1, 0.5, 1.0, 2.0]),
+    )
+
+
+def drawn_cycle(case: Scenario, rng: np.random.Generator) -> tuple[float, float]:
+    """Mean cycle time of frozen rounds and its standard error."""
+    prompt, decode, weight = (np.asarray(getattr(case.workload, name)) for name in ("prompt", "decode", "weight"))
+    steps = weight * decode / (weight @ decode)
+    rounds = int(np.clip(DRAWS / (case.workers * case.in_flight * min(case.batch_size, ROWS)), 100, 20_000))
+    size = (rounds, case.workers, case.in_flight)
+    if case.batch_size <= ROWS:
+        kind = rng.choice(ROWS, p=steps, size=(*size, case.batch_size))
+        loads = (prompt[kind] + np.floor(rng.random(kind.shape) * decode[kind])).sum(axis=-1)
+    else:
+        # many ages of a kind add up to a normal number
+        count = rng.multinomial(case.batch_size, steps, size=size)
+        loads = count @ (prompt + (decode - 1.0) / 2.0)
+        loads += np.sqrt(count @ ((decode**2 - 1.0) / 12.0)) * rng.standard_normal(size)
+    link = case.communication if case.shared else 0.0
+    cycles = frozen_rounds(loads, case.ffn, case.communication, link, isinstance(case.start, afd.Together))
+    return cycles.mean(), cycles.std() / np.sqrt(rounds)
+
+
+def found(case: Scenario):
+    """What the exact barrier says of it, for loads that hold still."""
+    load = still(afd.Exact().worker_load(case.workload, case.bundle.batch_size))
+    return performance(load, case.profile, case.bundle, jnp.asarray(float(case.workers)))
+
+
+def shares(performance) -> list[float]:
+    """Everything that is a share of time or of rounds."""
+    names = ("attention_decides", "ffn_decides", "link_decides", "round_trip_decides", "idle_attention", "idle_ffn")
+    return [float(getattr(performance, name)) for name in names]
