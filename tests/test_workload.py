@@ -126,7 +126,7 @@ def test_slot_law_equals_enumeration(name):
         np.testing.assert_allclose(skewness, third / variance**1.5, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("width", [0.25, 1.0, 7.0])
+@pytest.mark.parametrize("width", [1.0 / 17.0, 0.25, 1.0, 7.0])
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_slot_masses_split_each_load_between_its_neighbours(name, width):
     workload = WORKLOADS[name]

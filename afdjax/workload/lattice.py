@@ -39,8 +39,7 @@ def split_runs(
     """
     # loads below an end of a run: whole cells, and so many tokens of the next one
     ends, signs = jnp.concatenate([start + length, start]), jnp.concatenate([mass, -mass])
-    cell, beyond = _cells(ends, first, width)
-    tokens = jnp.ceil(beyond)
+    cell, tokens = _cells(ends, first, width)
     upper = tokens * (tokens - 1.0) / (2.0 * width)
     columns = jnp.stack([signs, signs * (tokens - upper), signs * upper], axis=1)
     whole, lower, upper = jnp.zeros((points + 1, 3)).at[cell].add(columns).T
@@ -58,4 +57,5 @@ def _cells(loads: Float[Array, " loads"], first: Scalar, width: Scalar) -> tuple
     above = loads - first
     # half of the smaller unit keeps the quotient of whole numbers from falling below the whole number that it is
     cell = jnp.floor((above + 0.5 * jnp.minimum(width, 1.0)) / width)
-    return cell.astype(int), jnp.maximum(above - cell * width, 0.0)
+    # a distance that rounding leaves of none is none
+    return cell.astype(int), jnp.round(above - cell * width)
