@@ -71,7 +71,7 @@ def highest_top(
     worth = height[highest] >= higher_end[highest[0]]
     below, above = (jax.tree.map(lambda column: column[highest], ends) for ends in (below, above))
     above = jax.tree.map(lambda upper, lower: jnp.where(worth, upper, lower), above, below)
-    tops = lax.map(lambda ends: _climbed(parameters, *ends, function), (below, above))
+    tops = lax.map(lambda ends: _climbed(parameters, ends[0], ends[1], function), (below, above))
     return jax.tree.map(lambda column: column[jnp.argmax(tops.value)], tops)
 
 
@@ -148,7 +148,8 @@ def _highest_top_jvp(primals, tangents, **options):
     steeper = along(tangent, jnp.zeros_like(top.at))
     curvature = along(jax.tree.map(jnp.zeros_like, moving), jnp.ones_like(top.at))
     _, higher = jax.jvp(lambda p: height(p, top.at), (moving,), (tangent,))
-    return top, Top(_moved(steeper, curvature, top.inside), higher, np.zeros((), jax.dtypes.float0))
+    of_flag: Any = np.zeros((), jax.dtypes.float0)
+    return top, Top(_moved(steeper, curvature, top.inside), higher, of_flag)
 
 
 def derivatives(

@@ -91,7 +91,14 @@ class Exact(Barrier):
         mean, deviation = _mean_and_deviation(workload, batch_size)
         law = _sum_law(workload.unscaled, jnp.asarray(batch_size, float), self.points)
         origin, spacing, mass = lax.stop_gradient(law)
-        return LatticeLoad(mean, deviation, origin, spacing, mass, _variation(workload, batch_size))
+        return LatticeLoad(
+            mean=mean,
+            deviation=deviation,
+            origin=origin,
+            spacing=spacing,
+            mass=mass,
+            variation=_variation(workload, batch_size),
+        )
 
 
 def _mean_and_deviation(workload: SlotLoad, batch_size: ScalarLike) -> tuple[Scalar, Scalar]:

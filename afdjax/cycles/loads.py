@@ -48,7 +48,7 @@ class WorkerLoad(eqx.Module):
     deviation: eqx.AbstractVar[Scalar]
     variation: eqx.AbstractVar[Scalar | None]
 
-    has_steps: eqx.AbstractClassVar[bool]
+    has_steps: ClassVar[bool]
     """Whether the law may have steps, so that throughput may have several hills over the number of workers."""
 
     @abc.abstractmethod
