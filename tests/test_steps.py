@@ -249,7 +249,7 @@ def test_logs_of_steps_are_told_apart_by_what_is_in_them(tmp_path):
     plain.write_bytes(STEPS)
     expected = load_steps(plain)
     np.testing.assert_allclose(expected.step_us, [1e3, 2e3])
-    (tmp_path / "zipped").write_bytes(gzip.compress(STEPS))
+    (tmp_path / "zipped").write_bytes(gzip.compress(STEPS, mtime=0))
     (tmp_path / "with-mark.txt").write_bytes(b"\xef\xbb\xbf" + STEPS)
     pl.read_csv(b"\n".join(line.replace(b" ", b"") for line in STEPS.split(b"\n") if line)).write_parquet(
         tmp_path / "table"
@@ -266,7 +266,7 @@ def test_logs_of_steps_are_told_apart_by_what_is_in_them(tmp_path):
     [
         (b"", "must hold at least one step, but it is empty"),
         (STEPS.split(b"\n")[0], "must hold at least one step, but it is empty"),
-        (gzip.compress(STEPS)[:-20], "must be a whole gzip file, but it is truncated or damaged"),
+        (gzip.compress(STEPS, mtime=0)[:-20], "must be a whole gzip file, but it is truncated or damaged"),
         (b"PAR1 and no more", "must be a whole Parquet file, but it cannot be read"),
         (STEPS + b"\xff,1,1,1,ms\n", "line 5: must be UTF-8 text, but byte 87 is not"),
         (STEPS + b"\0,1,1,1,ms\n", "must be CSV or Parquet, but it holds binary data"),
