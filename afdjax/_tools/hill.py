@@ -103,8 +103,8 @@ def _climbed(parameters: Any, low: Point, high: Point, function: Callable[[Any, 
     noise = float(jnp.finfo(low.at.dtype).eps) ** 0.5 / 10.0
     tolerance = max(1e-12, 64.0 * float(jnp.finfo(low.at.dtype).eps))
 
-    # `rising` and `falling` are the last points on either side of the top. Each is decided by the slope at `x` alone:
-    # a compiler that computes it twice, with other last digits, cannot break the bracket.
+    # `rising` and `falling` are the last points on either side of the top. On which side a new one is, its slope decides, and
+    # its height only by more than noise: a compiler that computes it twice, with other last digits, cannot break the bracket.
     def unfinished(state):
         step, _, rising, falling, moved, _ = state
         return (rising.slope > 0.0) & (falling.slope <= 0.0) & (moved > tolerance) & (step < _MOST_STEPS)
