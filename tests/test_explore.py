@@ -33,6 +33,7 @@ from afdjax.explore import (
 from afdjax.explore.costs.network import ROUTES
 from afdjax.explore.costs.routing import Even, drawn, zipf
 from afdjax.explore.costs.schedule import SCHEDULES
+from afdjax.explore.costs.setting import use_case_of
 from afdjax.explore.explain.facts import facts_ahead
 from afdjax.explore.explain.record import asked
 from afdjax.explore.explain.sensitivity import name_of, rate
@@ -292,12 +293,15 @@ def test_a_plan_becomes_a_bundle(found):
     now = step(found.question.setting, replica, replica.batch_size, 0.0)
     batch, context = float(replica.batch_size), float(found.question.setting.requests.decode_context)
     rounds = float(bundle.layers)
+    contexts = found.question.setting.requests.decode_contexts
+    of_slot = jax.vmap(getattr(profile.attention, "slot_cost", lambda context: context))
+    cost = jnp.mean(of_slot(contexts))
     np.testing.assert_allclose(
-        profile.attention(batch * context, batch), 1e6 * (now.attention + now.serial / rounds), rtol=1e-9
+        profile.attention(batch * cost, batch), 1e6 * (now.attention + now.serial / rounds), rtol=1e-9
     )
     np.testing.assert_allclose(profile.ffn(workers * batch, batch), 1e6 * now.ffn, rtol=1e-6)
     np.testing.assert_allclose(profile.communication(batch, workers), 1e6 * (now.out + now.back), rtol=1e-9)
-    still = afd.Moments(context, 0.0)
+    still = afd.Requests(np.array([round(context)]), np.array([1]))
     cycle = float(afd.cycle_time(still, profile, bundle, float(workers), afd.MeanField()))
     # the same schedule, seen by the planner: its circuits are bounds of the pipeline
     tpot = bundle.in_flight * cycle * 1e-6
@@ -311,9 +315,40 @@ def test_a_plan_becomes_a_bundle(found):
     shifted = eqx.tree_at(lambda s: s.requests.lingering, found.question.setting, jnp.asarray(64.0))
     both = [step(each, replica, batch, batch * 512 / 256) for each in (shifted, found.question.setting)]
     up, down = (float(each.attention + each.serial / rounds) for each in both)
-    np.testing.assert_allclose(profile.attention.per_token * batch * 64.0, 1e6 * (up - down), rtol=1e-3)
+    more = jnp.mean(of_slot(contexts + 64.0)) - cost
+    np.testing.assert_allclose(profile.attention.per_token * batch * more, 1e6 * (up - down), rtol=1e-3)
     with pytest.raises(ValueError, match="must have FFN devices"):
         as_bundle(found.question.setting, found.levels[0].plan.parts[0].replica)
+
+
+@pytest.mark.parametrize("name, window, beyond", [("gpt-oss-120b", 128.0, 0.5), ("deepseek-v3.2", 2048.0, None)])
+def test_attention_to_a_part_of_a_context_becomes_a_slot_cost(found, name, window, beyond):
+    """Layers that alternate, and sparse attention with its indexer: the time at the plan, and the cost of every context."""
+    replica = eqx.tree_at(lambda r: r.chunk, found.levels[1].plan.parts[0].replica, jnp.asarray(0.0))
+    law = afd.Requests(RNG_PROMPTS, np.full(len(RNG_PROMPTS), 300))
+    setting = dataclasses.replace(found.question.setting, model=load_model(name), requests=use_case_of(law))
+    profile, bundle, _ = as_bundle(setting, replica)
+    attention = profile.attention
+    np.testing.assert_allclose(attention.window, window, rtol=1e-6)
+    if beyond is not None:
+        np.testing.assert_allclose(attention.beyond, beyond, rtol=1e-6)
+    batch, rounds = float(replica.batch_size), float(bundle.layers)
+    now = step(setting, replica, batch, 0.0)
+    load = batch * float(profile.slot_load(law).theta)
+    np.testing.assert_allclose(attention(load, batch), 1e6 * (now.attention + now.serial / rounds), rtol=1e-3)
+    for context in (0.5 * window, 10.0 * window):
+        alike = eqx.tree_at(
+            lambda s: (s.requests.lingering, s.requests.spread),
+            setting,
+            (setting.requests.lingering + context - setting.requests.decode_context, jnp.zeros(1)),
+        )
+        other = step(alike, replica, batch, 0.0)
+        difference = attention(batch * attention.slot_cost(context), batch) - attention(load, batch)
+        expected = 1e6 * (other.attention - now.attention + (other.serial - now.serial) / rounds)
+        np.testing.assert_allclose(difference, expected, rtol=2e-3)
+
+
+RNG_PROMPTS = np.random.default_rng(2).lognormal(7.5, 1.2, 200).round()
 
 
 # Documents

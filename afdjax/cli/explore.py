@@ -239,13 +239,11 @@ def _duration(name: str, text: str | None) -> float:
 
 def _requests(workload: str):
     import afdjax
-    from afdjax.explore.costs.setting import USE_CASES, UseCase
+    from afdjax.explore.costs.setting import USE_CASES, UseCase, use_case_of
 
     if workload in USE_CASES:
         return USE_CASES[workload]
     if re.fullmatch(r"\d+/\d+/\d+", workload):
         prefix, prompt, output = map(float, workload.split("/"))
         return UseCase(prefix, prompt, output)
-    law = afdjax.load_workload(workload)
-    # theta is the context that decoding requests have on average: long ones stay longer
-    return UseCase(0.0, law.prompt_mean, law.decode_mean, law.theta - law.prompt_mean - law.decode_mean / 2.0)
+    return use_case_of(afdjax.load_workload(workload))

@@ -1,6 +1,6 @@
 from .costs.kernels import Efficiency as Efficiency
 from .costs.network import Network as Network, minimum_sparsity as minimum_sparsity
-from .costs.setting import USE_CASES as USE_CASES, Setting as Setting, UseCase as UseCase
+from .costs.setting import USE_CASES as USE_CASES, Setting as Setting, UseCase as UseCase, use_case_of as use_case_of
 from .explain.handover import as_bundle as as_bundle
 from .explain.sensitivity import (
     elasticities as elasticities,

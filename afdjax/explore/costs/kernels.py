@@ -6,8 +6,12 @@ are closer to their sum than to their maximum between the memory-bound and the c
 longer of the two counts.
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from afdjax._tools.fields import Number, number
 from afdjax._tools.types import Scalar, ScalarLike
@@ -46,7 +50,8 @@ class Tokens(eqx.Module):
     """What one attention group works on in one microbatch of one step.
 
     `decoded` requests at a mean `context` each get `per_request` tokens (1, or more with drafts), and `prompt` tokens of new
-    prompts are worked on, which see `prompt_context` tokens on average.
+    prompts are worked on, which see `prompt_context` tokens on average. `contexts`: those of equal shares of the decoded
+    requests, where they differ; attention to a part of a context costs what it does on average over them.
     """
 
     decoded: Number = number()
@@ -54,6 +59,11 @@ class Tokens(eqx.Module):
     prompt: Number = number(0.0)
     prompt_context: Number = number(0.0)
     per_request: Number = number(1.0)
+    contexts: Float[Array, " shares"] | None = None
+
+    def per_decoded(self, cost: Callable[[Scalar], Scalar]) -> Scalar:
+        """What a decoded request costs on average, by its context."""
+        return cost(self.context) if self.contexts is None else jnp.mean(jax.vmap(cost)(self.contexts))
 
     @property
     def count(self) -> Scalar:
@@ -86,10 +96,9 @@ class Kernels(eqx.Module):
 
     def core(self, layer: Attention, tokens: Tokens, tensor_parallel: ScalarLike) -> Scalar:
         """Time [s] of attention proper of the decoded tokens, as tables of single kernels have it."""
-        read = self._read(
-            tokens.decoded * layer.read_bytes(tokens.context, self.cache) / layer.sharing(tensor_parallel)
-        )
-        work = tokens.decoded * tokens.per_request * layer.core_operations(tokens.context)
+        cached = tokens.per_decoded(lambda context: layer.read_bytes(context, self.cache))
+        read = self._read(tokens.decoded * cached / layer.sharing(tensor_parallel))
+        work = tokens.decoded * tokens.per_request * tokens.per_decoded(layer.core_operations)
         time = jnp.maximum(read, work / self._attention_rate(tensor_parallel)) + CORE_KERNELS * self.efficiency.kernel
         return time * self.measured.core_factor(tensor_parallel, tokens.decoded, tokens.context)
 

@@ -4,6 +4,8 @@ import dataclasses
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from afdjax._tools import checks
 from afdjax._tools.fields import Number, number
@@ -16,6 +18,7 @@ from afdjax.explore.costs.schedule import FourStage, Schedule
 from afdjax.explore.models.model import Model
 from afdjax.hardware.accelerator import GIBI, Accelerator
 from afdjax.hardware.formats import bytes_of
+from afdjax.workload.laws import Workload
 from afdjax.workload.lengths import LONGEST
 
 
@@ -23,13 +26,16 @@ class UseCase(eqx.Module):
     """Lengths of the requests [tokens]: `prefix` (0 to 1e8) that is in the cache already, new `prompt`, `output` (1 to 1e8).
 
     Where lengths vary, long requests are in the batch for longer: `lingering` is by how much the mean context of a decoding
-    request, theta, is above prefix + prompt + output / 2.
+    request, theta, is above prefix + prompt + output / 2. `spread`: how far from that mean the contexts of equal shares of
+    the decoding requests are; None where lengths do not vary, and they differ by their age alone. `use_case_of` has both
+    from a law of requests.
     """
 
     prefix: Number = number()
     prompt: Number = number()
     output: Number = number()
     lingering: Number = number(0.0)
+    spread: Float[Array, " shares"] | None = None
 
     def __check_init__(self):
         for name, least in (("prefix", 0), ("prompt", 1), ("output", 1)):
@@ -41,6 +47,12 @@ class UseCase(eqx.Module):
         return self.prefix + self.prompt + self.output / 2.0 + self.lingering
 
     @property
+    def decode_contexts(self) -> Float[Array, " shares"]:
+        """Contexts of equal shares of the decoding requests."""
+        ages = self.output * jnp.asarray((np.arange(_SHARES) + 0.5) / _SHARES - 0.5, float)
+        return self.decode_context + (ages if self.spread is None else self.spread)
+
+    @property
     def prefill_context(self) -> Scalar:
         """Mean context of a token of a new prompt."""
         return self.prefix + self.prompt / 2.0
@@ -50,6 +62,21 @@ class UseCase(eqx.Module):
         """Context of a request at its end, or the mean context where that is longer."""
         return jnp.maximum(self.prefix + self.prompt + self.output, self.decode_context)
 
+
+def use_case_of(law: Workload) -> UseCase:
+    """The requests of a law: their mean lengths, and the contexts of those that decode, in equal shares of decode steps."""
+    masses = np.asarray(law.slot_pmf(), float)
+    # what all contexts up to a share of the steps add up to
+    share = np.concatenate([[0.0], np.cumsum(masses)])
+    total = np.concatenate([[0.0], np.cumsum(masses * np.arange(len(masses)))])
+    theta = total[-1] / share[-1]
+    contexts = _SHARES * np.diff(np.interp(np.linspace(0.0, share[-1], _SHARES + 1), share, total)) / share[-1]
+    prompt, output = float(law.prompt_mean), float(law.decode_mean)
+    return UseCase(0.0, prompt, output, theta - prompt - output / 2.0, jnp.asarray(contexts - theta, float))
+
+
+_SHARES = 64
+"""In how many equal parts of the decoding requests contexts are told apart."""
 
 USE_CASES = {
     "chat": UseCase(4096.0, 512.0, 256.0),

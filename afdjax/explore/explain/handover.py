@@ -3,7 +3,9 @@
 Random lengths, barriers and stragglers are theirs to add.
 """
 
+import dataclasses
 import functools
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,9 +16,9 @@ from afdjax._tools.precision import in_double
 from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
 from afdjax.deployment.bundle import Bundle
-from afdjax.deployment.forms import Affine, AffineWithSlots, ExpertHit, Latency
+from afdjax.deployment.forms import Affine, AffineWithSlots, CappedRoofline, ExpertHit, Latency
 from afdjax.deployment.profile import PerWorker, Profile, Provenance
-from afdjax.explore.costs.setting import Setting
+from afdjax.explore.costs.setting import Setting, UseCase
 from afdjax.explore.models.ffn import Experts
 from afdjax.explore.models.model import Model
 from afdjax.explore.replicas.outcomes import step
@@ -31,8 +33,10 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
     """Profile [us per layer with experts], bundle, and attention workers of a replica with FFN devices.
 
     Attention is its tangent at the plan in KV tokens and slots, with the dense layers and the head of one step spread over the
-    layers with experts. The FFN is the whole group of devices as one worker (its weights hit, and its work). Communication is
-    its tangent for this many workers. Prompts that a replica works on come evenly with its decoding. An attention worker is one
+    layers with experts; where some layers read only a part of a context, in what each slot costs (`CappedRoofline`: a line up
+    to the first window or top-k, and a flatter one behind the last). The FFN is the whole group of devices as one worker (its
+    weights hit, and its work). Communication is its tangent for this many workers. Prompts that a replica works on come evenly
+    with its decoding. An attention worker is one
     tensor-parallel group, and a step of it gives `setting.accepted` tokens.
 
     Raises `ValueError` for a replica without FFN devices.
@@ -43,7 +47,7 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
         setting, replica = in_double((setting, replica))
         attention, ffn, transfer, per_slot = _lines(setting.anonymous, replica)
         profile = Profile(
-            AffineWithSlots(*attention),
+            _attention_form(attention),
             _ffn_form(setting.model, ffn, per_slot),
             PerWorker(Affine(*transfer)),
             time_unit="us",
@@ -60,20 +64,26 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
     return profile, bundle, int(np.rint(float(replica.groups)))
 
 
+class _Attention(NamedTuple):
+    """Time [us] by what slots cost (a token, one beyond the window as a share of that), by slots, and the rest."""
+
+    per_token: Scalar
+    beyond: Scalar
+    window: Scalar
+    per_slot: Scalar
+    base: Scalar
+
+
 @functools.partial(kept, quickly=True)
-def _lines(setting: Setting, replica: Replica) -> tuple[_Three, _Three, tuple[Scalar, Scalar], Scalar]:
-    """Coefficients [us] of attention by KV tokens, by slots, and the rest; of the FFN idle, its weights, and by tokens; of a
-    transfer by slots, and the rest; and the tokens of a slot."""
-    context, rounds, batch = setting.requests.decode_context, setting.model.rounds, replica.batch_size
+def _lines(setting: Setting, replica: Replica) -> tuple[_Attention, _Three, tuple[Scalar, Scalar], Scalar]:
+    """Coefficients [us] of attention; of the FFN idle, its weights, and by tokens; of a transfer by slots, and the rest; and the
+    tokens of a slot."""
+    requests, rounds, batch = setting.requests, setting.model.rounds, replica.batch_size
     # prompt tokens that come with each decoding request, where a replica works on prompts as well
     beside = jnp.where(replica.chunk > 0.0, setting.prompt_beside, 0.0)
 
-    def attention(tokens: Scalar, slots: Scalar) -> Scalar:
-        # a load of so many tokens is that many slots at another context
-        moved = eqx.tree_at(
-            lambda s: s.requests.lingering, setting, setting.requests.lingering + tokens / slots - context
-        )
-        now = step(moved, replica, slots, beside * slots)
+    def attention(requests: UseCase, slots: Scalar) -> Scalar:
+        now = step(dataclasses.replace(setting, requests=requests), replica, slots, beside * slots)
         return MICROSECONDS * (now.attention + now.serial / rounds)
 
     def link(slots: Scalar) -> Scalar:
@@ -84,16 +94,46 @@ def _lines(setting: Setting, replica: Replica) -> tuple[_Three, _Three, tuple[Sc
         slots = tokens / replica.groups
         return MICROSECONDS * step(setting, replica, slots, beside * slots).ffn
 
-    load = batch * context
-    time, (by_token, by_slot) = jax.value_and_grad(attention, argnums=(0, 1))(load, batch)
+    def at_equal_contexts(context: Scalar) -> tuple[Scalar, Scalar]:
+        """Time where every slot has this context, and its slope by the load."""
+        lingering = requests.lingering + context - requests.decode_context
+        alike = dataclasses.replace(requests, lingering=lingering, spread=jnp.zeros(1))
+        of = lambda more: attention(eqx.tree_at(lambda r: r.lingering, alike, lingering + more), batch)
+        return jax.jvp(of, (jnp.zeros(()),), (1.0 / batch,))
+
+    time, by_slot = jax.value_and_grad(attention, argnums=1)(requests, batch)
+    corners = jnp.stack([part.attention.corner for part in setting.model.layers if part.attention is not None])
+    some = jnp.any(jnp.isfinite(corners))
+    # well before the first corner and behind the last; without one, here
+    here = requests.decode_context
+    first = jnp.where(some, 0.5 * jnp.min(corners), here)
+    last = jnp.where(some, 2.0 * jnp.max(jnp.where(jnp.isfinite(corners), corners, 0.0)), here)
+    (near, per_token), (far, slope) = at_equal_contexts(first), at_equal_contexts(last)
+    # where the two lines meet
+    apart = batch * jnp.where(some, per_token - slope, 1.0)
+    window = jnp.where(some, (far - near + batch * (per_token * first - slope * last)) / apart, jnp.inf)
+    beyond = slope / jnp.where(per_token > 0.0, per_token, 1.0)
+    cost = lambda context: jnp.minimum(context, window) + beyond * jnp.maximum(context - window, 0.0)
+    load = batch * jnp.where(some, jnp.mean(jax.vmap(cost)(requests.decode_contexts)), here)
+    per_slot = by_slot - per_token * load / batch
+
     transfer, by_sent = jax.value_and_grad(link)(batch)
     many = jnp.asarray(1e7)
     idle, (busy, by_work) = ffn(jnp.asarray(1e-9)), jax.value_and_grad(ffn)(many)
     return (
-        (by_token, by_slot, jnp.maximum(time - by_token * load - by_slot * batch, 0.0)),
+        _Attention(per_token, beyond, window, per_slot, jnp.maximum(time - by_slot * batch, 0.0)),
         (idle, jnp.maximum(busy - idle - by_work * many, 0.0), by_work),
         (by_sent, jnp.maximum(transfer - by_sent * batch, 0.0)),
         1.0 + setting.drafted + beside,
+    )
+
+
+def _attention_form(line: _Attention) -> Latency:
+    """By tokens, or by costs where a token far back costs clearly less than a recent one."""
+    if not (np.isfinite(line.window) and line.beyond < 1.0 - 1e-6):
+        return AffineWithSlots(line.per_token, line.per_slot, line.base)
+    return CappedRoofline(
+        base=line.base, per_token=line.per_token, window=line.window, beyond=line.beyond, per_slot=line.per_slot
     )
 
 

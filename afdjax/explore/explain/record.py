@@ -7,12 +7,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.explore.costs.network import ROUTES
 from afdjax.explore.costs.routing import Even, Imbalance
 from afdjax.explore.costs.schedule import SCHEDULES
-from afdjax.explore.costs.setting import Setting
+from afdjax.explore.costs.setting import Setting, UseCase
 from afdjax.explore.explain.facts import is_constant
 from afdjax.explore.explain.sensitivity import name_of
 from afdjax.explore.plans.question import OBJECTIVES, Question, Targets
@@ -26,7 +27,7 @@ def asked(question: Question) -> dict[str, Any]:
         "devices": [
             {"count": count, "accelerator": kind.name} for count, kind in zip(fleet.counts, fleet.devices, strict=True)
         ],
-        "requests": as_numbers(setting.requests),
+        "requests": as_numbers(setting.requests) | _spread(setting.requests),
         "formats": {
             **dict(zip(("attention", "experts", "rest"), setting.model.formats, strict=True)),
             "cache": setting.cache,
@@ -56,8 +57,13 @@ def _options(question: Question) -> dict[str, Any]:
 
 
 def as_numbers(module: eqx.Module) -> dict[str, float]:
-    """The fields of a module of numbers."""
-    return {field.name: float(getattr(module, field.name)) for field in dataclasses.fields(module)}
+    """The fields of a module that are numbers."""
+    values = {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}
+    return {name: float(value) for name, value in values.items() if value is not None and value.ndim == 0}
+
+
+def _spread(requests: UseCase) -> dict[str, list[float]]:
+    return {} if requests.spread is None else {"spread": np.asarray(requests.spread, float).tolist()}
 
 
 def target_numbers(targets: Targets) -> dict[str, float | None]:

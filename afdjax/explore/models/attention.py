@@ -32,6 +32,11 @@ class Attention(eqx.Module):
     def parameters(self) -> Scalar:
         """Weights of the layer; each is used once for every token."""
 
+    @property
+    @abc.abstractmethod
+    def corner(self) -> Scalar:
+        """Tokens of a context beyond which a further one costs less (infinite: none)."""
+
     @abc.abstractmethod
     def token_bytes(self, kind: str) -> Scalar:
         """Cache that one token leaves [bytes], with elements of this format."""
@@ -75,6 +80,10 @@ class GroupedQuery(Attention):
     @property
     def kernels(self) -> float:
         return 6.0
+
+    @property
+    def corner(self) -> Scalar:
+        return self.window
 
     def parameters(self) -> Scalar:
         queries, cached = self.heads * self.head_dim, 2.0 * self.kv_heads * self.head_dim
@@ -127,6 +136,10 @@ class Latent(Attention):
     @property
     def kernels(self) -> float:
         return 22.0 if self.sparse else 10.0
+
+    @property
+    def corner(self) -> Scalar:
+        return self.index_tokens
 
     def parameters(self) -> Scalar:
         queries = self.query_rank * (self.hidden + self.heads * (self.nope + self.rope))
@@ -192,6 +205,10 @@ class StateSpace(Attention):
 
     def _inner(self) -> Scalar:
         return self.heads * self.head_dim
+
+    @property
+    def corner(self) -> Scalar:
+        return jnp.asarray(jnp.inf)
 
     def parameters(self) -> Scalar:
         inner, shared = self._inner(), 2.0 * self.groups * self.state

@@ -40,6 +40,7 @@ def step(setting: Setting, replica: Replica, decoding: ScalarLike, prompt: Scala
         prompt=prompt,
         prompt_context=requests.prefill_context,
         per_request=1.0 + setting.drafted,
+        contexts=requests.decode_contexts,
     )
     tp, batch = replica.tensor_parallel, Microbatch(setting, replica, tokens)
     zero = jnp.zeros(())
