@@ -21,11 +21,13 @@ from .deployment.files import (
 from .deployment.forms import (
     Affine as Affine,
     AffineWithSlots as AffineWithSlots,
+    CappedRoofline as CappedRoofline,
     ExpertHit as ExpertHit,
     FloorLinear as FloorLinear,
     Latency as Latency,
     OwnForm as OwnForm,
     Roofline as Roofline,
+    SlotCost as SlotCost,
     coefficient as coefficient,
     register_form as register_form,
 )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import afdjax as afd
+from afdjax.deployment.forms import time_at_equal_contexts
 
 
 def test_the_roofline_holds_the_other_forms():
@@ -23,11 +24,23 @@ def test_the_roofline_holds_the_other_forms():
     np.testing.assert_allclose(
         afd.Roofline(5.0, 300.0, 400.0, 1.0, 2.0)(n, b), afd.ExpertHit(5.0, 300.0, 400.0, 2.0)(n, b), rtol=1e-12
     )
-    # a window of 20 of the 900 / 32 tokens of each slot, and the critical path of one slot
-    np.testing.assert_allclose(
-        afd.Roofline(0.0, 0.0, 1.0, 1.0, 0.0, per_context=2.0, per_recent=1.0, window=20.0)(n, b),
-        20.0 * b + 2.0 * n / b,
+    np.testing.assert_allclose(afd.Roofline(0.0, 0.0, 1.0, 1.0, 0.0, per_context=2.0)(n, b), 2.0 * n / b)
+    general = dict(
+        base=5.0, weights=300.0, saturation=400.0, sharpness=3.0, per_token=2.0, per_slot=1.0, per_context=0.5
     )
+    capped = afd.CappedRoofline(**general, window=20.0, beyond=1.0)
+    np.testing.assert_allclose(time_at_equal_contexts(capped, n, b), afd.Roofline(**general)(n, b), rtol=1e-15)
+
+
+def test_the_cost_of_a_slot():
+    """A window of 20 tokens, and beyond it a quarter of the cost: of the sum of slots, not of their mean."""
+    form = afd.CappedRoofline(base=5.0, per_token=2.0, window=20.0, beyond=0.25)
+    costs = jax.vmap(form.slot_cost)(jnp.array([0.0, 12.0, 20.0, 40.0]))
+    np.testing.assert_array_equal(costs, [0.0, 12.0, 20.0, 25.0])
+    np.testing.assert_allclose(form(jnp.sum(costs), 4.0), 5.0 + 2.0 * 57.0)
+    np.testing.assert_allclose(time_at_equal_contexts(form, 160.0, 4.0), 5.0 + 2.0 * 4.0 * 25.0)
+    by_window = jax.grad(lambda form: time_at_equal_contexts(form, 160.0, 4.0))(form).window
+    np.testing.assert_allclose(by_window, 2.0 * 4.0 * 0.75)
 
 
 def test_derivatives_are_finite_where_terms_are_missing():

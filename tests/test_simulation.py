@@ -14,7 +14,7 @@ import pytest
 
 import afdjax as afd
 from afdjax.simulation import decode_steps, pipeline, timeline
-from afdjax.simulation.paths import advance, cell_words, completed_steps, completion, fill, load_jump
+from afdjax.simulation.paths import advance, cell_words, completed_steps, completion, fill
 from afdjax.simulation.queue import assign
 from afdjax.workload.sampling import AliasTable, scaled, threefry
 from tests.events import bundle_by_events, slot_by_slot
@@ -117,10 +117,10 @@ def test_chunks_and_neighbours_do_not_change_loads():
     @eqx.filter_jit
     def in_chunks(sampler, words):
         slots = fill(sampler, words, 4, afd.Stationary())
-        load, parts = slots.load, []
+        load, parts = slots.load.tokens, []
         for steps in (1, 95):
-            slots, (jumps,) = advance(slots, sampler, steps)
-            parts.append(load[:, None] + jnp.cumsum(jumps + 4, axis=1))
+            slots, jumps, _ = advance(slots, sampler, steps)
+            parts.append(load[:, None] + jnp.cumsum(jumps.tokens + 4, axis=1))
             load = parts[-1][:, -1]
         return jnp.concatenate(parts, axis=1)
 
@@ -134,14 +134,14 @@ def test_every_completed_request_has_its_decode_steps():
     @eqx.filter_jit
     def walked(sampler, words):
         slots = fill(sampler, words, batch_size, afd.Cold())
-        return slots, *advance(slots, sampler, steps, (load_jump, completion, completed_steps))
+        return slots, *advance(slots, sampler, steps, measures=(completion, completed_steps))
 
     found = walked(LOG.sampler(), cell_words(KEY, 1, 4, 1))
-    slots, after, (jumps, completed, decoded) = jax.tree.map(np.asarray, found)
+    slots, after, jumps, (completed, decoded) = jax.tree.map(np.asarray, found)
     running = after.decode - after.remaining
     np.testing.assert_array_equal(np.sum(decoded, axis=1) + running.sum(axis=1), batch_size * steps)
     np.testing.assert_array_equal(np.sum(completed, axis=1), after.served.sum(axis=1))
-    load = slots.load + np.sum(jumps, axis=1) + batch_size * steps
+    load = slots.load.tokens + np.sum(jumps.tokens, axis=1) + batch_size * steps
     np.testing.assert_array_equal(load, np.sum(after.prompt, axis=1) + running.sum(axis=1) - batch_size)
 
 

@@ -149,7 +149,7 @@ def cycle_time(
     them with `jax.vmap`. **Source:** the three circuits of this module's docstring.
     """
     checks.require_positive("attention_workers", attention_workers)
-    load = (Exact() if barrier is None else barrier).worker_load(workload, bundle.batch_size)
+    load = (Exact() if barrier is None else barrier).worker_load(profile.slot_load(workload), bundle.batch_size)
     return bundle.layers * expected_cycle(load, profile, bundle, attention_workers)
 
 
@@ -166,7 +166,7 @@ def paper_cycle_time(
     `bundle.in_flight`; three microbatches in flight nearly reach it, two do not (see `cycle_time`).
     """
     checks.require_positive("attention_workers", attention_workers)
-    load = (Exact() if barrier is None else barrier).worker_load(workload, bundle.batch_size)
+    load = (Exact() if barrier is None else barrier).worker_load(profile.slot_load(workload), bundle.batch_size)
     times = stage_times(load, profile, bundle, attention_workers)
     floor = jnp.maximum(times.ffn, times.communication)
     spread = at_least_tiny(times.attention_per_token * load.deviation, times.attention)

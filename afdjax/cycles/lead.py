@@ -52,5 +52,9 @@ def seen_by_barrier(load: WorkerLoad, attention_per_token: Scalar, lead: Scalar,
     of_round = in_flight * attention_per_token**2
     tie = 2.0 * of_round * load.variation
     lead = jnp.maximum(lead, 0.0)
+    # loads that hold still, of slots that all cost the same, have no ties to lose
+    still = tie <= 0.0
+    tie = jnp.where(still, 1.0, tie)
     delta = CHANGE_LOSS * tie ** (2.0 / 3.0) * lead**2 / (lead**2 + tie) ** (2.0 / 3.0) / of_round
+    delta = jnp.where(still, 0.0, delta)
     return load.with_moments(load.mean, load.deviation / jnp.sqrt(1.0 + delta / load.deviation**2))

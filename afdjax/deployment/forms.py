@@ -2,7 +2,8 @@
 
 Every form is a pytree of coefficients with the same call, `latency(tokens, batch_size)`:
 
-- attention: `tokens` is the token load T of the worker (KV tokens that it reads), `batch_size` its slots B;
+- attention: `tokens` is the token load T of the worker (the KV tokens of its slots), `batch_size` its slots B; of a
+  `SlotCost` it is the sum over the slots of what each of them costs;
 - FFN: `tokens` is the number of requests in the merged batch of one FFN worker (one token each);
 - communication: `tokens` is the number of requests on the link.
 
@@ -55,12 +56,36 @@ class Latency(eqx.Module):
 
     def with_coefficients(self, values: dict[str, Any]) -> "Latency":
         """The same form with the named coefficients replaced."""
-        return eqx.tree_at(lambda form: [getattr(form, name) for name in values], self, list(values.values()))
+        numbers = [checks.as_float(value) for value in values.values()]
+        return eqx.tree_at(lambda form: [getattr(form, name) for name in values], self, numbers)
 
     def units(self, time_unit: str) -> dict[str, str]:
         """Unit of each coefficient, in words ("us per token")."""
         fields = coefficient_fields(type(self))
         return {field.name: re.sub(r"\btime\b", time_unit, field.metadata.get("unit", "-")) for field in fields}
+
+
+class SlotCost(Latency):
+    """A form of attention that depends on what each slot costs: its load is the sum of g(context) over the slots.
+
+    Abstract. g is `slot_cost`, and the call is the time h of the sum. Where only a part of a context is read, g of the mean
+    context is not the mean of g: the law of a slot's context goes through g before loads are added up.
+    """
+
+    @abc.abstractmethod
+    def slot_cost(self, context: ScalarLike) -> Scalar:
+        """g: what a slot with a context of so many tokens adds to the load of its worker, in any unit."""
+
+    @abc.abstractmethod
+    def corners(self) -> tuple[ScalarLike, ...]:
+        """Contexts, ascending, at which the slope of `slot_cost` changes: a simulation takes it as a line between them."""
+
+
+def time_at_equal_contexts(latency: Latency, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
+    """Time where `tokens` are the contexts of all slots, each of the same length: what kernels are measured with."""
+    if isinstance(latency, SlotCost):
+        tokens = batch_size * latency.slot_cost(tokens / batch_size)
+    return latency(tokens, batch_size)
 
 
 def coefficient_fields(kind: type[Latency]) -> list[dataclasses.Field[Any]]:
@@ -232,22 +257,17 @@ class Roofline(RooflineForm):
 
         base + (read^s + work^s)^(1/s),                      s = `sharpness`: 1 adds them, a large s takes the longer,
         read = weights * (1 - exp(-tokens / saturation)),
-        work = per_token * tokens + per_slot * batch_size + per_context * tokens / batch_size
-               + per_recent * min(tokens, window * batch_size).
+        work = per_token * tokens + per_slot * batch_size + per_context * tokens / batch_size.
 
-    `per_context` [time per token of one slot's context] is the critical path of one long sequence, `per_recent` the time
-    for each of the last `window` tokens of a slot, which is all that sparse and sliding attention read. The other
-    forms are this one with terms left out: `Affine` and `AffineWithSlots` (no weights), `FloorLinear` (saturation near 0),
-    `ExpertHit` (s = 1).
+    `per_context` [time per token of one slot's context] is the critical path of one long sequence. The other forms are
+    this one with terms left out: `Affine` and `AffineWithSlots` (no weights), `FloorLinear` (saturation near 0),
+    `ExpertHit` (s = 1). `CappedRoofline` is this one over what slots cost.
     """
 
     form: ClassVar[str] = "roofline"
     variants: ClassVar[tuple[Variant, ...]] = (
         Variant("roofline", _READ_AND_WORK, ("ffn", "communication")),
         Variant("roofline", (*_READ_AND_WORK, "per_slot", "per_context"), _SLOTS),
-        Variant(
-            "roofline-recent", (*_READ_AND_WORK, "per_slot", "per_context", "per_recent", "window"), ("attention",)
-        ),
     )
 
     base: Number = coefficient("time")
@@ -259,25 +279,76 @@ class Roofline(RooflineForm):
     per_context: Number = coefficient(
         "time per token of one context", 0.0, explanation="the longest sequence is a critical path"
     )
-    per_recent: Number = coefficient("time per recent token", 0.0, explanation="only a window of each context is read")
-    window: Number = coefficient("tokens of a slot", 1.0)
 
     def __check_init__(self):
-        for name in ("base", "weights", "per_token", "per_slot", "per_context", "per_recent"):
-            checks.require_non_negative(name, getattr(self, name))
-        checks.require_positive("saturation", self.saturation)
-        checks.require_positive("window", self.window)
-        checks.require_between("sharpness", self.sharpness, 1, checks.MOST)
+        _check_roofline(self)
 
     def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
-        read = -self.weights * jnp.expm1(-(tokens / self.saturation))
-        work = (
-            self.per_token * tokens
-            + self.per_slot * batch_size
-            + self.per_context * (tokens / batch_size)
-            + self.per_recent * jnp.minimum(tokens, self.window * batch_size)
-        )
-        return self.base + power_sum(read, work, self.sharpness)
+        return _roofline_time(self, tokens, batch_size)
+
+
+@register_form
+class CappedRoofline(RooflineForm, SlotCost):
+    """`Roofline` over what slots cost, where a token far back costs less than a recent one:
+
+        load = sum over slots of g(context),        g(c) = min(c, window) + beyond * max(c - window, 0).
+
+    Sliding windows have `beyond` = 0. Sparse attention reads `window` = top-k tokens, and its indexer the whole context:
+    `beyond` is what the indexer takes for a token, over what it and the attention to that token take together. Where
+    layers with a window and without one alternate, `beyond` is the share of those without (of equal layers). At 1 it is
+    `Roofline`. Ours: arXiv:2601.21351 has attention that reads every token.
+
+    ```python
+    >>> sliding = CappedRoofline(base=50.0, per_token=0.002, window=128.0)
+    >>> float(sliding.slot_cost(1000.0))
+    128.0
+
+    ```
+    """
+
+    form: ClassVar[str] = "capped-roofline"
+    variants: ClassVar[tuple[Variant, ...]] = (
+        Variant("capped-roofline", (*_READ_AND_WORK, "per_slot", "per_context", "window", "beyond"), ("attention",)),
+    )
+
+    base: Number = coefficient("time")
+    per_token: Number = coefficient("time per token")
+    window: Number = coefficient("tokens of a slot", explanation="only a window of each context is read")
+    beyond: Number = coefficient("of a recent token", 0.0, explanation="a part of the work goes over the whole context")
+    weights: Number = coefficient("time", 0.0, explanation="a floor: weights are read whatever the batch")
+    saturation: Number = coefficient("tokens", 1.0, explanation="experts are hit one by one")
+    sharpness: Number = coefficient("-", 1.0, explanation="reading and computing overlap")
+    per_slot: Number = coefficient("time per slot", 0.0, explanation="projections and launches grow with the batch")
+    per_context: Number = coefficient(
+        "time per token of one context", 0.0, explanation="the longest sequence is a critical path"
+    )
+
+    def __check_init__(self):
+        _check_roofline(self)
+        checks.require_positive("window", self.window)
+        checks.require_non_negative("beyond", self.beyond)
+
+    def slot_cost(self, context: ScalarLike) -> Scalar:
+        return jnp.minimum(context, self.window) + self.beyond * jnp.maximum(context - self.window, 0.0)
+
+    def corners(self) -> tuple[ScalarLike, ...]:
+        return (self.window,)
+
+    def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
+        return _roofline_time(self, tokens, batch_size)
+
+
+def _check_roofline(form: Roofline | CappedRoofline) -> None:
+    for name in ("base", "weights", "per_token", "per_slot", "per_context"):
+        checks.require_non_negative(name, getattr(form, name))
+    checks.require_positive("saturation", form.saturation)
+    checks.require_between("sharpness", form.sharpness, 1, checks.MOST)
+
+
+def _roofline_time(form: Roofline | CappedRoofline, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
+    read = -form.weights * jnp.expm1(-(tokens / form.saturation))
+    work = form.per_token * tokens + form.per_slot * batch_size + form.per_context * (tokens / batch_size)
+    return form.base + power_sum(read, work, form.sharpness)
 
 
 def power_sum(first: Scalar, second: Scalar, sharpness: Scalar) -> Scalar:

@@ -7,9 +7,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from afdjax._tools import checks
 from afdjax._tools.types import Scalar, ScalarLike
-from afdjax.deployment.forms import Latency
+from afdjax.deployment.forms import Latency, SlotCost
 from afdjax.deployment.stages import STAGES
+from afdjax.workload.slots import SlotLoad
 
 
 class Communication(eqx.Module):
@@ -113,6 +115,10 @@ class Profile(eqx.Module):
         """The time of one of `STAGES`."""
         return self.communication.latency if name == "communication" else getattr(self, name)
 
+    def slot_load(self, workload: SlotLoad) -> SlotLoad:
+        """What one slot adds to the load that attention is timed by: its tokens, or its cost where that is another."""
+        return workload.costs(self.attention.slot_cost) if isinstance(self.attention, SlotCost) else workload
+
     def coefficients(self) -> dict[str, Any]:
         """Every coefficient by its dotted name, `attention.per_token` and so on."""
         return {
@@ -121,4 +127,5 @@ class Profile(eqx.Module):
 
     def with_coefficients(self, values: dict[str, Any]) -> "Profile":
         """The same profile with the named coefficients replaced."""
-        return eqx.tree_at(lambda p: [p.coefficients()[name] for name in values], self, list(values.values()))
+        numbers = [checks.as_float(value) for value in values.values()]
+        return eqx.tree_at(lambda p: [p.coefficients()[name] for name in values], self, numbers)

@@ -139,7 +139,7 @@ def check_model(
 
 @eqx.filter_jit
 def _model(workload: Workload, profile: Profile, bundle: Bundle, barrier: Barrier, attention_workers) -> Performance:
-    load = barrier.worker_load(workload, bundle.batch_size)
+    load = barrier.worker_load(profile.slot_load(workload), bundle.batch_size)
     return jax.lax.map(lambda workers: performance(load, profile, bundle, workers), attention_workers)
 
 

@@ -52,6 +52,7 @@ class Plan:
     `ratio_interval` and `throughput_interval` are 95 % intervals from the sampling error of the trace, joined with that
     of the coefficients where the profile has a covariance; None where neither is known. `ratio_elasticities` and
     `throughput_elasticities` are d log r* / d log parameter and d log throughput / d log parameter (throughput at r*).
+    `slot_cost`: mean and standard deviation of what a slot costs, where attention goes by that and not by its tokens.
     `whole_bundles` has the best xA-yF for y = 1 to 4: a larger y meets r* more closely, but more workers wait for each other.
     `made_by` says what a repetition needs: options, digests of workload and profile, versions.
     """
@@ -63,6 +64,7 @@ class Plan:
     barrier: Barrier
     theta: float
     nu: float
+    slot_cost: tuple[float, float] | None
     theta_interval: tuple[float, float] | None
     error_method: str
     prompt_mean: float | None
@@ -132,6 +134,11 @@ class Plan:
             "decode_mean": self.decode_mean,
             "theta": self.theta,
             "nu": self.nu,
+            **(
+                {}
+                if self.slot_cost is None
+                else {"slot_cost": dict(zip(("mean", "deviation"), self.slot_cost, strict=True))}
+            ),
             "theta_ci95": _listed(self.theta_interval),
             "theta_error_method": self.error_method,
             "theta_simple": None if means[0] is None or means[1] is None else means[0] + means[1] - 1.0,

@@ -20,7 +20,7 @@ from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.cycles.cycle import Performance, performance
 from afdjax.cycles.loads import WorkerLoad
 from afdjax.deployment.bundle import Bundle
-from afdjax.deployment.forms import Affine
+from afdjax.deployment.forms import Affine, SlotCost
 from afdjax.deployment.profile import Profile
 from afdjax.planning.cautions import cautions
 from afdjax.planning.mean_field import ClosedForm, closed_form
@@ -43,12 +43,16 @@ NEAR = 0.01
 
 
 class _Scenario(NamedTuple):
-    """What is planned for: the law of a worker's load, stage times, the bundle, and every number that has an elasticity."""
+    """What is planned for: the law of a worker's load, stage times, the bundle, and every number that has an elasticity.
+
+    `moving`: by name of a coefficient, how mean and deviation of what a slot costs move with it.
+    """
 
     load: WorkerLoad
     profile: Profile
     bundle: Bundle
     parameters: dict[str, Scalar]
+    moving: dict[str, tuple[Scalar, Scalar]]
 
 
 class _Optimum(NamedTuple):
@@ -107,10 +111,16 @@ def _plan(
 ) -> Plan:
     workload, profile, bundle = in_double((workload, profile, bundle))
     slot_load = _horizon_load(workload, bundle, horizon_requests)
-    load, theta, nu, means = _describe(_anonymous(workload), bundle.batch_size, barrier)
-    slot_load = float(theta) if slot_load is None else slot_load
-    parameters = {"theta": theta, "nu": nu, "batch_size": bundle.batch_size} | profile.coefficients()
-    scenario = _Scenario(load, profile, bundle, parameters)
+    costly = profile.attention if isinstance(profile.attention, SlotCost) else None
+    if costly is not None and horizon_requests is not None:
+        raise ValueError(
+            "`horizon_requests` must come with attention that reads every token, but it goes by slot costs: leave it out."
+        )
+    load, (theta, nu), slot, moving, means = _describe(_anonymous(workload), costly, bundle.batch_size, barrier)
+    slot_load = float(slot[0]) if slot_load is None else slot_load
+    of_slot = dict(zip(TOKENS if costly is None else COSTS, slot, strict=True))
+    parameters = of_slot | {"batch_size": bundle.batch_size} | profile.coefficients()
+    scenario = _Scenario(load, profile, bundle, parameters, moving)
     with ThreadPoolExecutor(1) as beside:
         # compiled, or read, while the curve is
         _top.ahead(beside, *scenario, jnp.asarray(max_ratio, float))
@@ -119,8 +129,7 @@ def _plan(
     best = int(np.argmax(values))
     optimum = _optimum(scenario, max_ratio)
 
-    covariance, method = sampling_covariance(workload) if isinstance(workload, Workload) else (None, "not known")
-    covariances = _Covariances(covariance if covariance is not None and covariance.any() else None, profile)
+    covariances, method = _covariances(workload, profile)
     at_best = jax.tree.map(lambda column: column[best], curve.performance)
     rate = float(at_best.throughput_per_instance)
     result = Plan(
@@ -131,6 +140,7 @@ def _plan(
         barrier=barrier,
         theta=float(theta),
         nu=float(nu),
+        slot_cost=None if costly is None else (float(slot[0]), float(slot[1])),
         theta_interval=covariances.theta_interval(float(theta)),
         error_method=method,
         prompt_mean=None if means is None else float(means[0]),
@@ -154,11 +164,27 @@ def _plan(
     return dataclasses.replace(result, warnings=cautions(result, optimum.inside, max_ratio))
 
 
+TOKENS, COSTS = ("theta", "nu"), ("slot_cost.mean", "slot_cost.deviation")
+"""What moments of a slot are called: those of its tokens, and those of what it costs where that is something else."""
+
+
 @kept
-def _describe(workload: SlotLoad, batch_size: Scalar, barrier: Barrier):
-    """Law of a worker's load, theta, nu, and (prompt mean, decode mean) if known."""
+def _describe(workload: SlotLoad, costly: SlotCost | None, batch_size: Scalar, barrier: Barrier):
+    """Law of a worker's load, theta and nu; the two of what a slot costs, and how they move with each coefficient; (prompt
+    mean, decode mean) if known."""
     means = (workload.prompt_mean, workload.decode_mean) if isinstance(workload, Workload) else None
-    return barrier.worker_load(workload, batch_size), workload.theta, workload.nu, means
+    tokens = workload.theta, workload.nu
+    if costly is None:
+        return barrier.worker_load(workload, batch_size), tokens, tokens, {}, means
+
+    def moments(values: dict[str, Scalar]) -> tuple[Scalar, Scalar]:
+        slot = workload.costs(costly.with_coefficients(values).slot_cost)  # pyright: ignore[reportAttributeAccessIssue]
+        return slot.theta, slot.nu
+
+    mean, deviation = jax.jacfwd(moments)(costly.coefficients())
+    moving = {f"attention.{name}": (mean[name], deviation[name]) for name in mean}
+    slot = workload.costs(costly.slot_cost)
+    return barrier.worker_load(slot, batch_size), tokens, (slot.theta, slot.nu), moving, means
 
 
 @kept
@@ -181,15 +207,24 @@ def _curve(scenario: _Scenario, max_ratio: int | float) -> Curve:
 
 @functools.partial(kept, quickly=True)
 def _top(
-    load: WorkerLoad, profile: Profile, bundle: Bundle, parameters: dict[str, Scalar], max_ratio: Scalar
+    load: WorkerLoad,
+    profile: Profile,
+    bundle: Bundle,
+    parameters: dict[str, Scalar],
+    moving: dict[str, tuple[Scalar, Scalar]],
+    max_ratio: Scalar,
 ) -> tuple[Top, dict[str, Scalar], dict[str, Scalar]]:
     """log r* and log throughput there, and the derivatives of both by the parameters."""
 
     def moved(p: dict[str, Scalar]) -> tuple[WorkerLoad, Profile, Bundle]:
         batch_size = p["batch_size"]
         coefficients = {name: p[name] for name in profile.coefficients()}
+        mean, deviation = (p[name] for name in (COSTS if moving else TOKENS))
+        for name, (by_mean, by_deviation) in moving.items():
+            change = p[name] - parameters[name]
+            mean, deviation = mean + by_mean * change, deviation + by_deviation * change
         return (
-            load.with_moments(batch_size * p["theta"], jnp.sqrt(batch_size) * p["nu"]),
+            load.with_moments(batch_size * mean, jnp.sqrt(batch_size) * deviation),
             profile.with_coefficients(coefficients),
             eqx.tree_at(lambda b: b.batch_size, bundle, batch_size),
         )
@@ -224,15 +259,17 @@ def _anonymous(workload: SlotLoad) -> SlotLoad:
 
 
 class _Covariances(NamedTuple):
-    """Sampling covariance of (theta, nu), None where there is none, and the profile with that of its coefficients."""
+    """Sampling covariance of (theta, nu) and of the two of what a slot costs, None where there is none, and the profile with
+    that of its coefficients."""
 
-    workload: np.ndarray | None
+    tokens: np.ndarray | None
+    slot: np.ndarray | None
     profile: Profile
 
     def theta_interval(self, theta: float) -> tuple[float, float] | None:
-        if self.workload is None:
+        if self.tokens is None:
             return None
-        margin = 1.96 * float(np.sqrt(self.workload[0, 0]))
+        margin = 1.96 * float(np.sqrt(self.tokens[0, 0]))
         return theta - margin, theta + margin
 
     def interval(
@@ -241,7 +278,11 @@ class _Covariances(NamedTuple):
         """95 % interval of `value` by the delta method on its logarithm, so that it stays positive."""
         numbers = {name: float(number) for name, number in parameters.items()}
         relative = {name: elasticity / numbers[name] for name, elasticity in elasticities.items() if numbers[name]}
-        sources = [(("theta", "nu"), self.workload), (tuple(self.profile.coefficients()), self.profile.covariance)]
+        sources = [
+            (TOKENS, self.slot),
+            (COSTS, self.slot),
+            (tuple(self.profile.coefficients()), self.profile.covariance),
+        ]
         known = [(names, np.asarray(covariance)) for names, covariance in sources if covariance is not None]
         if not known:
             return None
@@ -251,6 +292,17 @@ class _Covariances(NamedTuple):
             variance += float(slopes @ covariance @ slopes)
         factor = float(np.exp(1.96 * np.sqrt(max(variance, 0.0))))
         return value / factor, value * factor
+
+
+def _covariances(workload: SlotLoad, profile: Profile) -> tuple[_Covariances, str]:
+    """Everything that is known of how sure inputs are, and how that of the workload was found."""
+    if not isinstance(workload, Workload):
+        return _Covariances(None, None, profile), "not known"
+    tokens, method = sampling_covariance(workload)
+    attention = profile.attention
+    slot = sampling_covariance(workload, attention.slot_cost)[0] if isinstance(attention, SlotCost) else tokens
+    known = lambda covariance: covariance if covariance.any() else None
+    return _Covariances(known(tokens), known(slot), profile), method
 
 
 def _horizon_load(workload: SlotLoad, bundle: Bundle, requests: int | float | None) -> float | None:

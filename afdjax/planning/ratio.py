@@ -48,7 +48,7 @@ def optimal_ratio(
     shared link with the FFN. Raises `ValueError` for an empty range.
     """
     check_range(bundle, max_ratio)
-    load = (Exact() if barrier is None else barrier).worker_load(workload, bundle.batch_size)
+    load = (Exact() if barrier is None else barrier).worker_load(profile.slot_load(workload), bundle.batch_size)
     return ratio_for(load, profile, bundle, max_ratio)
 
 

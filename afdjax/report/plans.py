@@ -55,9 +55,17 @@ def _reasons(plan: Document) -> list[Any]:
         ),
         ("limited by", f"{best['regime']}; a cycle is decided by {decides}"),
     ]
+    costs = workload.get("slot_cost")
+    if costs is not None:
+        rows.insert(
+            1, ("slot cost", f"mean {costs['mean']:,.1f}, deviation {costs['deviation']:,.1f}: attention goes by it")
+        )
     form = plan["closed_form"]
     if form is not None:
-        load = "stationary load" if form["slot_load"] == workload["theta"] else "finite-horizon load"
+        stationary = "stationary load" if costs is None else "mean slot cost"
+        load = (
+            stationary if form["slot_load"] == (costs or {"mean": workload["theta"]})["mean"] else "finite-horizon load"
+        )
         rows.append(
             (
                 "mean field",
@@ -82,8 +90,16 @@ def _certainty(plan: Document) -> list[Any]:
             ("averages alone", f"prompt + decode - 1 = {simple:,.0f} is off by {off:+.0%}"),
             ("heaviest 1 %", f"of the requests carry {workload['top_1_percent_share']:.0%} of the token load"),
         ]
-    if not plan["profile"]["has_covariance"]:
+    fitted = plan["profile"]["has_covariance"]
+    if not fitted:
         rows.append(("coefficients", "taken as exact: the profile has no covariance"))
+    if plan["optimum"]["ratio_ci95"] is not None:
+        errors = " and ".join(
+            ["the log's sampling error"] * (workload["theta_ci95"] is not None) + ["that of the fit"] * fitted
+        )
+        rows.append(
+            ("interval of r*", f"covers {errors}; not the model's own error, nor a change of load or of what is served")
+        )
     return [headline("How sure"), pairs(rows)]
 
 
@@ -98,6 +114,8 @@ def _measure(plan: Document) -> list[Any]:
     names.sort(key=lambda name: -abs(of_ratio[name]))
     for name in names:
         table.add_row(name, f"{of_ratio[name]:+.2f} %", f"{of_throughput[name]:+.2f} %")
-    measured = [name for name in names if name not in ("batch_size", "theta", "nu")]
+    measured = [
+        name for name in names if name not in ("batch_size", "theta", "nu", "slot_cost.mean", "slot_cost.deviation")
+    ]
     first = f"Measure {' and '.join(measured[:2])} best; theta needs the longest log you have."
     return [headline("What to measure better"), Text(first), table]

@@ -14,7 +14,9 @@ from afdjax._tools.types import Scalar
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.simulation import histogram
+from afdjax.simulation.costs import attention_loads, whole_corners
 from afdjax.simulation.decode_steps import attention_times, decode_step, stages_of
+from afdjax.simulation.paths import Corners, Loads
 from afdjax.simulation.pipeline import (
     Account,
     BalancedAccount,
@@ -41,7 +43,10 @@ def whole_blocks(steps: int | float) -> int:
 
 
 class Scenario(eqx.Module):
-    """What stays the same from step to step: `workers` of each ratio, of at most `most_workers`; `window`, the steps counted."""
+    """What stays the same from step to step: `workers` of each ratio, of at most `most_workers`; `window`, the steps counted.
+
+    `theta` and `nu` are those of what a slot costs.
+    """
 
     profile: Profile
     bundle: Bundle
@@ -70,9 +75,14 @@ class Scenario(eqx.Module):
         around = (attention + stages.ffn[0] + 2.0 * stages.transfer[0]) / self.bundle.in_flight
         return lax.stop_gradient(self.layers * jnp.maximum(jnp.maximum(attention, stages.ffn[0]), around))
 
-    def tokens(self, load: Int32[Array, "..."]) -> Float[Array, "..."]:
-        """Loads as numbers that carry derivatives: the paths follow mean and deviation of the slot load, shape held."""
-        count = load.astype(self.theta.dtype)
+    @property
+    def corners(self) -> Corners:
+        """Whole contexts at which the cost of a slot bends."""
+        return whole_corners(self.profile.attention)
+
+    def attention_loads(self, loads: Loads) -> Float[Array, "..."]:
+        """What attention is timed by, with derivatives: by costs, and along mean and deviation of a slot with the shape held."""
+        count = attention_loads(self.profile.attention, loads, self.slots, self.theta.dtype)
         theta, nu = lax.stop_gradient((self.theta, self.nu))
         stretch = jnp.where(nu > 0, self.nu / jnp.where(nu > 0, nu, 1.0), 1.0)
         return count + self.slots * (self.theta - theta) + (stretch - 1.0) * (count - self.slots * theta)
@@ -85,21 +95,23 @@ def scenario_of(
     slots, layers = (whole_number(name, getattr(bundle, name)) for name in ("batch_size", "layers"))
     check_capacity(workload, slots)
     require_layers(layers, window[1])
-    theta, nu = _slot_statistics(workload)
+    theta, nu = _slot_statistics(workload, profile)
     begin, stop = (jnp.asarray(step, jnp.int32) for step in window)
     workers = jnp.asarray(counts, theta.dtype)
     return Scenario(profile, bundle, theta, nu, workers, (begin, stop), counts[-1], slots, layers)
 
 
 @eqx.filter_jit
-def _slot_statistics(workload: Workload) -> tuple[Scalar, Scalar]:
-    return workload.theta, workload.nu
+def _slot_statistics(workload: Workload, profile: Profile) -> tuple[Scalar, Scalar]:
+    # the paths themselves follow the costs
+    slot = lax.stop_gradient(profile).slot_load(workload)
+    return slot.theta, slot.nu
 
 
 class Course(NamedTuple):
     """Loads, pipelines and sums over the steps counted so far: what one chunk of the timeline hands to the next."""
 
-    load: Int32[Array, "replicas workers in_flight"]
+    load: Loads  # (replicas, workers, in_flight)
     pipeline: Pipeline
     balanced: Pipeline
     taken: Account
@@ -107,10 +119,10 @@ class Course(NamedTuple):
     rounds: Float[Array, "bundles bins"]
 
 
-def at_start(scenario: Scenario, load: Int32[Array, "replicas workers in_flight"]) -> Course:
-    """Pipelines at rest, nothing counted; `load` is that one step before the first."""
+def at_start(scenario: Scenario, load: Loads) -> Course:
+    """Pipelines at rest, nothing counted; `load` (replicas, workers, in_flight) is that one step before the first."""
     m = scenario.bundle.in_flight
-    bundles, dtype = load.shape[0] * scenario.ratios, scenario.theta.dtype
+    bundles, dtype = load.tokens.shape[0] * scenario.ratios, scenario.theta.dtype
     zero = jnp.zeros((1, bundles), dtype)
     waits = Waits(zero, zero)
     return Course(
@@ -126,15 +138,15 @@ def at_start(scenario: Scenario, load: Int32[Array, "replicas workers in_flight"
 def run_course(
     course: Course,
     scenario: Scenario,
-    jumps: Int32[Array, "steps replicas workers in_flight"],
+    jumps: Loads,
     first_step: Int32[Array, ""],
 ) -> tuple[Course, Float[Array, "times replicas ratios in_flight"]]:
-    """Decode steps from `first_step` on, a multiple of `BLOCK`, for given jumps of the loads.
+    """Decode steps from `first_step` on, a multiple of `BLOCK`, for given jumps (steps, replicas, workers, in_flight).
 
     Also returns when each step of each microbatch ended, on a clock that stands at zero at the end of the last step before;
     the first row is that step.
     """
-    steps, replicas, _, m = jumps.shape
+    steps, replicas, _, m = jumps.tokens.shape
     ratios = scenario.ratios
     begin, stop = scenario.window
     stages = scenario.stages(replicas)
@@ -147,8 +159,8 @@ def run_course(
     def step(carry, now):
         load, pipeline, balanced, sums, clock = carry
         jump, number = now
-        load = load + jump + scenario.slots
-        tokens = scenario.tokens(load)
+        load = load.after(jump, scenario.slots)
+        tokens = scenario.attention_loads(load)
         times = jnp.moveaxis(attention(tokens), (0, 1, 2), (2, 1, 0))
         bundles = tuple(for_bundles(times[i]) for i in range(m))
         pipeline, taken = decode_step(pipeline, bundles, stages, scenario.layers, account)
@@ -174,7 +186,7 @@ def run_course(
     numbers = first_step + jnp.arange(steps, dtype=jnp.int32)
     in_blocks = lambda array: array.reshape(steps // BLOCK, BLOCK, *array.shape[1:])
     carry = (*course[:3], (course.taken, course.balanced_taken), jnp.zeros_like(course.taken.elapsed))
-    carry, (ends, clocks) = lax.scan(block, carry, (in_blocks(jumps), in_blocks(numbers)))
+    carry, (ends, clocks) = lax.scan(block, carry, jax.tree.map(in_blocks, (jumps, numbers)))
     load, pipeline, balanced, sums, _ = carry
 
     counts = _count_rounds(course.rounds, clocks.reshape(steps, -1), scenario, numbers)

@@ -1,6 +1,7 @@
 """The simulations of arXiv:2601.21351 v1 under its own rules, to be compared with it: its cycle and its throughput."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -10,6 +11,7 @@ from afdjax._tools import checks
 from afdjax._tools.types import Column
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
+from afdjax.simulation.costs import attention_loads, whole_corners
 from afdjax.simulation.course import Scenario, at_start, run_course, scenario_of, whole_blocks
 from afdjax.simulation.decode_steps import attention_times, stages_of
 from afdjax.simulation.paths import (
@@ -22,7 +24,6 @@ from afdjax.simulation.paths import (
     completed_steps,
     completion,
     fill,
-    load_jump,
 )
 from afdjax.simulation.requirements import check_capacity, whole_number, whole_ratios
 from afdjax.simulation.results import PerRatio, standard_error, throughputs
@@ -69,7 +70,9 @@ def sweep_ratios(
     batch_size = whole_number("batch_size", bundle.batch_size)
     check_capacity(workload, batch_size)
     sampler, words = workload.sampler(), cell_words(key, replicas, counts[-1], 1)
-    slots = _fill(sampler, words, batch_size, Stationary() if initial is None else initial)
+    slots = _fill(
+        sampler, words, batch_size, Stationary() if initial is None else initial, whole_corners(profile.attention)
+    )
     total = jnp.zeros((replicas, len(counts)))
     for first in range(0, steps, CHUNK):
         slots, part = _cycles(slots, sampler, profile, bundle, jnp.asarray(min(CHUNK, steps - first)), counts, replicas)
@@ -85,7 +88,7 @@ def _cycles(slots: Slots, sampler, profile: Profile, bundle: Bundle, steps, coun
     """Sum of the cycles of the next `steps` steps, shape (replicas, ratios), and the slots after `CHUNK` steps."""
     batch_size = slots.remaining.shape[1]
     workers = jnp.asarray(counts, float)
-    after, (jumps,) = advance(slots, sampler, CHUNK)
+    after, jumps, _ = advance(slots, sampler, CHUNK, whole_corners(profile.attention))
     stages = stages_of(profile, bundle, workers, 1)
     floor = bundle.layers * jnp.maximum(stages.ffn, 2.0 * stages.transfer)
     chosen = np.array(counts) - 1
@@ -93,14 +96,15 @@ def _cycles(slots: Slots, sampler, profile: Profile, bundle: Bundle, steps, coun
     def step(carry, now):
         load, total = carry
         jump, counted = now
-        load = load + jump + batch_size
-        times = attention_times(profile, bundle, load.astype(floor.dtype)).reshape(replicas, -1)
+        load = load.after(jump, batch_size)
+        loads = attention_loads(profile.attention, load, batch_size, floor.dtype)
+        times = attention_times(profile, bundle, loads).reshape(replicas, -1)
         slowest = bundle.layers * lax.cummax(times, axis=1)[:, chosen]
         return (load, total + counted * jnp.maximum(slowest, floor)), None
 
     counted = (jnp.arange(CHUNK) < steps).astype(floor.dtype)
     start = (slots.load, jnp.zeros((replicas, len(counts)), floor.dtype))
-    (load, total), _ = lax.scan(step, start, (jumps.T, counted))
+    (load, total), _ = lax.scan(step, start, (jax.tree.map(jnp.transpose, jumps), counted))
     return eqx.tree_at(lambda s: s.load, after, load), total
 
 
@@ -153,11 +157,11 @@ def _until_completed(
     """Whether 80 % were completed, and mean cycle and throughput per weighted instance until then."""
     bundle, ratios, most = scenario.bundle, scenario.ratios, scenario.most_workers
     m = bundle.in_flight
-    slots = fill(sampler, words, scenario.slots, initial)
-    _, sums = advance(slots, sampler, steps, (load_jump, completion, completed_steps))
-    jumps, completed, decoded = (part.T.reshape(steps, -1, most, m) for part in sums)
-    replicas = jumps.shape[1]
-    course = at_start(scenario, slots.load.reshape(replicas, most, m))
+    slots = fill(sampler, words, scenario.slots, initial, scenario.corners)
+    _, jumps, sums = advance(slots, sampler, steps, scenario.corners, (completion, completed_steps))
+    jumps, (completed, decoded) = jax.tree.map(lambda part: part.T.reshape(steps, -1, most, m), (jumps, sums))
+    replicas = completed.shape[1]
+    course = at_start(scenario, jax.tree.map(lambda load: load.reshape(replicas, most, m), slots.load))
     _, ends = run_course(course, scenario, jumps, jnp.asarray(0, jnp.int32))
     # one row for each microbatch step; a refill before step k marks the end of step k - 1
     ends = jnp.moveaxis(ends[:-1], 3, 1).reshape(steps * m, replicas, ratios)

@@ -8,6 +8,10 @@ long steps take. Each step adds one token to every slot; the load jumps only whe
 The decode lengths of a slot, summed up, are the steps at which it is refilled; the jumps are scattered there and one
 running sum over the steps gives every load. Work and memory go with requests plus steps, never with slots times steps.
 
+Where a slot's cost has a corner at n tokens (`afdjax.simulation.costs`), two more sums are kept: the slots at or past it,
+which change where a context comes to it (one more jump a request) and at refills, and the tokens beyond it, which grow by that
+number each step.
+
 A *cell* is one microbatch of one worker: B slots. Request number n of slot s of a cell is a function of the simulation's
 key, the cell and (s, n) alone: chunks, devices and whatever else is simulated do not change it.
 """
@@ -36,13 +40,11 @@ LANES = 4096
 
 PerSlot = Int32[Array, "cells slots"]
 
+Corners = tuple[Int32[Array, ""], ...]
+"""Whole numbers of tokens at which the cost of a slot bends."""
+
 Measure = Callable[[Lengths, Lengths, Lengths], Lengths]
 """(old prompt, old decode, new prompt) -> what is added up over the refills of a step."""
-
-
-def load_jump(prompt: Lengths, decode: Lengths, new_prompt: Lengths) -> Lengths:
-    """By how much a refill changes the load, beside the token that every slot gains."""
-    return new_prompt - prompt - decode
 
 
 def completion(prompt: Lengths, decode: Lengths, new_prompt: Lengths) -> Lengths:
@@ -55,11 +57,32 @@ def completed_steps(prompt: Lengths, decode: Lengths, new_prompt: Lengths) -> Le
     return decode
 
 
+class Loads(eqx.Module):
+    """Token loads, and for each corner how many slots have a context at or past it, and their tokens beyond it; all of a shape.
+
+    Also by how much refills and crossings change them in a step.
+    """
+
+    tokens: Int32[Array, "..."]
+    past: tuple[Int32[Array, "..."], ...] = ()
+    beyond: tuple[Int32[Array, "..."], ...] = ()
+
+    def after(self, jumps: "Loads", slots: int) -> "Loads":
+        """One step later: every slot gains a token."""
+        return Loads(
+            self.tokens + jumps.tokens + slots,
+            tuple(map(jnp.add, self.past, jumps.past)),
+            tuple(
+                tokens + past + jump for tokens, past, jump in zip(self.beyond, self.past, jumps.beyond, strict=True)
+            ),
+        )
+
+
 class Slots(eqx.Module):
     """What every slot of some cells does before a step.
 
     `words` name each cell's stream of random words; a slot serves its request number `served` with lengths `prompt` and
-    `decode`, and is refilled `remaining` steps from now; `load` is the token load of each cell one step ago.
+    `decode`, and is refilled `remaining` steps from now; `load` holds the loads of each cell one step ago.
     """
 
     words: UInt32[Array, "cells 2"]
@@ -67,7 +90,7 @@ class Slots(eqx.Module):
     prompt: PerSlot
     decode: PerSlot
     remaining: PerSlot
-    load: Int32[Array, " cells"]
+    load: Loads
 
 
 class InitialState(eqx.Module):
@@ -108,11 +131,23 @@ def cell_words(key: PRNGKeyArray, replicas: int, workers: int, in_flight: int) -
     return jax.vmap(words)(*index)
 
 
-def fill(sampler: RequestSampler, words: UInt32[Array, "cells 2"], batch_size: int, initial: InitialState) -> Slots:
+def fill(
+    sampler: RequestSampler,
+    words: UInt32[Array, "cells 2"],
+    batch_size: int,
+    initial: InitialState,
+    corners: Corners = (),
+) -> Slots:
     """All slots with their first request."""
     served = jnp.zeros((words.shape[0], batch_size), jnp.uint32)
     prompt, decode, age = initial.requests(sampler, _request_words(words, served))
-    load = jnp.sum(prompt + age - 1, axis=1, dtype=jnp.int32)
+    context = prompt + age - 1
+    over_slots = lambda of_slots: jnp.sum(of_slots, axis=1, dtype=jnp.int32)
+    load = Loads(
+        over_slots(context),
+        tuple(over_slots(context >= corner) for corner in corners),
+        tuple(over_slots(jnp.maximum(context - corner, 0)) for corner in corners),
+    )
     return Slots(words, served, prompt, decode, decode - age, load)
 
 
@@ -131,11 +166,11 @@ def refill(
 
 
 def advance(
-    slots: Slots, sampler: RequestSampler, steps: int, measures: Sequence[Measure] = (load_jump,)
-) -> tuple[Slots, list[Int32[Array, "cells steps"]]]:
-    """The sums of `measures` over the refills of each of the next `steps` steps, and the slots after them.
+    slots: Slots, sampler: RequestSampler, steps: int, corners: Corners = (), measures: Sequence[Measure] = ()
+) -> tuple[Slots, Loads, list[Int32[Array, "cells steps"]]]:
+    """The slots after the next `steps` steps, the jumps of their loads [cells, steps], and sums of `measures` over refills.
 
-    `load` of the slots returned is still that before the steps: the caller's running sum of `load_jump` moves it on.
+    `load` of the slots returned is still that before the steps: the caller's running sum of the jumps moves it on.
     """
     cells, batch_size = slots.remaining.shape
     lanes = LANES if jax.default_backend() == "cpu" else cells * batch_size
@@ -143,31 +178,53 @@ def advance(
         size for size in range(1, cells + 1) if cells % size == 0 and (size == 1 or size * batch_size <= lanes)
     )
     blocks = jax.tree.map(lambda leaf: leaf.reshape(cells // together, together, *leaf.shape[1:]), slots)
-    blocks, sums = lax.map(lambda block: _advance_block(block, sampler, steps, measures), blocks)
-    joined = lambda leaf: leaf.reshape(cells, *leaf.shape[2:])
-    return jax.tree.map(joined, blocks), [joined(total) for total in sums]
+    moved = lax.map(lambda block: _advance_block(block, sampler, steps, corners, measures), blocks)
+    return jax.tree.map(lambda leaf: leaf.reshape(cells, *leaf.shape[2:]), moved)
 
 
 def _advance_block(
-    slots: Slots, sampler: RequestSampler, steps: int, measures: Sequence[Measure]
-) -> tuple[Slots, list[Int32[Array, "cells steps"]]]:
+    slots: Slots, sampler: RequestSampler, steps: int, corners: Corners, measures: Sequence[Measure]
+) -> tuple[Slots, Loads, list[Int32[Array, "cells steps"]]]:
     cells, _ = slots.remaining.shape
     # one entry beyond the steps takes what is not due
     row = jnp.arange(cells, dtype=jnp.int32)[:, None] * (steps + 1)
-    sums = [jnp.zeros(cells * (steps + 1), jnp.int32) for _ in measures]
+    none = jnp.zeros(cells * (steps + 1), jnp.int32)
+
+    def add(total: Array, at: Array, value: Array) -> Array:
+        return total.at[(row + at).ravel()].add(value.ravel(), mode="promise_in_bounds")
+
+    def crossing(past: Array, slots: Slots, corner: Array, before: Array) -> Array:
+        """One more past the corner where the requests that began `before` it come to it, while they last."""
+        end = slots.prompt + slots.decode
+        at = slots.remaining - (end - corner)
+        comes = before & (corner < end) & (at >= 0) & (at < steps)
+        return add(past, jnp.where(comes, at, steps), jnp.ones_like(at))
 
     def one_request_each(state):
-        slots, sums = state
+        slots, jumps, sums = state
         due = slots.remaining < steps
         served, prompt, decode, remaining = refill(slots, sampler, due)
-        at = (row + jnp.where(due, slots.remaining, steps)).ravel()
-        added = [measure(slots.prompt, slots.decode, prompt).ravel() for measure in measures]
-        sums = [total.at[at].add(value, mode="promise_in_bounds") for total, value in zip(sums, added, strict=True)]
-        return Slots(slots.words, served, prompt, decode, remaining, slots.load), sums
+        at, end = jnp.where(due, slots.remaining, steps), slots.prompt + slots.decode
+        fresh = Slots(slots.words, served, prompt, decode, remaining, slots.load)
+        past, beyond = list(jumps.past), list(jumps.beyond)
+        for i, corner in enumerate(corners):
+            refilled = add(past[i], at, (prompt >= corner).astype(jnp.int32) - (end > corner).astype(jnp.int32))
+            past[i] = crossing(refilled, fresh, corner, due & (prompt < corner))
+            beyond[i] = add(beyond[i], at, jnp.maximum(prompt - corner, 0) - jnp.maximum(end - corner, 0))
+        jumps = Loads(add(jumps.tokens, at, prompt - end), tuple(past), tuple(beyond))
+        sums = [
+            add(total, at, measure(slots.prompt, slots.decode, prompt))
+            for total, measure in zip(sums, measures, strict=True)
+        ]
+        return fresh, jumps, sums
 
-    slots, sums = lax.while_loop(lambda state: jnp.any(state[0].remaining < steps), one_request_each, (slots, sums))
+    # a first request whose prompt ends at the corner comes to it in the first step
+    past = tuple(crossing(none, slots, corner, slots.prompt <= corner) for corner in corners)
+    state = (slots, Loads(none, past, (none,) * len(corners)), [none for _ in measures])
+    slots, jumps, sums = lax.while_loop(lambda state: jnp.any(state[0].remaining < steps), one_request_each, state)
     slots = eqx.tree_at(lambda s: s.remaining, slots, slots.remaining - steps)
-    return slots, [total.reshape(cells, steps + 1)[:, :steps] for total in sums]
+    counted = lambda total: total.reshape(cells, steps + 1)[:, :steps]
+    return slots, jax.tree.map(counted, jumps), [counted(total) for total in sums]
 
 
 def _request_words(words: UInt32[Array, "cells 2"], served: UInt32[Array, "cells slots"]) -> Words:
@@ -217,10 +274,10 @@ def _compiled_paths(devices: int) -> Callable[..., Int32[Array, "steps workers"]
 
 def _load_paths(words, sampler, batch_size: int, steps: int, initial: InitialState) -> Int32[Array, "steps workers"]:
     slots = fill(sampler, words, batch_size, initial)
-    _, (jumps,) = advance(slots, sampler, steps)
+    _, jumps, _ = advance(slots, sampler, steps)
 
     def step(load, jump):
         load = load + jump + batch_size
         return load, load
 
-    return lax.scan(step, slots.load, jumps.T)[1]
+    return lax.scan(step, slots.load.tokens, jumps.tokens.T)[1]

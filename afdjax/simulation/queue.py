@@ -1,10 +1,12 @@
 """A log replayed in order: one first-come-first-served queue for all slots of a bundle."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int, Int32
 
 from afdjax._tools import checks
 from afdjax._tools.types import Column
@@ -12,6 +14,7 @@ from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.simulation import histogram
 from afdjax.simulation.course import at_start, conclude, run_course, scenario_of, sums_of, whole_blocks
+from afdjax.simulation.paths import Loads
 from afdjax.simulation.requirements import MOST_STEPS, require_window, whole_ratios
 from afdjax.simulation.residence import Tpot
 from afdjax.simulation.results import Simulation
@@ -48,7 +51,7 @@ def replay(
         raise ValueError("`log` must hold one row for each request, in order, but its rows are weighted.")
     scenario = scenario_of(log, profile, bundle, counts, (warm_up, steps))
     prompt, decode = (np.asarray(column).astype(np.int64) for column in (log.prompt, log.decode))
-    padded = whole_blocks(steps)
+    padded, corners = whole_blocks(steps), [int(corner) for corner in scenario.corners]
     results = []
     for workers in counts:
         alone = eqx.tree_at(lambda s: s.workers, scenario, jnp.full(1, workers, scenario.theta.dtype))
@@ -57,15 +60,16 @@ def replay(
             assign(np.roll(decode, -first), cells, alone.slots, padded)
             for first in np.arange(replicas) * len(decode) // replicas
         ]
-        jumps = np.zeros((padded, replicas, counts[-1], bundle.in_flight), np.int32)
+        of_replicas = []
         for replica, (request, begin, slot) in enumerate(runs):
             row = (request + replica * len(decode) // replicas) % len(decode)
-            own = jumps[:, replica, :workers].reshape(padded, cells)
-            np.add.at(own, (begin, slot % cells), _jumps(prompt[row], decode[row], slot))
-            jumps[:, replica, :workers] = own.reshape(padded, workers, bundle.in_flight)
+            own = _jumps(prompt[row], decode[row], begin, slot % cells, (padded, cells), corners)
+            of_replicas.append(jax.tree.map(lambda jump: _for_most(jump, workers, counts[-1]), own))  # noqa: B023
+        jumps = jax.tree.map(lambda *each: jnp.stack(each, axis=1), *of_replicas)
         # the first requests come with the first step's jumps, so before it every slot is a token short of empty
-        course = at_start(alone, jnp.full(jumps.shape[1:], -alone.slots, jnp.int32))
-        course, ends = _run(course, alone, jnp.asarray(jumps))
+        empty = jax.tree.map(lambda jump: jnp.zeros(jump.shape[1:], jnp.int32), jumps)
+        course = at_start(alone, eqx.tree_at(lambda load: load.tokens, empty, empty.tokens - alone.slots))
+        course, ends = _run(course, alone, jumps)
         tpot = _tpot(np.asarray(ends)[:, :, 0], runs, decode, cells, (warm_up, steps), _scale(alone), bundle.in_flight)
         results.append(sums_of(course, tpot))
     # bundles in the order (replica, ratio)
@@ -100,13 +104,30 @@ _run = eqx.filter_jit(lambda course, scenario, jumps: run_course(course, scenari
 _scale = eqx.filter_jit(lambda scenario: scenario.bundle.in_flight * scenario.scale())
 
 
-def _jumps(prompt, decode, slot):
-    """What each request changes in the load of its cell when it begins: it comes, and the slot's last one goes."""
-    order = np.argsort(slot, kind="stable")
-    gone = np.where(np.diff(slot[order], prepend=-1) == 0, np.roll((prompt + decode)[order], 1), 0)
-    change = np.empty_like(prompt)
-    change[order] = prompt[order] - gone
-    return change.astype(np.int32)
+def _jumps(prompt, decode, begin, cell, shape: tuple[int, int], corners: Sequence[int]) -> Loads:
+    """What requests change in the loads of their cells: when they begin, come to a corner, and end; (steps, cells)."""
+    end, stop = prompt + decode, begin + decode
+
+    def placed(*changes) -> Int32[Array, "steps cells"]:
+        total = np.zeros(shape, np.int32)
+        for at, change in changes:
+            counted = at < shape[0]
+            np.add.at(total, (at[counted], cell[counted]), change[counted])
+        return jnp.asarray(total)
+
+    def past(corner: int) -> Int32[Array, "steps cells"]:
+        comes = ((prompt < corner) & (corner < end)).astype(int)
+        at = np.where(comes, begin + corner - prompt, begin)
+        return placed((begin, (prompt >= corner).astype(int)), (at, comes), (stop, -(end > corner).astype(int)))
+
+    beyond = lambda corner: placed((begin, np.maximum(prompt - corner, 0)), (stop, -np.maximum(end - corner, 0)))
+    return Loads(placed((begin, prompt), (stop, -end)), tuple(map(past, corners)), tuple(map(beyond, corners)))
+
+
+def _for_most(jump: Int32[Array, "steps cells"], workers: int, most: int) -> Int32[Array, "steps workers in_flight"]:
+    """The jumps of cells (worker, microbatch), with room for `most` workers."""
+    by_worker = jump.reshape(jump.shape[0], workers, -1)
+    return jnp.pad(by_worker, ((0, 0), (0, most - workers), (0, 0)))
 
 
 def _tpot(ends, runs, decode, cells: int, window: tuple[int, int], scale, in_flight: int) -> Tpot:

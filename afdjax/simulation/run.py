@@ -159,9 +159,9 @@ def simulate(
 
 def _begin(words, sampler: RequestSampler, scenario: Scenario, initial: InitialState) -> _State:
     m, workers = scenario.bundle.in_flight, scenario.most_workers
-    slots = fill(sampler, words, scenario.slots, initial)
-    course = at_start(scenario, slots.load.reshape(-1, workers, m))
-    replicas, dtype = course.load.shape[0], scenario.theta.dtype
+    slots = fill(sampler, words, scenario.slots, initial, scenario.corners)
+    course = at_start(scenario, jax.tree.map(lambda load: load.reshape(-1, workers, m), slots.load))
+    replicas, dtype = course.load.tokens.shape[0], scenario.theta.dtype
     born = jnp.zeros((replicas, scenario.ratios, m, scenario.slots), dtype)
     return _State(slots, course, born, no_requests(replicas * scenario.ratios, dtype))
 
@@ -171,10 +171,11 @@ def _go_on(
 ) -> _State:
     """The next `chunk` decode steps, from `first_step` on."""
     m, workers = scenario.bundle.in_flight, scenario.most_workers
-    replicas = state.course.load.shape[0]
+    replicas = state.course.load.tokens.shape[0]
+    slots, jumps, _ = advance(state.slots, sampler, chunk, scenario.corners)
     # (steps, replicas, workers, microbatches) from cells in that order
-    slots, (jumps,) = advance(state.slots, sampler, chunk)
-    course, ends = run_course(state.course, scenario, jumps.T.reshape(chunk, replicas, workers, m), first_step)
+    jumps = jax.tree.map(lambda jump: jump.T.reshape(chunk, replicas, workers, m), jumps)
+    course, ends = run_course(state.course, scenario, jumps, first_step)
     of_first_worker = lambda leaf: leaf.reshape(replicas, workers, m, *leaf.shape[1:])[:, 0].reshape(
         replicas * m, *leaf.shape[1:]
     )

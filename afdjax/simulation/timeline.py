@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from afdjax._tools import checks
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
+from afdjax.simulation.costs import attention_loads, whole_corners
 from afdjax.simulation.decode_steps import attention_times, stages_of
 from afdjax.simulation.paths import InitialState, Stationary, advance, cell_words, fill
 from afdjax.simulation.pipeline import Pass, Stages, at_rest, pass_through
@@ -113,7 +114,13 @@ def walk(attention: Float[Array, "rounds in_flight workers"], stages: Stages, ti
 def _attention(words, workload, profile, bundle, slots: int, steps: int, initial) -> Float[Array, "steps cells"]:
     """Attention time of every cell at every step."""
     sampler = workload.sampler()
-    filled = fill(sampler, words, slots, initial)
-    _, (jumps,) = advance(filled, sampler, steps)
-    loads = filled.load[None] + jnp.cumsum(jumps.T + slots, axis=0)
-    return attention_times(profile, bundle, loads.astype(float))
+    corners = whole_corners(profile.attention)
+    filled = fill(sampler, words, slots, initial, corners)
+    _, jumps, _ = advance(filled, sampler, steps, corners)
+
+    def step(load, jump):
+        load = load.after(jump, slots)
+        return load, attention_loads(profile.attention, load, slots, jnp.result_type(float))
+
+    _, loads = lax.scan(step, filled.load, jax.tree.map(jnp.transpose, jumps))
+    return attention_times(profile, bundle, loads)

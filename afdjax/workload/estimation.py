@@ -6,9 +6,12 @@ Host code on concrete logs (NumPy, double precision whatever JAX is set to).
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from afdjax.workload.laws import Requests, Workload, sums_over_ages
+from afdjax.workload.slots import Cost
 
 
 BLOCKS = 40
@@ -23,10 +26,13 @@ def moments(requests: Requests) -> tuple[float, float]:
     return _theta_nu(_totals(requests).sum(axis=0))
 
 
-def delta_covariance(requests: Requests) -> np.ndarray:
-    """Covariance of the estimates (theta, nu) for independent requests, by the delta method; shape (2, 2) [tokens^2]."""
-    weight, rows = _weights(requests), _sums(requests)
-    theta, nu = moments(requests)
+def delta_covariance(requests: Requests, cost: Cost | None = None) -> np.ndarray:
+    """Covariance of the estimates (theta, nu) for independent requests, by the delta method; shape (2, 2) [tokens^2].
+
+    With `cost` that of mean and standard deviation of what a slot costs, in its unit.
+    """
+    weight, rows = _weights(requests), _sums(requests, cost)
+    theta, nu = _theta_nu(weight @ rows)
     steps = (weight @ rows[:, 0]) / weight.sum()
     by_theta = (rows[:, 1] - theta * rows[:, 0]) / steps
     by_square = (rows[:, 2] - (nu**2 + theta**2) * rows[:, 0]) / steps
@@ -35,13 +41,13 @@ def delta_covariance(requests: Requests) -> np.ndarray:
     return (influence * weight) @ influence.T / weight.sum() ** 2
 
 
-def block_covariance(requests: Requests, blocks: int = BLOCKS) -> np.ndarray:
+def block_covariance(requests: Requests, blocks: int = BLOCKS, cost: Cost | None = None) -> np.ndarray:
     """Covariance of (theta, nu) by the jackknife over contiguous blocks of the log in its order; shape (2, 2).
 
     Honest where neighbours depend on each other: on production traces the standard error of theta is up to three times
-    that of independent requests. Raises `ValueError` for fewer requests than blocks.
+    that of independent requests. `cost` as for `delta_covariance`. Raises `ValueError` for fewer requests than blocks.
     """
-    totals = _totals(requests)
+    totals = _totals(requests, cost)
     if len(totals) < blocks:
         raise ValueError(f"`blocks` must be at most the number of requests, {len(totals)}, but it is {blocks}.")
     left_out = np.stack([part.sum(axis=0) for part in np.array_split(totals, blocks)])
@@ -50,19 +56,25 @@ def block_covariance(requests: Requests, blocks: int = BLOCKS) -> np.ndarray:
     return (blocks - 1) / blocks * deviations.T @ deviations
 
 
-def sampling_covariance(workload: Workload) -> tuple[np.ndarray, str]:
-    """Covariance of (theta, nu), shape (2, 2), and how it was found.
+def sampling_covariance(workload: Workload, cost: Cost | None = None) -> tuple[np.ndarray, str]:
+    """Covariance of (theta, nu), or of the two of what a slot costs, shape (2, 2), and how it was found.
 
     What the workload carries with it if it does; blocks for a log in time order; the delta method for any other log;
-    zero for a law that was given, not estimated.
+    zero for a law that was given, not estimated. What is carried is of tokens: that of a cost is as many times the one of
+    independent requests as theta's variance is.
     """
     if not isinstance(workload, Requests):
         return np.zeros((2, 2)), "exact law"
     if workload.covariance is not None:
-        return np.asarray(workload.covariance), "as summarized"
+        carried = np.asarray(workload.covariance)
+        if cost is None:
+            return carried, "as summarized"
+        independent = delta_covariance(workload)[0, 0]
+        scale = carried[0, 0] / independent if independent > 0 else 1.0
+        return scale * delta_covariance(workload, cost), "as summarized, scaled"
     if workload.time is not None and len(workload.prompt) >= 2 * BLOCKS:
-        return block_covariance(workload), f"{BLOCKS} contiguous blocks"
-    return delta_covariance(workload), "independent requests"
+        return block_covariance(workload, cost=cost), f"{BLOCKS} contiguous blocks"
+    return delta_covariance(workload, cost), "independent requests"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +149,20 @@ def _weights(requests: Requests) -> np.ndarray:
     return np.asarray(requests.weight, float)
 
 
-def _sums(requests: Requests) -> np.ndarray:
-    return np.stack(sums_over_ages(np.asarray(requests.prompt, float), np.asarray(requests.decode, float)), axis=1)
+def _sums(requests: Requests, cost: Cost | None = None) -> np.ndarray:
+    """Steps, and sums over the ages of the load or cost and of its square (and of the load's cube), request by request."""
+    prompt, decode = np.asarray(requests.prompt, float), np.asarray(requests.decode, float)
+    if cost is None:
+        return np.stack(sums_over_ages(prompt, decode), axis=1)
+    with jax.enable_x64(True):
+        costs = np.asarray(jax.vmap(cost)(jnp.arange((prompt + decode).max(), dtype=float)))
+    running = np.concatenate([np.zeros((1, 2)), np.cumsum(np.stack([costs, costs**2], axis=1), axis=0)])
+    over = running[(prompt + decode).astype(int)] - running[prompt.astype(int)]
+    return np.column_stack([decode, over])
 
 
-def _totals(requests: Requests) -> np.ndarray:
-    return _weights(requests)[:, None] * _sums(requests)
+def _totals(requests: Requests, cost: Cost | None = None) -> np.ndarray:
+    return _weights(requests)[:, None] * _sums(requests, cost)
 
 
 def _theta_nu(totals: np.ndarray) -> tuple[float, float]:

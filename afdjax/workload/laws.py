@@ -20,14 +20,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from afdjax._tools import checks
 from afdjax._tools.types import Column, PerRequest, Scalar, ScalarLike
-from afdjax.workload.lattice import split_loads, split_runs
+from afdjax.workload.costs import cost_law
+from afdjax.workload.lattice import lattice_width, split_loads, split_runs
 from afdjax.workload.lengths import LARGEST_MEAN, LONGEST, Length
 from afdjax.workload.sampling import AliasTable, Lengths, MixedSampler, PairSampler, RequestSampler, RowSampler, Words
-from afdjax.workload.slots import SlotLoad
+from afdjax.workload.slots import Cost, Rescaled, SlotLoad
+
+
+_MOMENT_NODES, _COST_NODES = 1 << 17, 1 << 13
+"""Contexts at which costs are looked at: for their moments, and for the shape of their law."""
 
 
 class Workload(SlotLoad):
@@ -44,6 +50,14 @@ class Workload(SlotLoad):
     @abc.abstractmethod
     def _end_moments(self) -> Float[Array, "2 2"]:
         """E[(P, P^2)] and E[(P + D, (P + D)^2)]: the loads between which a slot moves, per request."""
+
+    @abc.abstractmethod
+    def _step_costs(self, cost: Cost) -> Float[Array, " 2"]:
+        """E[cost^k] of the context of a slot at a random step, for k = 1, 2."""
+
+    @abc.abstractmethod
+    def _end_costs(self, cost: Cost) -> Float[Array, "2 2"]:
+        """`_end_moments` of the costs: E[(cost, cost^2)] of P and of P + D, per request."""
 
     @property
     def prompt_mean(self) -> Scalar:
@@ -69,6 +83,27 @@ class Workload(SlotLoad):
     def variation(self) -> Scalar:
         (first, first_square), (last, last_square) = self._end_moments()
         return (last_square - 2.0 * last * first + first_square) / self.decode_mean
+
+    def costs(self, cost: Cost) -> SlotLoad:
+        """The law of what a slot costs: its moments carry derivatives by `cost` and by this law, its shape does not.
+
+        Sums over every whole context (of `Requests`: of up to 131,072 tokens; of longer ones in between).
+        """
+        # about a number near the mean, whose square would hide the variance
+        centre = lax.stop_gradient(self._step_costs(cost)[0])
+        centred = lambda context: cost(context) - centre
+        mean, square = self._step_costs(centred)
+        (first, first_square), (last, last_square) = self._end_costs(centred)
+        variation = jnp.maximum(last_square - 2.0 * last * first + first_square, 0.0) / self.decode_mean
+        low, high = self.slot_range()
+        width = lattice_width(high - low, _COST_NODES - 1)
+        contexts = low + width * jnp.arange(_COST_NODES, dtype=float)
+        masses = self.slot_masses(low, width, _COST_NODES)
+        law = cost_law(_costs(cost, jnp.minimum(contexts, high)), masses, variation)
+        # what rounding leaves of a cost that is always the same is none
+        least = (8.0 * jnp.finfo(mean.dtype).eps * centre) ** 2
+        variance = square - mean**2
+        return Rescaled(law, mean + centre, _safe_sqrt(jnp.where(variance > least, variance, 0.0)))
 
     @property
     def skewness(self) -> Scalar:
@@ -186,6 +221,23 @@ class Requests(Workload):
         sums = jnp.stack(sums_over_ages(self.prompt, self.decode))
         return sums @ self.weight / jnp.sum(self.weight)
 
+    def _step_costs(self, cost: Cost) -> Float[Array, " 2"]:
+        low, high = lax.stop_gradient(self.slot_range())
+        width = lattice_width(high - low, _MOMENT_NODES - 1)
+        contexts = low + width * jnp.arange(_MOMENT_NODES, dtype=float)
+        moments = _powers(cost, jnp.minimum(contexts, high)) @ self.slot_masses(low, width, _MOMENT_NODES)
+        # a token more in a prompt moves all of its steps, a step more adds one at the end
+        fixed = lax.stop_gradient(self)
+        ends = [_powers(cost, fixed.prompt), *(_powers(cost, fixed.prompt + fixed.decode - k) for k in (0.0, 1.0))]
+        by_prompt, by_decode = ends[1] - ends[0], (ends[1] + ends[2]) / 2.0 - moments[:, None]
+        of_prompt = by_prompt @ (self.weight * (self.prompt - fixed.prompt))
+        of_decode = by_decode @ (self.weight * (self.decode - fixed.decode))
+        return moments + (of_prompt + of_decode) / jnp.sum(self.weight * self.decode)
+
+    def _end_costs(self, cost: Cost) -> Float[Array, "2 2"]:
+        ends = jnp.stack([_powers(cost, self.prompt), _powers(cost, self.prompt + self.decode)])
+        return ends @ self.weight / jnp.sum(self.weight)
+
     def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
         masses = split_runs(self.prompt, self.decode, self.weight, first, width, points)
         return masses / jnp.sum(masses)
@@ -221,12 +273,19 @@ class Independent(Workload):
         a0, a1, a2, a3 = (jnp.sum(age**order * exceedance) for order in (0, 1, 2, 3))
         return jnp.stack([a0, a0 * p1 + a1, a0 * p2 + 2.0 * p1 * a1 + a2, a0 * p3 + 3.0 * p2 * a1 + 3.0 * p1 * a2 + a3])
 
+    def _step_costs(self, cost: Cost) -> Float[Array, " 2"]:
+        masses = self.slot_pmf()
+        return _powers(cost, jnp.arange(masses.shape[0], dtype=float)) @ (masses / jnp.sum(masses))
+
+    def _end_costs(self, cost: Cost) -> Float[Array, "2 2"]:
+        prompt, decode = self.prompt.pmf(), self.decode.pmf()
+        last = _convolved(prompt, decode)
+        powers = _powers(cost, jnp.arange(last.shape[0], dtype=float))
+        return jnp.stack([powers[:, : prompt.shape[0]] @ prompt, powers @ last])
+
     def slot_pmf(self) -> Float[Array, " support"]:
         age = self.decode.exceedance() / self.decode.mean
-        prompt = self.prompt.pmf()
-        size = prompt.shape[0] + age.shape[0] - 1
-        spectrum = jnp.fft.rfft(prompt, n=size) * jnp.fft.rfft(age, n=size)
-        return jnp.maximum(jnp.fft.irfft(spectrum, n=size), 0.0)
+        return _convolved(self.prompt.pmf(), age)
 
     def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
         masses = self.slot_pmf()
@@ -272,6 +331,12 @@ class Mixture(Workload):
 
     def _end_moments(self) -> Float[Array, "2 2"]:
         return jnp.tensordot(self.weights, jnp.stack([part._end_moments() for part in self.parts]), axes=1)
+
+    def _step_costs(self, cost: Cost) -> Float[Array, " 2"]:
+        return self._step_shares() @ jnp.stack([part._step_costs(cost) for part in self.parts])
+
+    def _end_costs(self, cost: Cost) -> Float[Array, "2 2"]:
+        return jnp.tensordot(self.weights, jnp.stack([part._end_costs(cost) for part in self.parts]), axes=1)
 
     def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
         of_parts = jnp.stack([part.slot_masses(first, width, points) for part in self.parts])
@@ -336,6 +401,23 @@ def _probabilities(
     """Probabilities of prompts and decodes, and of a decode length at a random step, which is biased by it."""
     of_decode = decode.pmf()
     return prompt.pmf(), of_decode, of_decode * jnp.arange(of_decode.shape[0], dtype=of_decode.dtype)
+
+
+def _costs(cost: Cost, contexts: Float[Array, " contexts"]) -> Float[Array, " contexts"]:
+    return jnp.asarray(jax.vmap(cost)(contexts), float)
+
+
+def _powers(cost: Cost, contexts: Float[Array, " contexts"]) -> Float[Array, "2 contexts"]:
+    """The costs of contexts, and their squares."""
+    costs = _costs(cost, contexts)
+    return jnp.stack([costs, costs**2])
+
+
+def _convolved(first: Float[Array, " first"], second: Float[Array, " second"]) -> Float[Array, " sum"]:
+    """The law of a sum, from two laws on 0, 1, 2, ..."""
+    size = first.shape[0] + second.shape[0] - 1
+    spectrum = jnp.fft.rfft(first, n=size) * jnp.fft.rfft(second, n=size)
+    return jnp.maximum(jnp.fft.irfft(spectrum, n=size), 0.0)
 
 
 def _tabulated(workload: Workload) -> Float[Array, " support"]:

@@ -5,6 +5,7 @@ A slot that serves a request (P, D) holds P + a tokens at age a; `afdjax.workloa
 """
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -12,6 +13,10 @@ from jaxtyping import Array, Float
 
 from afdjax._tools import checks
 from afdjax._tools.types import Scalar, ScalarLike
+
+
+Cost = Callable[[ScalarLike], ScalarLike]
+"""What a slot costs, by the tokens of its context."""
 
 
 class SlotLoad(eqx.Module):
@@ -34,6 +39,10 @@ class SlotLoad(eqx.Module):
 
         How fast the load forgets: over n steps, few beside a decode, it moves by sqrt(n variation) in the root mean square.
         """
+
+    @abc.abstractmethod
+    def costs(self, cost: Cost) -> "SlotLoad":
+        """The law of what the slot costs, where a context of c tokens costs `cost(c)` (in any unit)."""
 
     @property
     @abc.abstractmethod
@@ -84,6 +93,12 @@ class Moments(_GivenMoments):
     def variation(self) -> None:
         return None
 
+    def costs(self, cost: Cost) -> SlotLoad:
+        raise TypeError(
+            "The law of a slot's context must be known where attention goes by what each slot costs, but `Moments` has only "
+            "theta and nu: give a `Workload`."
+        )
+
     @property
     def unscaled(self) -> "Moments":
         return self
@@ -115,6 +130,9 @@ class Rescaled(_GivenMoments):
     def variation(self) -> Scalar | None:
         known = self.base.variation
         return None if known is None else known * self._stretch() ** 2
+
+    def costs(self, cost: Cost) -> SlotLoad:
+        return self.base.costs(lambda context: cost(self._theta + (context - self.base.theta) * self._stretch()))
 
     def _stretch(self) -> Scalar:
         spread = self.base.nu

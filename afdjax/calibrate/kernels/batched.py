@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 from afdjax.calibrate.kernels import family, optimise
 from afdjax.calibrate.kernels.family import Points
 from afdjax.calibrate.kernels.samples import Samples
-from afdjax.deployment.forms import Roofline
 
 
 _BLOCK_POINTS = 65_536
@@ -37,7 +36,7 @@ def predictions(samples: Sequence[Samples], coefficients: np.ndarray) -> list[np
 def _predict(
     values: Float[Array, "points terms"], tokens: Float[Array, " points"], batch_size: Float[Array, " points"]
 ):
-    return jax.vmap(lambda row, n, b: Roofline(*row)(n, b))(values, tokens, batch_size)
+    return jax.vmap(family.time_at)(values, tokens, batch_size)
 
 
 class BatchedFits(optimise.Fits):

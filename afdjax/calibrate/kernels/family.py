@@ -1,9 +1,9 @@
 """One family of stage times that every parametric form is a restriction of, so that one program fits all forms.
 
-A form is a mask: the terms of `Roofline` (`afdjax.deployment.forms`) that it has; the others are neutral. What the optimisers
-move is free of bounds: positive coefficients are its squares, scales (`saturation`, `window`) its exponentials, `sharpness`
-one plus a square. Points and times are of order one in here; `afdjax.calibrate.kernels.samples` scales them, and the
-coefficients back.
+A form is a mask: the terms of `CappedRoofline` (`afdjax.deployment.forms`) that it has; the others are neutral. What the
+optimisers move is free of bounds: positive coefficients are its squares, scales (`saturation`, `window`) its exponentials,
+`sharpness` one plus a square. Points and times are of order one in here; `afdjax.calibrate.kernels.samples` scales them, and
+the coefficients back.
 """
 
 import dataclasses
@@ -14,16 +14,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from afdjax.deployment.forms import FORMS, Roofline, RooflineForm, coefficient_fields
+from afdjax._tools.types import Scalar, ScalarLike
+from afdjax.deployment.forms import (
+    FORMS,
+    CappedRoofline,
+    Roofline,
+    RooflineForm,
+    coefficient_fields,
+    time_at_equal_contexts,
+)
 
 
-TERMS = tuple(Roofline.terms())
-"""The coefficients of `Roofline`, in their order."""
+TERMS = tuple(CappedRoofline.terms())
+"""The coefficients of `CappedRoofline`, in their order."""
 
 _LOGARITHMIC = np.array([name in ("saturation", "window") for name in TERMS])
 _FROM_ONE = np.array([name == "sharpness" for name in TERMS])
-_NEUTRAL = np.array([{"saturation": 1e-9, "sharpness": 1.0, "window": 1.0}.get(name, 0.0) for name in TERMS])
-"""What a term that is not fitted is; a saturation of nearly 0: all weights are read from the first token on."""
+_NEUTRAL = np.array(
+    [{"saturation": 1e-9, "sharpness": 1.0, "window": 1.0, "beyond": 1.0}.get(name, 0.0) for name in TERMS]
+)
+"""What a term that is not fitted is; a saturation of nearly 0: all weights are read from the first token on;
+what is beyond a window costs as much as what is within."""
 _WIDEST = 30.0
 _SHARPEST = 64.0
 _ZERO = 1e-12
@@ -50,7 +61,7 @@ class FamilyForm:
             return self.kind(**{field: value[term] for field, term in self.kind.terms().items()})
         except ValueError:
             # a coefficient is at its bound, where this class has none (a floor of 0): the family has
-            return Roofline(**value)
+            return Roofline(**{term: value[term] for term in Roofline.terms()})
 
     def covariance_of(self, latency: RooflineForm, covariance: Float[np.ndarray, "terms terms"]) -> np.ndarray:
         """The covariance of the coefficients of `latency`, in their order, from that of all terms."""
@@ -67,7 +78,7 @@ def family_forms(component: str) -> list[FamilyForm]:
 
 def term_in_words(term: str) -> str:
     """A term of the family and what a stage does where it matters."""
-    words = next(field.metadata["explanation"] for field in coefficient_fields(Roofline) if field.name == term)
+    words = next(field.metadata["explanation"] for field in coefficient_fields(CappedRoofline) if field.name == term)
     return f"{term} ({words})" if words else term
 
 
@@ -97,7 +108,12 @@ def parameters_of(values: Float[np.ndarray, "*batch terms"]) -> Float[np.ndarray
 
 def predict(values: Float[Array, " terms"], points: Points) -> Float[Array, " points"]:
     """Time at every point, for coefficients in the order of `TERMS`."""
-    return jax.vmap(Roofline(*values))(points.tokens, points.batch_size)
+    return jax.vmap(time_at, (None, 0, 0))(values, points.tokens, points.batch_size)
+
+
+def time_at(values: Float[Array, " terms"], tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
+    """Time at one point, for coefficients in the order of `TERMS`."""
+    return time_at_equal_contexts(CappedRoofline(*values), tokens, batch_size)
 
 
 def free(values: Float[Array, " terms"], mask: Float[Array, " terms"]) -> Float[Array, " terms"]:

@@ -86,8 +86,8 @@ def _starts(points: Points) -> np.ndarray:
     for saturation, weights in _STARTS:
         values = {
             "base": 0.5 * low, "weights": weights * low, "saturation": saturation * tokens, "sharpness": 2.0,
-            "per_token": high, "per_slot": 0.1 * low, "per_context": 0.1 * low, "per_recent": 0.3 * high,
-            "window": context,
+            "per_token": high, "per_slot": 0.1 * low, "per_context": 0.1 * low, "window": context,
+            "beyond": 0.5,
         }  # fmt: skip
         rows.append([values[term] for term in family.TERMS])
     return family.parameters_of(np.asarray(rows))

@@ -19,7 +19,7 @@ from afdjax.calibrate.kernels.first_fits import FormFit
 from afdjax.calibrate.kernels.samples import Samples
 from afdjax.calibrate.robust import EFFICIENT, robust_scale
 from afdjax.calibrate.uncertainty import leave_one_out
-from afdjax.deployment.forms import FORMS, OwnForm, coefficient_fields
+from afdjax.deployment.forms import FORMS, OwnForm, coefficient_fields, time_at_equal_contexts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ _jit = functools.partial(jax.jit, static_argnums=0)
 def _relative(formula: OwnFormula, values: optimise.Terms, points: _Points) -> optimise.Residuals:
     tokens, batch_size, time = points
     latency = formula.kind(**{name: values[i] for i, name in enumerate(formula.names)})
-    return jax.vmap(latency)(tokens, batch_size) / time - 1.0
+    return jax.vmap(lambda n, b: time_at_equal_contexts(latency, n, b))(tokens, batch_size) / time - 1.0
 
 
 @_jit

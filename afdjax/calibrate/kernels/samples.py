@@ -37,7 +37,7 @@ class Samples:
         tokens, slots, time = self.units
         units = {
             "saturation": tokens, "sharpness": 1.0, "per_token": time / tokens, "per_slot": time / slots,
-            "per_context": time * slots / tokens, "per_recent": time / tokens, "window": tokens / slots,
+            "per_context": time * slots / tokens, "window": tokens / slots, "beyond": 1.0,
         }  # fmt: skip
         return np.array([units.get(term, time) for term in family.TERMS])
 

@@ -31,7 +31,7 @@ from afdjax.calibrate.kernels.samples import Samples
 from afdjax.calibrate.robust import robust_scale
 from afdjax.calibrate.timings import Series, Timings
 from afdjax.calibrate.uncertainty import intervals, prediction_variance
-from afdjax.deployment.forms import Latency
+from afdjax.deployment.forms import Latency, time_at_equal_contexts
 from afdjax.deployment.profile import Validity
 from afdjax.deployment.table import Table
 from afdjax.hardware.device_names import accelerator_named_in
@@ -108,7 +108,7 @@ class SeriesFit:
         """Times [us] at these places, and the standard deviation of the predictions (that of a measurement not included)."""
         with jax.enable_x64(True):
             values = {name: jnp.asarray(value, float) for name, value in self.latency.coefficients().items()}
-            at = lambda values, n, b: self.latency.with_coefficients(values)(n, b)
+            at = lambda values, n, b: time_at_equal_contexts(self.latency.with_coefficients(values), n, b)
             every = jax.jit(jax.vmap(jax.value_and_grad(at), in_axes=(None, 0, 0)))
             time, slopes = every(values, jnp.asarray(tokens, float), jnp.asarray(batch_size, float))
             gradient = np.stack([np.asarray(slopes[name]) for name in values], axis=-1)
@@ -167,7 +167,8 @@ def _finished(
 
 
 def _times(latency: Latency, samples: Samples) -> np.ndarray:
-    return np.asarray(jax.vmap(latency)(jnp.asarray(samples.tokens), jnp.asarray(samples.batch_size)))
+    at = lambda tokens, batch_size: time_at_equal_contexts(latency, tokens, batch_size)
+    return np.asarray(jax.vmap(at)(jnp.asarray(samples.tokens), jnp.asarray(samples.batch_size)))
 
 
 def _samples(part: Timings) -> Samples:
@@ -208,7 +209,7 @@ def _candidates(key: Series, samples: Samples, wanted: str | None) -> tuple[list
 
     def can_be_fitted(form: FamilyForm | OwnFormula) -> bool:
         reason = None
-        if one_batch and form.terms & {"per_slot", "per_context", "per_recent"}:
+        if one_batch and form.terms & {"per_slot", "per_context"}:
             reason = f"all points are at one batch size, {samples.batch_size[0]:g}: measure at two or more"
         elif different < len(form.terms) + SPARE - (form == family[0]):
             reason = f"there are {different} different points, and it needs {len(form.terms) + SPARE}"
