@@ -215,8 +215,8 @@ def observe(system: System, workers: list[int], replicas: int, steps: int = 300,
 
 
 def observe_to(system: System, workers: list[int], relative_error: float, most: int = 4096, seed: int = 0) -> Observed:
-    """`observe` with as many replicas as bring the error of every throughput down to `relative_error`, 16 to `most`."""
-    cycles, block = [], 16
+    """`observe` with as many replicas as bring the error of every throughput down to `relative_error`, 32 to `most`."""
+    cycles, block = [], 32
     observed = None
     while observed is None or (observed.relative_error.max() > relative_error and len(observed.cycles) < most):
         # a seed for each block: replicas are never used twice
