@@ -15,7 +15,7 @@ import numpy as np
 
 
 try:
-    from numba import njit
+    from numba import njit  # pyright: ignore[reportMissingImports]
 except ImportError:
 
     def njit(function):

@@ -8,7 +8,7 @@ attention takes 300 us on average, a fifth of that for base and a tenth for slot
 - the plan's number of workers loses at most 0.5 % of throughput against every other that is at most three away,
 - the throughput that it promises is within 1 % beyond two standard errors (aimed at: 0.1 %).
 
-    pytest tests/benchmarks/test_slot_costs.py --benchmark-only -s                         (needs numba, about 15 minutes)
+    pytest tests/benchmarks/test_slot_costs.py --benchmark-only -s                         (needs numba, about 20 minutes)
 """
 
 from typing import NamedTuple
