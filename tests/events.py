@@ -1,4 +1,4 @@
-"""Event-by-event simulations for the tests: slots one at a time, a bundle as processes of a discrete-event library, frozen rounds."""
+"""Event-by-event simulations for the tests: slots one at a time, a bundle by a discrete-event library, frozen rounds."""
 
 import heapq
 
