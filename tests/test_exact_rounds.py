@@ -100,7 +100,7 @@ def test_the_highest_hill_of_a_staircase(workload, bundle, per_token, base, per_
 
 @pytest.mark.parametrize(("barrier", "count"), [(afd.MeanField(), 100), (afd.Gaussian(), 12)])
 def test_no_higher_hill_on_random_staircases(barrier, count):
-    """Within 0.1 %; `tests/benchmarks/test_staircases.py` has 6,000 of them."""
+    """Within 0.1 %; `tests/benchmarks/test_staircases.py` has thousands."""
     rng = np.random.default_rng(5)
     theta, spread = 10 ** rng.uniform(2, 4, count), rng.choice([0.0, 0.1, 0.5, 1.0, 2.0], count)
     batch_size, ffn_workers = np.round(2 ** rng.uniform(3, 11, count)), rng.integers(1, 7, count).astype(float)

@@ -1,6 +1,6 @@
 """The ratio found for two microbatches on a shared link, against all of its own curve.
 
-`pytest tests/benchmarks/test_staircases.py --benchmark-only -s`: 1,000 random scenarios for each barrier and start.
+`pytest tests/benchmarks/test_staircases.py --benchmark-only -s`: 1,000 random scenarios for each barrier and start, half an hour.
 """
 
 import jax
