@@ -1,4 +1,6 @@
-"""Event-by-event simulations for the tests: slots one at a time, and a bundle as processes of a discrete-event library."""
+"""Event-by-event simulations for the tests: slots one at a time, a bundle by a discrete-event library, frozen rounds."""
+
+import heapq
 
 import numpy as np
 import simpy
@@ -73,3 +75,40 @@ def bundle_by_events(attention, ffn: float, transfer: float, occupancy: float, q
         world.process(microbatch(n))
     world.run()
     return at
+
+
+def frozen_pace(attention: np.ndarray, ffn: int, transfer: int, together: bool, most: int = 400_000) -> float:
+    """Mean time per step of microbatches on one shared link whose attention times, (workers, microbatches), never change.
+
+    Whole numbers, so that the state of the bundle repeats exactly, and with it the mean. Whoever is ready first is served
+    first, by each worker, the link and the FFN; a transfer back goes before one out that is ready at the same moment.
+    """
+    workers, in_flight = attention.shape
+    times = attention.T.tolist()
+    worker_free, link_free, ffn_free = [0] * workers, 0, 0
+    # what happens next, in the order in which it happens: (moment, rank at one moment, microbatch)
+    back, inward, at_ffn, outward = range(4)
+    # the microbatches do not set out at the same moment
+    agenda = [(377 * i, back, i) for i in range(in_flight)]
+    seen: dict[tuple, tuple[int, int]] = {}
+    for count in range(most):
+        now, what, microbatch = heapq.heappop(agenda)
+        if what == back:
+            turn = [max(now, max(worker_free) if together else free) for free in worker_free]
+            worker_free = [begin + time for begin, time in zip(turn, times[microbatch], strict=True)]
+            then, following = max(worker_free), outward
+        elif what == at_ffn:
+            then = ffn_free = max(now, ffn_free) + ffn
+            following = inward
+        else:
+            then = link_free = max(now, link_free) + transfer
+            following = at_ffn if what == outward else back
+        heapq.heappush(agenda, (then, following, microbatch))
+        if (what, microbatch) == (back, 0):
+            left = [max(free - now, 0) for free in (*worker_free, link_free, ffn_free)]
+            state = (*left, *((moment - now, *rest) for moment, *rest in sorted(agenda)))
+            if state in seen:
+                earlier, moment = seen[state]
+                return 4.0 * (now - moment) / (count - earlier)
+            seen[state] = count, now
+    raise AssertionError(f"no state of the bundle came back within {most} events")

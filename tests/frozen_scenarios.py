@@ -37,8 +37,8 @@ class Scenario(NamedTuple):
         return afd.Bundle(float(self.batch_size), in_flight=self.in_flight, start=self.start)
 
 
-def scenario(rng: np.random.Generator, most_workers: int = 4096, most_slots: int = 4096) -> Scenario:
-    """Two to twenty kinds of request with lengths of many orders of magnitude, few slots or many, any balance."""
+def requests(rng: np.random.Generator) -> afd.Requests:
+    """Two to twenty kinds of request with lengths of many orders of magnitude."""
     kinds = int(rng.integers(2, ROWS + 1))
     some, wide = rng.choice([100, 200, 500, 2000, 8000, 30000], kinds), np.round(10 ** rng.uniform(0, 5, kinds))
     prompt = wide if rng.random() < 0.5 else some
@@ -46,7 +46,12 @@ def scenario(rng: np.random.Generator, most_workers: int = 4096, most_slots: int
     weight = 10 ** rng.uniform(-2, 1, kinds)
     # one shape for all: what is left over hardly ever comes
     filled = lambda values, rest: np.append(values, np.full(ROWS - kinds, rest))
-    workload = afd.Requests(filled(prompt, prompt[0]), filled(decode, decode[0]), filled(weight, 1e-9))
+    return afd.Requests(filled(prompt, prompt[0]), filled(decode, decode[0]), filled(weight, 1e-9), source=afd.Source())
+
+
+def scenario(rng: np.random.Generator, most_workers: int = 4096, most_slots: int = 4096) -> Scenario:
+    """Any requests, few slots or many, any balance."""
+    workload = requests(rng)
     batch_size = int(2 ** rng.uniform(0, np.log2(most_slots)))
     attention = batch_size * float(workload.theta)
     return Scenario(

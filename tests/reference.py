@@ -59,7 +59,8 @@ def slot_law(workload: afd.Workload) -> np.ndarray:
 def frozen_rounds(times: np.ndarray, ffn: float, communication: float, link: float, together: bool) -> np.ndarray:
     """Cycle time of each frozen round, from attention times of shape (rounds, workers, microbatches).
 
-    Two microbatches on a shared link (`link` > 0) meet there: the staircase of `afdjax.cycles.cycle`.
+    Two microbatches on a shared link (`link` > 0) meet there: the staircase of `afdjax.cycles.cycle`, the form of the model
+    itself; `tests.events.frozen_pace` shares nothing with it.
     """
     m = times.shape[2]
     behind_barriers = times.max(axis=1).mean(axis=1)

@@ -8,7 +8,9 @@ import pytest
 
 import afdjax as afd
 from afdjax.planning.ratio import log_throughput, ratio_for
+from tests.events import frozen_pace
 from tests.frozen_scenarios import drawn_cycle, found, scenario, shares
+from tests.reference import frozen_rounds
 
 
 cycle_of = eqx.filter_jit(afd.cycle_time)
@@ -23,6 +25,31 @@ def test_laws_with_steps_against_frozen_rounds(seed):
     performance, (mean, error) = eqx.filter_jit(found)(case), drawn_cycle(case, rng)
     assert abs(float(performance.cycle_time) - mean) <= max(3e-3 * mean, 4.0 * error), case
     assert min(shares(performance)) >= 0.0 and max(shares(performance)) <= 1.0, (case, shares(performance))
+
+
+def frozen_draws(seed: int, spread: float, count: int):
+    """Attention times of one to eight workers, FFN, one transfer and the start, far from balance and near it."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        attention = 1e5 * np.exp(spread * rng.standard_normal((int(rng.integers(1, 9)), 2)))
+        ffn, transfer = 1e5 * np.exp(rng.normal(0.0, 0.7)), 5e4 * np.exp(rng.normal(0.0, 1.0))
+        yield np.round(attention).astype(int), round(ffn), round(transfer), bool(rng.integers(2))
+
+
+@pytest.mark.parametrize(("spread", "mean"), [(0.0, 1e-12), (0.05, 5e-4), (0.3, 7e-3), (1.0, 1.5e-2)])
+def test_the_staircase_against_frozen_events(spread, mean):
+    """The formula of frozen rounds is an optimist about the order of service on a shared link.
+
+    It has the pace of equal microbatches, whatever the balance. Where the two of a round differ it is never slower than the
+    bundle, and most often as fast; at times the order that it takes for the faster does not come about, for up to 20 %.
+    """
+    off = []
+    for attention, ffn, transfer, together in frozen_draws(3, spread, 300):
+        model = frozen_rounds(attention[None].astype(float), ffn, 2 * transfer, 2 * transfer, together)[0]
+        off.append(model / frozen_pace(attention, ffn, transfer, together) - 1.0)
+    off = np.array(off)
+    assert off.max() <= 1e-12 and off.min() >= -0.2
+    assert -off.mean() <= mean
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16, 32, 64])
@@ -73,7 +100,7 @@ def test_the_highest_hill_of_a_staircase(workload, bundle, per_token, base, per_
 
 @pytest.mark.parametrize(("barrier", "count"), [(afd.MeanField(), 100), (afd.Gaussian(), 12)])
 def test_no_higher_hill_on_random_staircases(barrier, count):
-    """Within 0.2 %: a hill and its valley may lie between two points of the grid."""
+    """Within 0.1 %; `tests/benchmarks/test_staircases.py` has thousands."""
     rng = np.random.default_rng(5)
     theta, spread = 10 ** rng.uniform(2, 4, count), rng.choice([0.0, 0.1, 0.5, 1.0, 2.0], count)
     batch_size, ffn_workers = np.round(2 ** rng.uniform(3, 11, count)), rng.integers(1, 7, count).astype(float)
@@ -96,7 +123,7 @@ def test_no_higher_hill_on_random_staircases(barrier, count):
 
     columns = (theta, spread, batch_size, ffn_workers, slope, base, per_request, rng.uniform(0, 1.5, count))
     worst = np.array([float(lost(*map(jnp.asarray, row))) for row in zip(*columns, strict=True)])
-    assert np.isfinite(worst).all() and worst.max() < 2e-3
+    assert np.isfinite(worst).all() and worst.max() < 1e-3
 
 
 def test_single_precision_after_double_and_before(profile):

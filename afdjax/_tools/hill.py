@@ -45,24 +45,22 @@ class Top(NamedTuple):
 
 @eqx.filter_custom_jvp
 def highest_top(
-    parameters: Any, low: Scalar, high: Scalar, *, function: Callable[[Any, Scalar], Scalar], grid: int, hills: int
+    parameters: Any, places: Float[Array, " places"], *, function: Callable[[Any, Scalar], Scalar], hills: int
 ) -> Top:
-    """The best point of `function(parameters, x)` for x from `low` to `high`.
+    """The best point of `function(parameters, x)` for x from the first to the last of `places`, which rise.
 
-    Every pair of neighbours among `grid` points between which the function rises and falls is a hill, about as high as
-    where their tangents meet. The tops of the `hills` highest are found and the highest taken; a hill that falls from an
-    end of the range has its top there.
+    Every pair of neighbours between which the function rises and falls is a hill, about as high as where their tangents
+    meet. The tops of the `hills` highest are found and the highest taken; a hill that falls from an end of the range has
+    its top there.
 
     Place and height are differentiable in `parameters` (a pytree), by the implicit function theorem (the place of an end is
-    fixed) and the envelope theorem; `low` and `high` have no derivative, and `function` may not hold traced values of its
-    own.
+    fixed) and the envelope theorem; `places` have no derivative, and `function` may not hold traced values of its own.
     """
-    places = low + (high - low) * np.linspace(0.0, 1.0, grid).astype(low.dtype)
     points = lax.map(lambda at: point_of(lambda x: function(parameters, x), at), places)
     below, above = (jax.tree.map(lambda column, cut=cut: column[cut], points) for cut in (slice(-1), slice(1, None)))
     below, above = _with_top(below, above)
     higher_end = jnp.maximum(below.value, above.value)
-    first, last = (np.arange(grid - 1) == end for end in (0, grid - 2))
+    first, last = (np.arange(len(places) - 1) == end for end in (0, len(places) - 2))
     falls = (first & (below.slope <= 0.0)) | (last & (above.slope > 0.0))
     inside = _has_top(below, above)
     height = jnp.where(inside, jnp.maximum(higher_end, _tangent_height(below, above)), higher_end)

@@ -33,16 +33,18 @@ or more in flight there is always other work for the stage that waits, and t_C a
 (`notebooks/simulation.ipynb` has both against the simulator.)
 """
 
+import math
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from afdjax._tools import checks
 from afdjax._tools.types import Scalar, ScalarLike
-from afdjax.cycles.barrier import Barrier, Exact
+from afdjax.cycles.barrier import Barrier, Exact, Slowest
 from afdjax.cycles.lead import seen_by_barrier
 from afdjax.cycles.loads import WorkerLoad, at_least_tiny
 from afdjax.deployment.bundle import Bundle, Start, Together, shared_stages, throughput_of
@@ -134,6 +136,23 @@ def _climb(
     )
     total = jax.tree.map(lambda b, c: b[0] - b[1] + c[0] - c[1] + c[2], below, beyond)
     return Climb(floor, spread / m, total, jax.tree.map(lambda b: b[0], below))
+
+
+def corner_gaps(
+    load: WorkerLoad, profile: Profile, bundle: Bundle, attention_workers: ScalarLike
+) -> Float[Array, " corners"]:
+    """What is zero where two microbatches on a shared link have a corner of their staircase [time unit of the profile].
+
+    The FFN less the link and one transfer, and the mean of the attention circuit less the ends of each step. Loads that vary
+    round a corner off, around there.
+    """
+    times = stage_times(load, profile, bundle, attention_workers)
+    ffn, half = times.ffn, times.link / 2.0
+    behind = times.attention_per_token * (Slowest(load, attention_workers).mean() - load.mean)
+    # what two microbatches together are above their mean is larger than for one by the root of 2, as in a normal law
+    attention = times.attention + behind * (math.sqrt(0.5) if bundle.start.runs_ahead else 1.0)
+    ends = jnp.stack([ffn - times.link, ffn - half, jnp.maximum(ffn, half), ffn + half, ffn + times.link])
+    return jnp.concatenate([ends[:2], attention - ends])
 
 
 def cycle_time(

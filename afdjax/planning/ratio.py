@@ -1,8 +1,8 @@
 """The best ratio of attention to FFN workers: one objective, one search, one implicit derivative.
 
-Throughput per instance is maximised over real r = x / y, on a geometric grid that shows every hill, and then on the highest
-ones (`afdjax._tools.hill`); derivatives are those of the implicit function theorem. Whole workers are chosen by the
-throughput of the model itself.
+Throughput per instance is maximised over real r = x / y, on a geometric grid and the corners of a staircase, which show
+every hill, and then on the highest ones (`afdjax._tools.hill`); derivatives are those of the implicit function theorem. Whole
+workers are chosen by the throughput of the model itself.
 """
 
 import functools
@@ -11,12 +11,13 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
 from afdjax._tools import checks
 from afdjax._tools.hill import Top, highest_top
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.barrier import Barrier, Exact
-from afdjax.cycles.cycle import expected_cycle
+from afdjax.cycles.cycle import corner_gaps, expected_cycle
 from afdjax.cycles.loads import WorkerLoad
 from afdjax.deployment.bundle import Bundle, throughput_of
 from afdjax.deployment.profile import Profile
@@ -59,12 +60,29 @@ def ratio_for(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio: Sca
 
 def best_log_ratio(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio: ScalarLike) -> Top:
     """log r*, the log of the throughput per instance there, and whether it is inside of the range."""
-    low = lax.stop_gradient(-jnp.log(bundle.ffn_workers))
-    high = lax.stop_gradient(jnp.log(checks.as_float(max_ratio)))
-    # two microbatches on a shared link climb a staircase, and laws with steps may have a hill before and behind each
-    staircase = profile.communication.queues and bundle.in_flight == 2
-    grid, hills = (257, 3) if staircase else (17, 2) if load.has_steps else (7, 1)
-    return highest_top((load, profile, bundle), low, high, function=log_throughput, grid=grid, hills=hills)
+    scenario = load, profile, bundle
+    low, high = lax.stop_gradient((-jnp.log(bundle.ffn_workers), jnp.log(checks.as_float(max_ratio))))
+    evenly = lambda count: low + (high - low) * np.linspace(0.0, 1.0, count).astype(low.dtype)
+    # laws with steps may have a hill before and behind each
+    places, hills = (evenly(17), 2) if load.has_steps else (evenly(7), 1)
+    if profile.communication.queues and bundle.in_flight == 2:
+        # corners of a staircase may be closer to each other than any grid: one for each, and hills between them
+        corners = _staircase_corners(lax.stop_gradient(scenario), evenly(129))
+        places, hills = jnp.sort(jnp.concatenate([evenly(33), corners])), 3
+    return highest_top(scenario, places, function=log_throughput, hills=hills)
+
+
+def _staircase_corners(
+    scenario: tuple[WorkerLoad, Profile, Bundle], log_ratios: Float[Array, " ratios"]
+) -> Float[Array, " corners"]:
+    """log r of the corners of a staircase, by straight lines between `log_ratios`; the first of these for those beyond."""
+    load, profile, bundle = scenario
+    values = lax.map(lambda at: corner_gaps(load, profile, bundle, jnp.exp(at) * bundle.ffn_workers), log_ratios)
+    below, above = values[:-1], values[1:]
+    crosses = (below > 0.0) != (above > 0.0)
+    share = jnp.where(crosses, below, 0.0) / jnp.where(crosses, below - above, 1.0)
+    crossing = log_ratios[:-1, None] + jnp.diff(log_ratios)[:, None] * share
+    return jnp.take_along_axis(crossing, jnp.argmax(crosses, axis=0)[None], axis=0)[0]
 
 
 def log_throughput(scenario: tuple[WorkerLoad, Profile, Bundle], log_ratio: Scalar) -> Scalar:
