@@ -213,8 +213,9 @@ def fit_steps(
         residuals, covariance, scatter = _judged(problem, logs, scatter)
         held_out = _held_out(problem, logs, scatter)
         binding = problem.binding(logs)
+        profile = _named(problem.profile(logs), problem.names, covariance)
     return StepFit(
-        profile=_named(problem.profile(logs), problem.names, covariance),
+        profile=profile,
         problem=problem,
         covariance=covariance,
         residuals=np.expm1(residuals),

@@ -1,6 +1,7 @@
 """What plans are judged in: a model, devices of both pools and what is reached of them, a network, a schedule, requests."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -78,11 +79,30 @@ def use_case_of(law: Workload) -> UseCase:
 _SHARES = 64
 """In how many equal parts of the decoding requests contexts are told apart."""
 
-USE_CASES = {
-    "chat": UseCase(4096.0, 512.0, 256.0),
-    "coding": UseCase(2048.0, 4096.0, 1024.0),
-    "agentic-coding": UseCase(524_288.0, 256.0, 8192.0),
-}
+
+class UseCases(Mapping[str, UseCase]):
+    """Use cases by name, from their lengths: each is made when it is asked for, in the precision of who asks."""
+
+    def __init__(self, lengths: dict[str, tuple[float, float, float]]):
+        self._lengths = lengths
+
+    def __getitem__(self, name: str) -> UseCase:
+        return UseCase(*self._lengths[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lengths)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+
+USE_CASES = UseCases(
+    {
+        "chat": (4096.0, 512.0, 256.0),
+        "coding": (2048.0, 4096.0, 1024.0),
+        "agentic-coding": (524_288.0, 256.0, 8192.0),
+    }
+)
 """Those of arXiv:2605.28302."""
 
 
@@ -117,10 +137,11 @@ class Setting(eqx.Module):
     attention_device: Accelerator
     ffn_device: Accelerator
     requests: UseCase
-    efficiency: Efficiency = Efficiency()
-    network: Network = Network()
+    # made with the setting, not when this module is imported, whose precision may be another
+    efficiency: Efficiency = eqx.field(default_factory=Efficiency)
+    network: Network = eqx.field(default_factory=Network)
     schedule: Schedule = FourStage()
-    imbalance: Imbalance = Even()
+    imbalance: Imbalance = eqx.field(default_factory=Even)
     accepted: Number = number(1.0)
     drafted: Number = number(0.0)
     reserve: Number = number(3.9 * GIBI)
