@@ -27,9 +27,10 @@ from afdjax.planning.mean_field import ClosedForm, closed_form
 from afdjax.planning.plan import Curve, Plan, WholeBundle, workload_title
 from afdjax.planning.ratio import MAX_RATIO, best_log_ratio, best_whole_number, check_range, log_throughput
 from afdjax.workload.estimation import diagnose, sampling_covariance
-from afdjax.workload.laws import Independent, Requests, Source, Workload, horizon_load
+from afdjax.workload.laws import Independent, Requests, Workload, horizon_load
 from afdjax.workload.lengths import Geometric
 from afdjax.workload.slots import SlotLoad
+from afdjax.workload.stack import bare
 
 
 FFN_WORKERS = (1, 2, 3, 4)
@@ -107,7 +108,7 @@ def _plan(
 ) -> Plan:
     workload, profile, bundle = in_double((workload, profile, bundle))
     slot_load = _horizon_load(workload, bundle, horizon_requests)
-    load, theta, nu, means = _describe(_anonymous(workload), bundle.batch_size, barrier)
+    load, theta, nu, means = _describe(bare(workload), bundle.batch_size, barrier)
     slot_load = float(theta) if slot_load is None else slot_load
     parameters = {"theta": theta, "nu": nu, "batch_size": bundle.batch_size} | profile.coefficients()
     scenario = _Scenario(load, profile, bundle, parameters)
@@ -216,11 +217,6 @@ def _whole_bundle(scenario: _Scenario, ratio: float, ffn_workers: int, max_ratio
 
     best = best_whole_number(rate, round(ratio * ffn_workers), int(max_ratio * ffn_workers + 1e-9))
     return WholeBundle(best, ffn_workers, rate(best))
-
-
-def _anonymous(workload: SlotLoad) -> SlotLoad:
-    """The same law without its source: one program for all logs of a size."""
-    return dataclasses.replace(workload, source=Source()) if isinstance(workload, Requests) else workload
 
 
 class _Covariances(NamedTuple):

@@ -29,6 +29,7 @@ from afdjax.simulation.requirements import check_capacity, require_layers, whole
 from afdjax.simulation.residence import Tpot
 from afdjax.simulation.results import Simulation, Sums, summarise
 from afdjax.workload.laws import Workload
+from afdjax.workload.stack import bare
 
 
 BLOCK = 64
@@ -85,7 +86,7 @@ def scenario_of(
     slots, layers = (whole_number(name, getattr(bundle, name)) for name in ("batch_size", "layers"))
     check_capacity(workload, slots)
     require_layers(layers, window[1])
-    theta, nu = _slot_statistics(workload)
+    theta, nu = _slot_statistics(bare(workload))
     begin, stop = (jnp.asarray(step, jnp.int32) for step in window)
     workers = jnp.asarray(counts, theta.dtype)
     return Scenario(profile, bundle, theta, nu, workers, (begin, stop), counts[-1], slots, layers)
