@@ -82,6 +82,7 @@ from .workload.lengths import (
 )
 from .workload.log_options import LogOptions as LogOptions
 from .workload.slots import Moments as Moments, Rescaled as Rescaled, SlotLoad as SlotLoad
+from .workload.stack import stack as stack
 from .workload.traces import load_trace as load_trace
 
 __version__: str

@@ -2,10 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 
 P = ParamSpec("P")
@@ -14,7 +17,19 @@ T = TypeVar("T")
 
 def in_double(tree: T) -> T:
     """The same tree with every float leaf in double precision: one made in single precision would hold all results there."""
-    return jax.tree.map(lambda leaf: leaf.astype(float) if eqx.is_inexact_array(leaf) else leaf, tree)
+    return jax.tree.map(lambda leaf: _in_double(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def _in_double(leaf: Any) -> Any:
+    # on the host where numbers are known: a conversion of each length of a log would be compiled
+    on_host = leaf.ndim and leaf.dtype == np.float32 and not isinstance(leaf, Tracer)
+    return from_host(np.asarray(leaf, np.float64)) if on_host else leaf.astype(float)
+
+
+def from_host(numbers: Any) -> jax.Array:
+    """NumPy's numbers as JAX's of the same kind, without a program for their shape, which conversion by JAX would compile."""
+    dtype = jax.dtypes.canonicalize_dtype(numbers.dtype)
+    return jnp.asarray(numbers.astype(dtype), dtype)
 
 
 def in_double_precision(function: Callable[P, T]) -> Callable[P, T]:

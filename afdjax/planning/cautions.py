@@ -2,10 +2,13 @@
 
 import numpy as np
 
+from afdjax._tools.programs import kept
+from afdjax._tools.types import Scalar
 from afdjax.cycles.barrier import Gaussian, MeanField
 from afdjax.deployment.profile import Validity
 from afdjax.planning.plan import Plan
 from afdjax.workload.laws import Requests, Workload
+from afdjax.workload.stack import bare
 
 
 SHORT_DECODE = 15
@@ -48,7 +51,7 @@ def cautions(plan: Plan, inside: bool, max_ratio: int | float) -> list[str]:
     if isinstance(plan.barrier, MeanField):
         notes.append("The mean-field barrier ignores stragglers: its throughput is too high, most of all near balance.")
     if isinstance(plan.barrier, Gaussian) and isinstance(plan.workload, Workload):
-        skewness = float(plan.workload.skewness) / float(np.sqrt(plan.bundle.batch_size))
+        skewness = float(_skewness(bare(plan.workload))) / float(np.sqrt(plan.bundle.batch_size))
         if skewness > 0.3:
             notes.append(f"A worker's load is skewed ({skewness:.1f}): the Gaussian barrier is low, use the exact one.")
     if plan.closed_form is None:
@@ -57,6 +60,11 @@ def cautions(plan: Plan, inside: bool, max_ratio: int | float) -> list[str]:
         )
     notes.extend(_outside_validity(plan))
     return notes
+
+
+@kept
+def _skewness(workload: Workload) -> Scalar:
+    return workload.skewness
 
 
 def _outside_validity(plan: Plan) -> list[str]:

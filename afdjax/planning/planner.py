@@ -27,9 +27,10 @@ from afdjax.planning.mean_field import ClosedForm, closed_form
 from afdjax.planning.plan import Curve, Plan, WholeBundle, workload_title
 from afdjax.planning.ratio import MAX_RATIO, best_log_ratio, best_whole_number, check_range, log_throughput
 from afdjax.workload.estimation import diagnose, sampling_covariance
-from afdjax.workload.laws import Independent, Requests, Source, Workload, horizon_load
+from afdjax.workload.laws import Independent, Requests, Workload, horizon_load
 from afdjax.workload.lengths import Geometric
 from afdjax.workload.slots import SlotLoad
+from afdjax.workload.stack import bare
 
 
 FFN_WORKERS = (1, 2, 3, 4)
@@ -116,7 +117,7 @@ def _plan(
         raise ValueError(
             "`horizon_requests` must come with attention that reads every token, but it goes by slot costs: leave it out."
         )
-    load, (theta, nu), slot, moving, means = _describe(_anonymous(workload), costly, bundle.batch_size, barrier)
+    load, (theta, nu), slot, moving, means = _describe(bare(workload), costly, bundle.batch_size, barrier)
     slot_load = float(slot[0]) if slot_load is None else slot_load
     of_slot = dict(zip(TOKENS if costly is None else COSTS, slot, strict=True))
     parameters = of_slot | {"batch_size": bundle.batch_size} | profile.coefficients()
@@ -251,11 +252,6 @@ def _whole_bundle(scenario: _Scenario, ratio: float, ffn_workers: int, max_ratio
 
     best = best_whole_number(rate, round(ratio * ffn_workers), int(max_ratio * ffn_workers + 1e-9))
     return WholeBundle(best, ffn_workers, rate(best))
-
-
-def _anonymous(workload: SlotLoad) -> SlotLoad:
-    """The same law without its source: one program for all logs of a size."""
-    return dataclasses.replace(workload, source=Source()) if isinstance(workload, Requests) else workload
 
 
 class _Covariances(NamedTuple):

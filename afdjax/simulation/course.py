@@ -31,6 +31,7 @@ from afdjax.simulation.requirements import check_capacity, require_layers, whole
 from afdjax.simulation.residence import Tpot
 from afdjax.simulation.results import Simulation, Sums, summarise
 from afdjax.workload.laws import Workload
+from afdjax.workload.stack import bare
 
 
 BLOCK = 64
@@ -95,7 +96,7 @@ def scenario_of(
     slots, layers = (whole_number(name, getattr(bundle, name)) for name in ("batch_size", "layers"))
     check_capacity(workload, slots)
     require_layers(layers, window[1])
-    theta, nu = _slot_statistics(workload, profile)
+    theta, nu = _slot_statistics(bare(workload), profile)
     begin, stop = (jnp.asarray(step, jnp.int32) for step in window)
     workers = jnp.asarray(counts, theta.dtype)
     return Scenario(profile, bundle, theta, nu, workers, (begin, stop), counts[-1], slots, layers)

@@ -73,7 +73,7 @@ def record(
     require_layers(layers, (skip + steps) * m * attention_workers, MOST_PASSES)
     words = cell_words(key, 1, attention_workers, m)
     times = _attention(
-        words, workload, profile, bundle, slots, skip + steps, Stationary() if initial is None else initial
+        words, workload.sampler(), profile, bundle, slots, skip + steps, Stationary() if initial is None else initial
     )
     workers = jnp.asarray([float(attention_workers)])
     stages = stages_of(profile, bundle, workers, attention_workers)
@@ -111,9 +111,8 @@ def walk(attention: Float[Array, "rounds in_flight workers"], stages: Stages, ti
 
 
 @eqx.filter_jit
-def _attention(words, workload, profile, bundle, slots: int, steps: int, initial) -> Float[Array, "steps cells"]:
+def _attention(words, sampler, profile, bundle, slots: int, steps: int, initial) -> Float[Array, "steps cells"]:
     """Attention time of every cell at every step."""
-    sampler = workload.sampler()
     corners = whole_corners(profile.attention)
     filled = fill(sampler, words, slots, initial, corners)
     _, jumps, _ = advance(filled, sampler, steps, corners)

@@ -23,7 +23,7 @@ DRIFT_WINDOWS = 6
 
 def moments(requests: Requests) -> tuple[float, float]:
     """(theta, nu) of the log [tokens]."""
-    return _theta_nu(_totals(requests).sum(axis=0))
+    return _theta_nu(_totals(requests).sum(axis=1))
 
 
 def delta_covariance(requests: Requests, cost: Cost | None = None) -> np.ndarray:
@@ -31,14 +31,15 @@ def delta_covariance(requests: Requests, cost: Cost | None = None) -> np.ndarray
 
     With `cost` that of mean and standard deviation of what a slot costs, in its unit.
     """
-    weight, rows = _weights(requests), _sums(requests, cost)
-    theta, nu = _theta_nu(weight @ rows)
-    steps = (weight @ rows[:, 0]) / weight.sum()
-    by_theta = (rows[:, 1] - theta * rows[:, 0]) / steps
-    by_square = (rows[:, 2] - (nu**2 + theta**2) * rows[:, 0]) / steps
+    weight, (step, load, square) = _weights(requests), _sums(requests, cost)
+    theta, nu = _theta_nu(np.array([_weighted(column, weight) for column in (step, load, square)]))
+    steps = _weighted(step, weight) / weight.sum()
+    by_theta = (load - theta * step) / steps
+    by_square = (square - (nu**2 + theta**2) * step) / steps
     by_nu = (by_square - 2.0 * theta * by_theta) / (2.0 * nu) if nu > 0 else np.zeros_like(by_theta)
-    influence = np.stack([by_theta, by_nu])
-    return (influence * weight) @ influence.T / weight.sum() ** 2
+    influence = by_theta, by_nu
+    pairs = [[_weighted(one * other, weight) for other in influence] for one in influence]
+    return np.array(pairs) / weight.sum() ** 2
 
 
 def block_covariance(requests: Requests, blocks: int = BLOCKS, cost: Cost | None = None) -> np.ndarray:
@@ -48,10 +49,11 @@ def block_covariance(requests: Requests, blocks: int = BLOCKS, cost: Cost | None
     that of independent requests. `cost` as for `delta_covariance`. Raises `ValueError` for fewer requests than blocks.
     """
     totals = _totals(requests, cost)
-    if len(totals) < blocks:
-        raise ValueError(f"`blocks` must be at most the number of requests, {len(totals)}, but it is {blocks}.")
-    left_out = np.stack([part.sum(axis=0) for part in np.array_split(totals, blocks)])
-    estimates = np.array([_theta_nu(totals.sum(axis=0) - part) for part in left_out])
+    if totals.shape[1] < blocks:
+        raise ValueError(f"`blocks` must be at most the number of requests, {totals.shape[1]}, but it is {blocks}.")
+    left_out = [part.sum(axis=1) for part in np.array_split(totals, blocks, axis=1)]
+    whole = totals.sum(axis=1)
+    estimates = np.array([_theta_nu(whole - part) for part in left_out])
     deviations = estimates - estimates.mean(axis=0)
     return (blocks - 1) / blocks * deviations.T @ deviations
 
@@ -98,17 +100,17 @@ class Diagnostics:
 
 def diagnose(requests: Requests) -> Diagnostics:
     """Diagnostics of a log (or of a histogram, without its drift)."""
-    weight, rows = _weights(requests), _sums(requests)
+    weight = _weights(requests)
     total = weight.sum()
     prompt, decode = np.asarray(requests.prompt, float), np.asarray(requests.decode, float)
-    prompt_mean, decode_mean = weight @ prompt / total, weight @ decode / total
+    prompt_mean, decode_mean = _weighted(prompt, weight) / total, _weighted(decode, weight) / total
     theta, _ = moments(requests)
     delta = delta_covariance(requests)[0, 0]
     actual = sampling_covariance(requests)[0][0, 0]
     return Diagnostics(
         theta_simple=float(prompt_mean + decode_mean - 1.0),
-        theta_independent=float(prompt_mean + (weight @ (decode * (decode - 1.0)) / 2.0) / (weight @ decode)),
-        top_share=_top_share(rows[:, 1], weight),
+        theta_independent=float(prompt_mean + _weighted(decode * (decode - 1.0), weight) / (2.0 * decode_mean * total)),
+        top_share=_top_share(_sums(requests)[1], weight),
         effective_requests=float(total * delta / actual) if actual > 0 else float(total),
         drift=_drift(requests, theta),
     )
@@ -126,9 +128,9 @@ def describe(requests: Requests) -> dict[str, Any]:
 
 def _top_share(load: np.ndarray, weight: np.ndarray, share: float = 0.01) -> float:
     order = np.argsort(-load)
-    passed = np.cumsum(weight[order])
-    counted = np.clip(share * weight.sum() - (passed - weight[order]), 0.0, weight[order])
-    return float(counted @ load[order] / (weight @ load))
+    weights = weight[order]
+    counted = np.clip(share * weight.sum() - (np.cumsum(weights) - weights), 0.0, weights)
+    return float(_weighted(load[order], counted) / _weighted(load, weight))
 
 
 def _drift(requests: Requests, theta: float) -> tuple[float, float] | None:
@@ -136,13 +138,18 @@ def _drift(requests: Requests, theta: float) -> tuple[float, float] | None:
         return None
     totals = _totals(requests)
     if requests.time is None:
-        windows = np.array_split(totals, DRIFT_WINDOWS)
+        windows = np.array_split(totals, DRIFT_WINDOWS, axis=1)
     else:
         time = np.asarray(requests.time)
         edges = np.linspace(time[0], time[-1], DRIFT_WINDOWS + 1)[1:-1]
-        windows = np.split(totals, np.searchsorted(time, edges))
-    ratios = [_theta_nu(window.sum(axis=0))[0] / theta - 1.0 for window in windows if len(window)]
+        windows = np.split(totals, np.searchsorted(time, edges), axis=1)
+    ratios = [_theta_nu(window.sum(axis=1))[0] / theta - 1.0 for window in windows if window.shape[1]]
     return min(ratios), max(ratios)
+
+
+def _weighted(numbers: np.ndarray, weight: np.ndarray) -> np.floating:
+    # not `@`, whose threads wait for each other longer than they compute
+    return (weight * numbers).sum()
 
 
 def _weights(requests: Requests) -> np.ndarray:
@@ -150,19 +157,19 @@ def _weights(requests: Requests) -> np.ndarray:
 
 
 def _sums(requests: Requests, cost: Cost | None = None) -> np.ndarray:
-    """Steps, and sums over the ages of the load or cost and of its square (and of the load's cube), request by request."""
+    """Steps, and sums over the ages of the load, or of what it costs, and of its square: a column for each request."""
     prompt, decode = np.asarray(requests.prompt, float), np.asarray(requests.decode, float)
     if cost is None:
-        return np.stack(sums_over_ages(prompt, decode), axis=1)
+        return np.stack(sums_over_ages(prompt, decode)[:3])
     with jax.enable_x64(True):
-        costs = np.asarray(jax.vmap(cost)(jnp.arange((prompt + decode).max(), dtype=float)))
-    running = np.concatenate([np.zeros((1, 2)), np.cumsum(np.stack([costs, costs**2], axis=1), axis=0)])
-    over = running[(prompt + decode).astype(int)] - running[prompt.astype(int)]
-    return np.column_stack([decode, over])
+        costs = np.asarray(jax.vmap(cost)(jnp.arange((prompt + decode).max(), dtype=float)), float)
+    first, last = prompt.astype(int), (prompt + decode).astype(int)
+    running = (np.concatenate([[0.0], np.cumsum(power)]) for power in (costs, costs**2))
+    return np.stack([decode, *(total[last] - total[first] for total in running)])
 
 
 def _totals(requests: Requests, cost: Cost | None = None) -> np.ndarray:
-    return _weights(requests)[:, None] * _sums(requests, cost)
+    return _weights(requests) * _sums(requests, cost)
 
 
 def _theta_nu(totals: np.ndarray) -> tuple[float, float]:

@@ -24,10 +24,12 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from afdjax._tools import checks
+from afdjax._tools.precision import from_host
 from afdjax._tools.types import Column, PerRequest, Scalar, ScalarLike
 from afdjax.workload.costs import cost_law
 from afdjax.workload.lattice import lattice_width, split_loads, split_runs
-from afdjax.workload.lengths import LARGEST_MEAN, LONGEST, Length
+from afdjax.workload.lengths import LARGEST_MEAN, LONGEST, Length, longest
+from afdjax.workload.rows import Rows, at_the_door
 from afdjax.workload.sampling import AliasTable, Lengths, MixedSampler, PairSampler, RequestSampler, RowSampler, Words
 from afdjax.workload.slots import Cost, Rescaled, SlotLoad
 
@@ -206,20 +208,23 @@ class Requests(Workload):
         checks.require_between("weight", weights, 1e-9, 1e12)
         if times is not None and not (np.isfinite(times).all() and (np.diff(times) >= 0).all()):
             raise ValueError("`time` must be finite and ascending, but it is not: sort the requests by time.")
-        self.prompt = jnp.asarray(lengths["prompt"], float)
-        self.decode = jnp.asarray(lengths["decode"], float)
-        self.weight = jnp.asarray(weights, float)
-        self.time = None if times is None else jnp.asarray(times, float)
+        self.prompt, self.decode, self.weight = map(from_host, (*lengths.values(), weights))
+        self.time = None if times is None else from_host(times)
         self.covariance = None if covariance is None else jnp.asarray(covariance, float)
         self.source = Source(requests=round(float(weights.sum()))) if source is None else source
 
+    @property
+    def _rows(self) -> Rows:
+        return at_the_door((self.prompt, self.decode, self.weight))
+
     def _end_moments(self) -> Float[Array, "2 2"]:
-        ends = jnp.stack([self.prompt, self.prompt + self.decode])
-        return jnp.stack([ends, ends**2], axis=1) @ self.weight / jnp.sum(self.weight)
+        prompt, decode, weight = self._rows
+        ends = jnp.stack([prompt, prompt + decode])
+        return jnp.stack([ends, ends**2], axis=1) @ weight / jnp.sum(weight)
 
     def _step_moments(self) -> Float[Array, " 4"]:
-        sums = jnp.stack(sums_over_ages(self.prompt, self.decode))
-        return sums @ self.weight / jnp.sum(self.weight)
+        prompt, decode, weight = self._rows
+        return jnp.stack(sums_over_ages(prompt, decode)) @ weight / jnp.sum(weight)
 
     def _step_costs(self, cost: Cost) -> Float[Array, " 2"]:
         low, high = lax.stop_gradient(self.slot_range())
@@ -227,29 +232,31 @@ class Requests(Workload):
         contexts = low + width * jnp.arange(_MOMENT_NODES, dtype=float)
         moments = _powers(cost, jnp.minimum(contexts, high)) @ self.slot_masses(low, width, _MOMENT_NODES)
         # a token more in a prompt moves all of its steps, a step more adds one at the end
-        fixed = lax.stop_gradient(self)
-        ends = [_powers(cost, fixed.prompt), *(_powers(cost, fixed.prompt + fixed.decode - k) for k in (0.0, 1.0))]
-        by_prompt, by_decode = ends[1] - ends[0], (ends[1] + ends[2]) / 2.0 - moments[:, None]
-        of_prompt = by_prompt @ (self.weight * (self.prompt - fixed.prompt))
-        of_decode = by_decode @ (self.weight * (self.decode - fixed.decode))
-        return moments + (of_prompt + of_decode) / jnp.sum(self.weight * self.decode)
+        prompt, decode, weight = self._rows
+        first, last = lax.stop_gradient((prompt, prompt + decode))
+        ends = [_powers(cost, context) for context in (first, last - 1.0, last)]
+        by_prompt, by_decode = ends[2] - ends[0], (ends[1] + ends[2]) / 2.0 - moments[:, None]
+        moved = lambda length: weight * (length - lax.stop_gradient(length))
+        return moments + (by_prompt @ moved(prompt) + by_decode @ moved(decode)) / jnp.sum(weight * decode)
 
     def _end_costs(self, cost: Cost) -> Float[Array, "2 2"]:
-        ends = jnp.stack([_powers(cost, self.prompt), _powers(cost, self.prompt + self.decode)])
-        return ends @ self.weight / jnp.sum(self.weight)
+        prompt, decode, weight = self._rows
+        ends = jnp.stack([_powers(cost, prompt), _powers(cost, prompt + decode)])
+        return ends @ weight / jnp.sum(weight)
 
     def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
-        masses = split_runs(self.prompt, self.decode, self.weight, first, width, points)
+        masses = split_runs(*self._rows, first, width, points)
         return masses / jnp.sum(masses)
 
     def slot_range(self) -> tuple[Scalar, Scalar]:
-        return jnp.min(self.prompt), jnp.max(self.prompt + self.decode)
+        prompt, decode, _ = self._rows
+        return jnp.min(prompt), jnp.max(prompt + decode)
 
     def slot_pmf(self) -> Float[Array, " support"]:
         return _tabulated(self)
 
     def sampler(self) -> RequestSampler:
-        return RowSampler(self.prompt, self.decode, self.weight, self.weight * self.decode)
+        return RowSampler(self.prompt, self.decode, self.weight)
 
 
 class Independent(Workload):
@@ -292,7 +299,7 @@ class Independent(Workload):
         return split_loads(jnp.arange(masses.shape[0], dtype=float), masses / jnp.sum(masses), first, width, points)
 
     def slot_range(self) -> tuple[Scalar, Scalar]:
-        return jnp.asarray(0.0), jnp.asarray(float(self.prompt.maximum + max(self.decode.maximum, 1)))
+        return jnp.asarray(0.0), longest(self.prompt) + jnp.maximum(longest(self.decode), 1.0)
 
     def __check_init__(self):
         if self.decode.maximum < 1:

@@ -10,6 +10,8 @@ import math
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Real
 
@@ -25,6 +27,8 @@ CONTEXT_WINDOW = 131_072
 """Default cut-off of the heavy-tailed laws: no request outgrows a context window of this many tokens."""
 _SHAPE = (1e-3, 100)
 """Range of what says how heavy a tail is."""
+_LOG_NONE = -40.0
+"""The logarithm of a probability that sums in double precision do not see."""
 
 
 class Length(eqx.Module):
@@ -72,7 +76,7 @@ class Geometric(Length):
         if maximum is None:
             if number is None:
                 raise ValueError("`maximum` must be given where `mean` is traced by jax, but it is None.")
-            maximum = math.ceil(-40.0 / math.log1p(-1.0 / float(number))) if number > 1 else 1
+            maximum = math.ceil(_LOG_NONE / math.log1p(-1.0 / float(number))) if number > 1 else 1
         checks.require_whole("maximum", maximum, most=LONGEST)
         self.success = 1.0 / checks.as_float(mean)
         self.maximum = maximum
@@ -166,3 +170,20 @@ class Uniform(Length):
 
     def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
         return jnp.clip((self.maximum - k.astype(float)) / (self.maximum - self.minimum + 1.0), 0.0, 1.0)
+
+
+def longest(law: Length) -> Scalar:
+    """The longest length whose probability matters: `maximum`, where that does not merely bound arrays."""
+    if not isinstance(law, Geometric):
+        return jnp.asarray(float(law.maximum))
+    # a `maximum` for the sake of arrays may be any; the default is this
+    steps = _LOG_NONE / jnp.log1p(-lax.stop_gradient(law.success))
+    return jnp.clip(jnp.ceil(steps), 1.0, float(law.maximum))
+
+
+def bounds_only(law: Geometric) -> bool:
+    """Whether no probability that matters lies beyond `maximum`; not known while the law is being traced."""
+    success = checks.concrete(law.success)
+    if success is None or success.ndim:
+        return False
+    return bool(success >= 1.0 or law.maximum * np.log1p(-success) < _LOG_NONE + 1.0)

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int32, UInt32
 
 from afdjax._tools import checks
+from afdjax._tools.precision import from_host
 
 
 Word = UInt32[Array, "..."]
@@ -92,9 +93,9 @@ class AliasTable(eqx.Module):
         overdrawn = xp.where(taker < buckets, wanted[taker.clip(0, buckets - 1)] - own, 0.0)
         kept = xp.where(light, share, 1.0 - overdrawn)
         alias = givers[xp.where(light, giver, number + 1).clip(0, last)]
-        self.alias = jnp.asarray(xp.where(kept < 1.0, alias, row))
+        self.alias = from_host(xp.where(kept < 1.0, alias, row))
         # 2^32 itself is not a word; the largest number below it that every float dtype holds
-        self.threshold = jnp.asarray((kept * 2.0**32).clip(0.0, 4294967040.0).astype(np.uint32))
+        self.threshold = from_host((kept * 2.0**32).clip(0.0, 4294967040.0).astype(np.uint32))
 
     def __call__(self, word: Word) -> Int32[Array, "..."]:
         """The row of each word."""
@@ -129,14 +130,18 @@ class RowSampler(RequestSampler):
         prompt: Float[Array, " rows"],
         decode: Float[Array, " rows"],
         weight: Float[Array, " rows"],
-        running_weight: Float[Array, " rows"],
     ):
-        self.row = AliasTable(weight)
-        self.running_row = AliasTable(running_weight)
+        columns: Any = [lax.stop_gradient(column) for column in (prompt, decode, weight)]
+        numbers: Any = [checks.concrete(column) for column in columns]
+        # on the host where numbers are known: operations of each length of a log would each be compiled
+        xp: Any = jnp if any(column is None for column in numbers) else np
+        prompt, decode, weight = columns if xp is jnp else numbers
+        self.row = AliasTable(from_host(weight))
+        self.running_row = AliasTable(from_host(weight * decode))
         # as long as the tables, so that logs of similar length share compiled programs
-        padded = lambda column: jnp.pad(column, (0, self.row.alias.shape[0] - column.shape[0]))
-        self.prompt = padded(lax.stop_gradient(prompt).astype(jnp.int32))
-        self.decode = padded(lax.stop_gradient(decode).astype(jnp.int32))
+        room = (0, self.row.alias.shape[0] - prompt.shape[0])
+        self.prompt = from_host(xp.pad(prompt.astype(np.int32), room))
+        self.decode = from_host(xp.pad(decode.astype(np.int32), room))
 
     def fresh(self, words: Words) -> tuple[Lengths, Lengths]:
         row = self.row(words(0)[0])
