@@ -62,6 +62,7 @@ MADE_BY = {
     "Sampling": "check_model",
     "Simulation": "simulate",
     "Source": "Requests",
+    "SlotCost": "CappedRoofline",
     "Timeline": "record",
     "Validity": "Profile",
     "calibrate.Calibration": "calibrate.fit",
@@ -213,6 +214,12 @@ def _():
     return log(), _of_workload(log())
 
 
+@call("stack")
+def _():
+    laws = afd.stack([log(), afd.Requests([4.0, 20.0], [2.0, 9.0])])
+    return jax.vmap(lambda law: (law.theta, law.nu))(laws)
+
+
 @call("Requests: the law of a slot", RARE)
 def _():
     return log().slot_pmf()
@@ -273,7 +280,8 @@ FORMS: dict[str, Callable[[], afd.Latency]] = {
     "AffineWithSlots": lambda: afd.AffineWithSlots(0.012, 0.3, 20.0),
     "ExpertHit": lambda: afd.ExpertHit(10.0, 40.0, 30.0, 0.1),
     "FloorLinear": lambda: afd.FloorLinear(30.0, 0.3, 5.0),
-    "Roofline": lambda: afd.Roofline(5.0, 30.0, 20.0, 4.0, 0.1, 0.2, 0.01, 0.02, 16.0),
+    "Roofline": lambda: afd.Roofline(5.0, 30.0, 20.0, 4.0, 0.1, 0.2, 0.01),
+    "CappedRoofline": lambda: afd.CappedRoofline(5.0, 0.1, 16.0, 0.2, 30.0, 20.0, 4.0, 0.2, 0.01),
     "Table": lambda: afd.Table(
         *map(np.asarray, ([8.0, 64.0, 512.0], [4.0, 16.0], [[9.0, 20.0, 90.0], [12.0, 30.0, 140.0]])), per_slot=True
     ),
@@ -287,7 +295,6 @@ for _name, _form in FORMS.items():
     )
 
 
-@afd.register_form
 class Power(afd.OwnForm):
     """As a user writes it."""
 
@@ -731,6 +738,12 @@ def _():
 def _():
     case = afd.explore.UseCase(1024.0, 256.0, 64.0)
     return case, case.decode_context, case.longest
+
+
+@call("explore.use_case_of")
+def _():
+    requests = afd.explore.use_case_of(log())
+    return requests.decode_context, requests.decode_contexts
 
 
 @call("explore.Efficiency")

@@ -9,18 +9,17 @@ Loops are compiled by numba where it is installed; without it they are the same,
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
 try:
-    from numba import njit  # pyright: ignore[reportMissingImports]
+    import numba  # pyright: ignore[reportMissingImports]
 except ImportError:
+    numba = None
 
-    def njit(function):
-        """Leaves a function as it is."""
-        return function
+njit: Any = (lambda function: function) if numba is None else numba.njit
 
 
 class Attention(NamedTuple):

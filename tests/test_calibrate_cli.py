@@ -269,8 +269,8 @@ def test_terms_without_effect_are_not_in_the_plan(run, table):
     run("calibrate", table, "-o", "profile.json", "--attention-form", "roofline", "--no-minimax")
     profile = afd.load_profile("profile.json")
     with jax.enable_x64(True):
-        neutral = profile.with_coefficients({"attention.per_recent": np.zeros(()), "attention.window": np.ones(())})
+        neutral = profile.with_coefficients({"attention.per_context": np.zeros(())})
     plan = afd.plan(afd.load_workload("geometric:1000,100"), neutral, afd.Bundle(64), afd.MeanField())
-    assert plan.ratio_elasticities["attention.per_recent"] == 0.0
-    assert "attention.per_recent" not in str(plan) and "attention.window" not in str(plan)
+    assert plan.ratio_elasticities["attention.per_context"] == 0.0
+    assert "attention.per_context" not in str(plan)
     assert "attention.per_token" in str(plan)

@@ -122,6 +122,26 @@ def test_steps_of_a_known_workload_are_fitted_through_the_simulator(tmp_path):
     np.testing.assert_allclose(through.predict(other)[0], other.step_us, rtol=0.005)
 
 
+def test_steps_whose_attention_goes_by_slot_costs(tmp_path):
+    """Windows over heavy prompts: with the requests that were served the cost of a token is found, without them refused."""
+    workload = afd.Independent(afd.Lognormal(300.0, 1.2, 8_192), afd.Geometric(60.0))
+    truth = afd.Profile(
+        afd.CappedRoofline(20.0, 4e-3, 512.0, 0.1), afd.Affine(0.15, 30.0), afd.Affine(0.0, 30.0), time_unit="us"
+    )
+    prior = truth.with_coefficients({"attention.per_token": 6e-3})
+    workers = np.array([1, 2, 4, 8])
+    cycles = [afd.cycle_time(workload, truth, afd.Bundle(64), float(x)) for x in workers]
+    path = tmp_path / "steps.csv"
+    columns = {"batch": 64, "attention_workers": workers, "step_time": 2.0 * np.array(cycles, float)}
+    pl.DataFrame(columns | {"unit": "us"}).write_csv(path)
+    log = load_steps(path, workload)
+    with pytest.raises(ValueError, match="`workload` must be given where attention goes by what slots cost"):
+        fit_steps(log, prior)
+    found = fit_steps(log, prior, workload=workload)
+    value, low, high = found.intervals()["attention.per_token"]
+    assert abs(value / 4e-3 - 1.0) < 0.03 and low < value < high
+
+
 def test_the_misfit_of_the_measured_ascend_run_is_reported(shared_data):
     """64A-16F is faster than 48A-16F at the same batch of each attention rank: nothing that rises with load explains that."""
     frame = pl.read_csv(shared_data / "afd_ascend_dsv32" / "throughput_16k.csv")

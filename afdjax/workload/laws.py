@@ -230,7 +230,7 @@ class Requests(Workload):
         low, high = lax.stop_gradient(self.slot_range())
         width = lattice_width(high - low, _MOMENT_NODES - 1)
         contexts = low + width * jnp.arange(_MOMENT_NODES, dtype=float)
-        moments = _powers(cost, jnp.minimum(contexts, high)) @ self.slot_masses(low, width, _MOMENT_NODES)
+        moments = _mean_powers(cost, jnp.minimum(contexts, high), self.slot_masses(low, width, _MOMENT_NODES))
         # a token more in a prompt moves all of its steps, a step more adds one at the end
         prompt, decode, weight = self._rows
         first, last = lax.stop_gradient((prompt, prompt + decode))
@@ -241,8 +241,8 @@ class Requests(Workload):
 
     def _end_costs(self, cost: Cost) -> Float[Array, "2 2"]:
         prompt, decode, weight = self._rows
-        ends = jnp.stack([_powers(cost, prompt), _powers(cost, prompt + decode)])
-        return ends @ weight / jnp.sum(weight)
+        ends = [_mean_powers(cost, context, weight) for context in (prompt, prompt + decode)]
+        return jnp.stack(ends) / jnp.sum(weight)
 
     def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
         masses = split_runs(*self._rows, first, width, points)
@@ -282,13 +282,12 @@ class Independent(Workload):
 
     def _step_costs(self, cost: Cost) -> Float[Array, " 2"]:
         masses = self.slot_pmf()
-        return _powers(cost, jnp.arange(masses.shape[0], dtype=float)) @ (masses / jnp.sum(masses))
+        return _mean_powers(cost, jnp.arange(masses.shape[0], dtype=float), masses / jnp.sum(masses))
 
     def _end_costs(self, cost: Cost) -> Float[Array, "2 2"]:
         prompt, decode = self.prompt.pmf(), self.decode.pmf()
-        last = _convolved(prompt, decode)
-        powers = _powers(cost, jnp.arange(last.shape[0], dtype=float))
-        return jnp.stack([powers[:, : prompt.shape[0]] @ prompt, powers @ last])
+        ends = prompt, _convolved(prompt, decode)
+        return jnp.stack([_mean_powers(cost, jnp.arange(law.shape[0], dtype=float), law) for law in ends])
 
     def slot_pmf(self) -> Float[Array, " support"]:
         age = self.decode.exceedance() / self.decode.mean
@@ -418,6 +417,13 @@ def _powers(cost: Cost, contexts: Float[Array, " contexts"]) -> Float[Array, "2 
     """The costs of contexts, and their squares."""
     costs = _costs(cost, contexts)
     return jnp.stack([costs, costs**2])
+
+
+def _mean_powers(
+    cost: Cost, contexts: Float[Array, " contexts"], masses: Float[Array, " contexts"]
+) -> Float[Array, " 2"]:
+    # sums, into which XLA moves the costs: a product of matrices would hold them all
+    return jnp.sum(masses[None] * _powers(cost, contexts), axis=1)
 
 
 def _convolved(first: Float[Array, " first"], second: Float[Array, " second"]) -> Float[Array, " sum"]:

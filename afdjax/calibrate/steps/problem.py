@@ -15,10 +15,10 @@ from afdjax.calibrate.steps.log import Row, StepLog, simulated_steps
 from afdjax.cycles.barrier import Barrier
 from afdjax.cycles.cycle import DECIDERS, Performance, performance
 from afdjax.deployment.bundle import Bundle, Start
-from afdjax.deployment.forms import Affine, AffineWithSlots
+from afdjax.deployment.forms import Affine, AffineWithSlots, SlotCost
 from afdjax.deployment.profile import PerWorker, Profile, Provenance
 from afdjax.workload.laws import Workload
-from afdjax.workload.slots import Moments
+from afdjax.workload.slots import Moments, Rescaled
 
 
 ORDER_OF_MAGNITUDE = float(np.log(10.0))
@@ -47,16 +47,29 @@ class Problem(eqx.Module):
         return self.prior.with_coefficients({name: values[i] for i, name in enumerate(self.names)})
 
     def one(self, profile: Profile, row: Row) -> Performance:
-        slots = Moments(row.token_load / row.batch_size, row.spread / jnp.sqrt(row.batch_size))
+        mean, deviation = row.token_load / row.batch_size, row.spread / jnp.sqrt(row.batch_size)
+        # what slots cost depends on the law of their contexts, not on its moments alone
+        if isinstance(profile.attention, SlotCost) and self.workload is not None:
+            slots = profile.slot_load(Rescaled(self.workload, mean, deviation))
+        else:
+            slots = Moments(mean, deviation)
         bundle = Bundle(
             row.batch_size, in_flight=self.in_flight, ffn_workers=row.ffn_workers, layers=self.layers, start=self.start
         )
         return performance(self.barrier.worker_load(slots, row.batch_size), profile, bundle, row.attention_workers)
 
+    def every(self, profile: Profile) -> Performance:
+        """What every row does."""
+        of_row = lambda row: self.one(profile, row)
+        # the law of what slots cost is large: one row after the other
+        return (
+            jax.lax.map(of_row, self.rows) if isinstance(profile.attention, SlotCost) else jax.vmap(of_row)(self.rows)
+        )
+
     def log_steps(self, logs: ArrayLike) -> Array:
         """Log of the modelled step time [us] of each row."""
         profile = self.profile(logs)
-        return self.correction + jnp.log(jax.vmap(lambda row: self.one(profile, row).tpot)(self.rows))
+        return self.correction + jnp.log(self.every(profile).tpot)
 
     @eqx.filter_jit
     def steps_and_slopes(self, logs: ArrayLike) -> tuple[Array, Array]:
@@ -94,8 +107,7 @@ class Problem(eqx.Module):
 
     def binding(self, logs: ArrayLike) -> dict[str, float]:
         """Mean probability over the rows that each circuit decides."""
-        profile = self.profile(logs)
-        found = eqx.filter_jit(jax.vmap(lambda row: self.one(profile, row)))(self.rows)
+        found = eqx.filter_jit(self.every)(self.profile(logs))
         shares = {name: np.asarray(getattr(found, field)) for name, field in DECIDERS.items()}
         return {name: max(float(np.mean(share)), 0.0) for name, share in shares.items()}
 
@@ -108,6 +120,10 @@ def problem_of(
     start: Start,
     workload: Workload | None,
 ) -> Problem:
+    if isinstance(prior.attention, SlotCost) and workload is None:
+        raise ValueError(
+            "`workload` must be given where attention goes by what slots cost: the log has their sums of tokens only."
+        )
     values = {name: float(value) for name, value in prior.coefficients().items()}
     names = tuple(name for name, value in values.items() if value > 0 and not name.endswith(("sharpness", "window")))
     width = [unsure.get(name, ORDER_OF_MAGNITUDE) if isinstance(unsure, Mapping) else unsure for name in names]
