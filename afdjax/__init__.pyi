@@ -42,7 +42,7 @@ from .deployment.profile import (
 from .deployment.table import Table as Table
 from .hardware.accelerator import Accelerator as Accelerator
 from .hardware.files import load_accelerator as load_accelerator
-from .planning.mean_field import ClosedForm as ClosedForm, closed_form as closed_form
+from .planning.mean_field import ClosedForm as ClosedForm, closed_form as closed_form, horizon_load as horizon_load
 from .planning.model_check import (
     ModelCheck as ModelCheck,
     Sampling as Sampling,
@@ -70,7 +70,6 @@ from .workload.laws import (
     Requests as Requests,
     Source as Source,
     Workload as Workload,
-    horizon_load as horizon_load,
 )
 from .workload.lengths import (
     Deterministic as Deterministic,

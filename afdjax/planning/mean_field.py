@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from afdjax._tools import checks
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.forms import Affine
 from afdjax.deployment.profile import Profile, Shared
+from afdjax.workload.lengths import LARGEST_MEAN
 
 
 REGIMES = ("attention", "communication", "ffn")
@@ -94,3 +96,30 @@ def closed_form(slot_load: ScalarLike, profile: Profile, bundle: Bundle) -> Clos
         ratio_crossing=ratio_crossing,
         decided_by=deciders[best],
     )
+
+
+def horizon_load(
+    prompt_mean: ScalarLike, decode_mean: ScalarLike, batch_size: ScalarLike, requests: ScalarLike
+) -> Scalar:
+    """Average token load of one slot over the paper's horizon, from a cold start [tokens].
+
+    arXiv:2601.21351 v1, eq 13 with its eqs 9-12 summed exactly: `requests` completions of a worker of `batch_size` slots
+    take K = requests / (batch_size p) steps, p = 1 / decode_mean; all ages start at zero, so
+
+        load = prompt_mean + (decode_mean - 1) (1 - (1 - (1 - p)^K) / (p K)).
+
+    Geometric decode lengths only. It tends to the stationary theta = prompt_mean + decode_mean - 1 as `requests` grows; the
+    paper's printed ratios use requests = 10,000. Its printed recipe prompt_mean + decode_mean counts one token more,
+    because there a decode length D on 0, 1, ... takes D + 1 slot steps.
+    """
+    for name, value in (("prompt_mean", prompt_mean), ("batch_size", batch_size), ("requests", requests)):
+        checks.require_positive(name, value)
+    checks.require_between("decode_mean", decode_mean, 1, LARGEST_MEAN)
+    prompt_mean, decode_mean, batch_size, requests = map(
+        checks.as_float, (prompt_mean, decode_mean, batch_size, requests)
+    )
+    end = 1.0 / decode_mean
+    steps = requests / (batch_size * end)
+    # 1 - (1 - p)^K, without cancellation
+    started = -jnp.expm1(steps * jnp.log1p(-jnp.minimum(end, 1.0 - 1e-7)))
+    return jnp.asarray(prompt_mean + (decode_mean - 1.0) * (1.0 - started / (end * steps)))

@@ -23,11 +23,11 @@ from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.forms import Affine, SlotCost
 from afdjax.deployment.profile import Profile
 from afdjax.planning.cautions import cautions
-from afdjax.planning.mean_field import ClosedForm, closed_form
+from afdjax.planning.mean_field import ClosedForm, closed_form, horizon_load
 from afdjax.planning.plan import Curve, Plan, WholeBundle, workload_title
 from afdjax.planning.ratio import MAX_RATIO, best_log_ratio, best_whole_number, check_range, log_throughput
 from afdjax.workload.estimation import diagnose, sampling_covariance
-from afdjax.workload.laws import Independent, Requests, Workload, horizon_load
+from afdjax.workload.laws import Independent, Requests, Workload
 from afdjax.workload.lengths import Geometric
 from afdjax.workload.slots import SlotLoad
 from afdjax.workload.stack import bare

@@ -5,6 +5,7 @@ come to lie wherever g puts them. They are counted in grains, so small that roun
 is what `afdjax.workload.lattice` takes.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -62,3 +63,22 @@ def cost_law(costs: Float[Array, " masses"], masses: Float[Array, " masses"], va
     whole = jnp.all(above == jnp.round(above)) & (span <= _GRAINS)
     grain = jnp.where(whole | (span <= 0.0), 1.0, span / _GRAINS)
     return CostLaw(jnp.round(above / grain), masses / jnp.sum(masses), variation / grain**2)
+
+
+def costs_at(cost: Cost, contexts: Float[Array, " contexts"]) -> Float[Array, " contexts"]:
+    """What slots with these contexts cost."""
+    return jnp.asarray(jax.vmap(cost)(contexts), float)
+
+
+def powers(cost: Cost, contexts: Float[Array, " contexts"]) -> Float[Array, "2 contexts"]:
+    """The costs of contexts, and their squares."""
+    costs = costs_at(cost, contexts)
+    return jnp.stack([costs, costs**2])
+
+
+def mean_powers(
+    cost: Cost, contexts: Float[Array, " contexts"], masses: Float[Array, " contexts"]
+) -> Float[Array, " 2"]:
+    """The averages of both, with these masses."""
+    # sums, into which XLA moves the costs: a product of matrices would hold them all
+    return jnp.sum(masses[None] * powers(cost, contexts), axis=1)

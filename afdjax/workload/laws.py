@@ -25,10 +25,10 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from afdjax._tools import checks
 from afdjax._tools.precision import from_host
-from afdjax._tools.types import Column, PerRequest, Scalar, ScalarLike
-from afdjax.workload.costs import cost_law
+from afdjax._tools.types import Column, PerRequest, Scalar
+from afdjax.workload.costs import cost_law, costs_at, mean_powers, powers
 from afdjax.workload.lattice import lattice_width, split_loads, split_runs
-from afdjax.workload.lengths import LARGEST_MEAN, LONGEST, Length, longest
+from afdjax.workload.lengths import LONGEST, Length, longest
 from afdjax.workload.rows import Rows, at_the_door
 from afdjax.workload.sampling import AliasTable, Lengths, MixedSampler, PairSampler, RequestSampler, RowSampler, Words
 from afdjax.workload.slots import Cost, Rescaled, SlotLoad
@@ -101,7 +101,7 @@ class Workload(SlotLoad):
         width = lattice_width(high - low, _COST_NODES - 1)
         contexts = low + width * jnp.arange(_COST_NODES, dtype=float)
         masses = self.slot_masses(low, width, _COST_NODES)
-        law = cost_law(_costs(cost, jnp.minimum(contexts, high)), masses, variation)
+        law = cost_law(costs_at(cost, jnp.minimum(contexts, high)), masses, variation)
         # what rounding leaves of a cost that is always the same is none
         least = (8.0 * jnp.finfo(mean.dtype).eps * centre) ** 2
         variance = square - mean**2
@@ -230,18 +230,18 @@ class Requests(Workload):
         low, high = lax.stop_gradient(self.slot_range())
         width = lattice_width(high - low, _MOMENT_NODES - 1)
         contexts = low + width * jnp.arange(_MOMENT_NODES, dtype=float)
-        moments = _mean_powers(cost, jnp.minimum(contexts, high), self.slot_masses(low, width, _MOMENT_NODES))
+        moments = mean_powers(cost, jnp.minimum(contexts, high), self.slot_masses(low, width, _MOMENT_NODES))
         # a token more in a prompt moves all of its steps, a step more adds one at the end
         prompt, decode, weight = self._rows
         first, last = lax.stop_gradient((prompt, prompt + decode))
-        ends = [_powers(cost, context) for context in (first, last - 1.0, last)]
+        ends = [powers(cost, context) for context in (first, last - 1.0, last)]
         by_prompt, by_decode = ends[2] - ends[0], (ends[1] + ends[2]) / 2.0 - moments[:, None]
         moved = lambda length: weight * (length - lax.stop_gradient(length))
         return moments + (by_prompt @ moved(prompt) + by_decode @ moved(decode)) / jnp.sum(weight * decode)
 
     def _end_costs(self, cost: Cost) -> Float[Array, "2 2"]:
         prompt, decode, weight = self._rows
-        ends = [_mean_powers(cost, context, weight) for context in (prompt, prompt + decode)]
+        ends = [mean_powers(cost, context, weight) for context in (prompt, prompt + decode)]
         return jnp.stack(ends) / jnp.sum(weight)
 
     def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
@@ -282,12 +282,12 @@ class Independent(Workload):
 
     def _step_costs(self, cost: Cost) -> Float[Array, " 2"]:
         masses = self.slot_pmf()
-        return _mean_powers(cost, jnp.arange(masses.shape[0], dtype=float), masses / jnp.sum(masses))
+        return mean_powers(cost, jnp.arange(masses.shape[0], dtype=float), masses / jnp.sum(masses))
 
     def _end_costs(self, cost: Cost) -> Float[Array, "2 2"]:
         prompt, decode = self.prompt.pmf(), self.decode.pmf()
         ends = prompt, _convolved(prompt, decode)
-        return jnp.stack([_mean_powers(cost, jnp.arange(law.shape[0], dtype=float), law) for law in ends])
+        return jnp.stack([mean_powers(cost, jnp.arange(law.shape[0], dtype=float), law) for law in ends])
 
     def slot_pmf(self) -> Float[Array, " support"]:
         age = self.decode.exceedance() / self.decode.mean
@@ -360,33 +360,6 @@ class Mixture(Workload):
         return MixedSampler(kinds, AliasTable(self.weights), AliasTable(self._step_shares()))
 
 
-def horizon_load(
-    prompt_mean: ScalarLike, decode_mean: ScalarLike, batch_size: ScalarLike, requests: ScalarLike
-) -> Scalar:
-    """Average token load of one slot over the paper's horizon, from a cold start [tokens].
-
-    arXiv:2601.21351 v1, eq 13 with its eqs 9-12 summed exactly: `requests` completions of a worker of `batch_size` slots
-    take K = requests / (batch_size p) steps, p = 1 / decode_mean; all ages start at zero, so
-
-        load = prompt_mean + (decode_mean - 1) (1 - (1 - (1 - p)^K) / (p K)).
-
-    Geometric decode lengths only. It tends to the stationary theta = prompt_mean + decode_mean - 1 as `requests` grows; the
-    paper's printed ratios use requests = 10,000. Its printed recipe prompt_mean + decode_mean counts one token more,
-    because there a decode length D on 0, 1, ... takes D + 1 slot steps.
-    """
-    for name, value in (("prompt_mean", prompt_mean), ("batch_size", batch_size), ("requests", requests)):
-        checks.require_positive(name, value)
-    checks.require_between("decode_mean", decode_mean, 1, LARGEST_MEAN)
-    prompt_mean, decode_mean, batch_size, requests = map(
-        checks.as_float, (prompt_mean, decode_mean, batch_size, requests)
-    )
-    end = 1.0 / decode_mean
-    steps = requests / (batch_size * end)
-    # 1 - (1 - p)^K, without cancellation
-    started = -jnp.expm1(steps * jnp.log1p(-jnp.minimum(end, 1.0 - 1e-7)))
-    return jnp.asarray(prompt_mean + (decode_mean - 1.0) * (1.0 - started / (end * steps)))
-
-
 def sums_over_ages(prompt, decode):
     """For requests (P, D), arrays of NumPy or JAX, the sums over a = 0..D-1 of (P + a)^k for k = 0, 1, 2, 3."""
     a1 = decode * (decode - 1.0) / 2.0
@@ -407,23 +380,6 @@ def _probabilities(
     """Probabilities of prompts and decodes, and of a decode length at a random step, which is biased by it."""
     of_decode = decode.pmf()
     return prompt.pmf(), of_decode, of_decode * jnp.arange(of_decode.shape[0], dtype=of_decode.dtype)
-
-
-def _costs(cost: Cost, contexts: Float[Array, " contexts"]) -> Float[Array, " contexts"]:
-    return jnp.asarray(jax.vmap(cost)(contexts), float)
-
-
-def _powers(cost: Cost, contexts: Float[Array, " contexts"]) -> Float[Array, "2 contexts"]:
-    """The costs of contexts, and their squares."""
-    costs = _costs(cost, contexts)
-    return jnp.stack([costs, costs**2])
-
-
-def _mean_powers(
-    cost: Cost, contexts: Float[Array, " contexts"], masses: Float[Array, " contexts"]
-) -> Float[Array, " 2"]:
-    # sums, into which XLA moves the costs: a product of matrices would hold them all
-    return jnp.sum(masses[None] * _powers(cost, contexts), axis=1)
 
 
 def _convolved(first: Float[Array, " first"], second: Float[Array, " second"]) -> Float[Array, " sum"]:
