@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
@@ -26,15 +27,12 @@ class Scenario(NamedTuple):
     ffn: float
     communication: float
 
-    @property
-    def profile(self) -> afd.Profile:
-        latency = afd.Affine(0.0, self.communication)
-        link = afd.Shared(latency) if self.shared else afd.PerWorker(latency)
-        return afd.Profile(afd.Affine(1.0, 0.0), afd.Affine(0.0, self.ffn), link)
 
-    @property
-    def bundle(self) -> afd.Bundle:
-        return afd.Bundle(float(self.batch_size), in_flight=self.in_flight, start=self.start)
+def profile_of(ffn, communication, shared: bool) -> afd.Profile:
+    """Stages that take this long, and attention one unit a token."""
+    latency = afd.Affine(0.0, communication)
+    link = afd.Shared(latency) if shared else afd.PerWorker(latency)
+    return afd.Profile(afd.Affine(1.0, 0.0), afd.Affine(0.0, ffn), link)
 
 
 def requests(rng: np.random.Generator) -> afd.Requests:
@@ -86,9 +84,17 @@ def drawn_cycle(case: Scenario, rng: np.random.Generator) -> tuple[float, float]
 
 
 def found(case: Scenario):
-    """What the exact barrier says of it, for loads that hold still."""
-    load = still(afd.Exact().worker_load(case.workload, case.bundle.batch_size))
-    return performance(load, case.profile, case.bundle, jnp.asarray(float(case.workers)))
+    """What the exact barrier says of it, for loads that hold still: one program for all scenarios of a kind."""
+    numbers = (case.batch_size, case.workers, case.ffn, case.communication)
+    return _found(case.workload, case.in_flight, case.start, case.shared, tuple(jnp.asarray(float(n)) for n in numbers))
+
+
+@eqx.filter_jit
+def _found(workload, in_flight: int, start: afd.Start, shared: bool, numbers):
+    batch_size, workers, ffn, communication = numbers
+    profile = profile_of(ffn, communication, shared)
+    load = still(afd.Exact().worker_load(workload, batch_size))
+    return performance(load, profile, afd.Bundle(batch_size, in_flight=in_flight, start=start), workers)
 
 
 def shares(performance) -> list[float]:

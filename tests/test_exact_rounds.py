@@ -22,7 +22,7 @@ def test_laws_with_steps_against_frozen_rounds(seed):
     """Within 0.3 % or four standard errors; `tests/benchmarks/test_exact_rounds.py` has 2,200 of them."""
     rng = np.random.default_rng(seed)
     case = scenario(rng, most_workers=64, most_slots=512)
-    performance, (mean, error) = eqx.filter_jit(found)(case), drawn_cycle(case, rng)
+    performance, (mean, error) = found(case), drawn_cycle(case, rng)
     assert abs(float(performance.cycle_time) - mean) <= max(3e-3 * mean, 4.0 * error), case
     assert min(shares(performance)) >= 0.0 and max(shares(performance)) <= 1.0, (case, shares(performance))
 
