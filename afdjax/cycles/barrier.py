@@ -1,8 +1,9 @@
 """The barrier: how much of the law of a worker's token load is used, and how the slowest of x workers is distributed.
 
-A worker's load T is the sum of B independent stationary slots. `MeanField` uses its mean, `Gaussian` its mean and variance,
-`Exact` all of it: the slot law to the B-th convolution power. Each gives the law of one worker (`afdjax.cycles.loads`), from
-which follow the slowest of x workers, for any real x > 0, and the excess that the cycle time needs.
+A worker's load T is the sum of B independent stationary slots: of their tokens, or of what they cost
+(`Profile.slot_load`). `MeanField` uses its mean, `Gaussian` its mean and variance, `Exact` all of it: the slot law to the
+B-th convolution power. Each gives the law of one worker (`afdjax.cycles.loads`), from which follow the slowest of x workers,
+for any real x > 0, and the excess that the cycle time needs.
 """
 
 import abc

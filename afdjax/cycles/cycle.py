@@ -258,8 +258,9 @@ def performance(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_wo
         cycle_time=bundle.layers * cycle,
         throughput_per_instance=throughput_of(bundle.layers * cycle, bundle, attention_workers),
         tpot=m * bundle.layers * cycle,
-        idle_attention=1.0 - times.attention / cycle,
-        idle_ffn=1.0 - times.ffn / cycle,
+        # never busier than always, whatever rounding says
+        idle_attention=jnp.maximum(1.0 - times.attention / cycle, 0.0),
+        idle_ffn=jnp.maximum(1.0 - times.ffn / cycle, 0.0),
         attention_decides=jnp.clip(1.0 - floor_decides - landing_decides - round_trip_decides, 0.0, 1.0),
         ffn_decides=jnp.where(linked, 0.0, floor_decides),
         link_decides=jnp.where(linked, floor_decides, 0.0) + landing_decides,

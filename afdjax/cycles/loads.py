@@ -39,7 +39,8 @@ def at_least_tiny(deviation: Scalar, mean: Scalar) -> Scalar:
 class WorkerLoad(eqx.Module):
     """Law of one attention worker's token load.
 
-    `mean` and `deviation` are in tokens; `survival` belongs to the standard load z = (T - mean) / deviation.
+    `mean` and `deviation` are in tokens, or in what slots cost where attention goes by that; `survival` belongs to the
+    standard load z = (T - mean) / deviation.
     `variation` says how roughly the load moves: its quadratic variation per decode step [tokens^2 / step], None where that
     is not known or there is none.
     """

@@ -48,7 +48,7 @@ class ClosedForm(eqx.Module):
 
 
 def closed_form(slot_load: ScalarLike, profile: Profile, bundle: Bundle) -> ClosedForm:
-    """The paper's mean-field rule for a mean token load of `slot_load` per slot [tokens].
+    """The paper's mean-field rule for a mean token load (or cost) of `slot_load` per slot [tokens].
 
     arXiv:2601.21351 v1 eqs 15-19 for `PerWorker` communication, its v2+ candidates for `Shared`; y FFN workers and
     instance weights are added (they move the stationary points only). Use `workload.theta` for the stationary load or
