@@ -47,9 +47,15 @@ def requests(rng: np.random.Generator) -> afd.Requests:
     return afd.Requests(filled(prompt, prompt[0]), filled(decode, decode[0]), filled(weight, 1e-9), source=afd.Source())
 
 
-def scenario(rng: np.random.Generator, most_workers: int = 4096, most_slots: int = 4096) -> Scenario:
+def smooth_requests(rng: np.random.Generator) -> afd.Requests:
+    """Hundreds of lognormal prompts with geometric decodes."""
+    prompt = np.round(np.exp(rng.uniform(3, 8) + rng.uniform(0.3, 1.5) * rng.standard_normal(512)))
+    return afd.Requests(prompt, rng.geometric(1.0 / rng.uniform(50, 500), 512), source=afd.Source())
+
+
+def scenario(rng: np.random.Generator, most_workers: int = 4096, most_slots: int = 4096, of=requests) -> Scenario:
     """Any requests, few slots or many, any balance."""
-    workload = requests(rng)
+    workload = of(rng)
     batch_size = int(2 ** rng.uniform(0, np.log2(most_slots)))
     attention = batch_size * float(workload.theta)
     return Scenario(
@@ -68,10 +74,11 @@ def drawn_cycle(case: Scenario, rng: np.random.Generator) -> tuple[float, float]
     """Mean cycle time of frozen rounds and its standard error."""
     prompt, decode, weight = (np.asarray(getattr(case.workload, name)) for name in ("prompt", "decode", "weight"))
     steps = weight * decode / (weight @ decode)
-    rounds = int(np.clip(DRAWS / (case.workers * case.in_flight * min(case.batch_size, ROWS)), 100, 20_000))
+    kinds = len(prompt)
+    rounds = int(np.clip(DRAWS / (case.workers * case.in_flight * min(case.batch_size, kinds)), 100, 20_000))
     size = (rounds, case.workers, case.in_flight)
-    if case.batch_size <= ROWS:
-        kind = rng.choice(ROWS, p=steps, size=(*size, case.batch_size))
+    if case.batch_size <= kinds:
+        kind = rng.choice(kinds, p=steps, size=(*size, case.batch_size))
         loads = (prompt[kind] + np.floor(rng.random(kind.shape) * decode[kind])).sum(axis=-1)
     else:
         # many ages of a kind add up to a normal number
