@@ -15,14 +15,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def in_double(tree: T) -> T:
-    """The same tree with every float leaf in double precision: one made in single precision would hold all results there."""
-    return jax.tree.map(lambda leaf: _in_double(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
+def in_default_precision(tree: T) -> T:
+    """The same tree with every float leaf in the precision that floats have here, double where that is switched on.
+
+    On the way into a computation in double, where a leaf in single precision would hold all results there, and on the way out
+    of one, where a leaf in double is not what JAX expects.
+    """
+    return jax.tree.map(lambda leaf: _converted(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
-def _in_double(leaf: Any) -> Any:
+def _converted(leaf: Any) -> Any:
     # on the host where numbers are known: a conversion of each length of a log would be compiled
-    on_host = leaf.ndim and leaf.dtype == np.float32 and not isinstance(leaf, Tracer)
+    on_host = leaf.ndim and leaf.dtype != jnp.result_type(float) and not isinstance(leaf, Tracer)
     return from_host(np.asarray(leaf, np.float64)) if on_host else leaf.astype(float)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import block_diag
 
+from afdjax._tools.precision import in_default_precision
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.calibrate.kernels.findings import Finding
 from afdjax.calibrate.kernels.series import SeriesFit, fit_series
@@ -132,7 +133,7 @@ def fit(
     with jax.enable_x64(True):
         profile = _profile(fits, base, options.shared_link, name, timings.source if source is None else source)
     asked = {"select": select, "forms": forms, "region": region.to_dict()} | dataclasses.asdict(options)
-    return Calibration(profile, fits, _made_by(timings, base, asked))
+    return Calibration(in_default_precision(profile), fits, _made_by(timings, base, asked))
 
 
 def _made_by(timings: Timings, base: Profile | None, options: dict[str, Any]) -> dict[str, Any]:

@@ -111,8 +111,10 @@ def _climb(
     # a corner of what takes no time at all is rounded off as well
     larger = lambda a, b: _rounded_maximum(a, b, rounding, ffn + times.link + 1e-9 * times.attention)
     if bundle.start.runs_ahead and m > 1:
+        # an FFN that takes longer than attention makes nobody's lead longer, so that more workers never take less time
         slowest = _rounded_maximum(times.attention, ffn, rounding, times.attention + ffn)
-        lead = (m - 1) * slowest - times.communication - ffn
+        shorter = times.attention + ffn - slowest
+        lead = (m - 1) * times.attention - times.communication - shorter
         load = seen_by_barrier(load, bundle.layers * times.attention_per_token, lead, m)
     # one attention time is times.attention + spread z, so m tau = m times.attention + spread max_j V_j
     spread = at_least_tiny(times.attention_per_token * load.deviation, times.attention)

@@ -28,12 +28,13 @@ def double_precision() -> bool:
 
 def negligible() -> float:
     """A probability that the working precision hardly sees beside 1."""
-    return 1e-15 if double_precision() else 1e-6
+    return 1e-15 if double_precision() else 1e-9
 
 
 def at_least_tiny(deviation: Scalar, mean: Scalar) -> Scalar:
-    """A load that never varies still needs a scale to be measured in."""
-    return jnp.maximum(deviation, 1e-9 * (mean + 1.0))
+    """A load that never varies still needs a scale to be measured in, whatever its unit."""
+    size = jnp.abs(mean)
+    return jnp.maximum(deviation, 1e-9 * jnp.where(size > 0.0, size, 1.0))
 
 
 class WorkerLoad(eqx.Module):

@@ -72,6 +72,11 @@ class _Stage(Strict):
         unknown = set(self.coefficients) - set(fields)
         required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
         missing = required - set(self.coefficients)
+        if "per_recent" in unknown:
+            raise ValueError(
+                "'per_recent' is no coefficient: write the form 'capped-roofline', with the time of a token within the window as "
+                "'per_token' and what one beyond it takes of that, 0 to 1, as 'beyond'"
+            )
         if unknown or missing:
             raise ValueError(
                 f"form '{self.form}' must have the coefficients {', '.join(fields)}, but "

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from afdjax._tools.precision import in_double
+from afdjax._tools.precision import in_default_precision
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.explain.record import as_numbers, asked, finite, target_numbers
 from afdjax.explore.explain.sensitivity import Slopes, elasticities, margins, model_elasticities
@@ -177,7 +177,12 @@ def search(
     fleet = devices if isinstance(devices, Fleet) else Fleet.of(setting, devices)
     with jax.enable_x64(True):
         question = Question(
-            in_double(setting), fleet, targets or Targets(), corrections or Corrections(), objective, tuple(rules)
+            in_default_precision(setting),
+            fleet,
+            targets or Targets(),
+            corrections or Corrections(),
+            objective,
+            tuple(rules),
         )
         levels, looked_at = levels_of(question)
     return Exploration(question, levels, looked_at)

@@ -12,7 +12,7 @@ import numpy as np
 
 from afdjax._tools import checks
 from afdjax._tools.hill import Top, derivatives
-from afdjax._tools.precision import in_double, in_double_precision
+from afdjax._tools.precision import in_default_precision, in_double_precision
 from afdjax._tools.programs import kept
 from afdjax._tools.provenance import digest_of, versions
 from afdjax._tools.types import Scalar
@@ -98,7 +98,9 @@ def plan(
     if horizon_requests is not None:
         checks.require_between("horizon_requests", horizon_requests, 1, 1e12)
     found = _plan(workload, profile, bundle, barrier, max_ratio, horizon_requests)
-    return found if workload_name is None else dataclasses.replace(found, workload_name=workload_name)
+    # what the caller gave, in the caller's precision
+    given = {"workload": workload, "profile": profile, "bundle": bundle}
+    return dataclasses.replace(found, **given, workload_name=workload_name or found.workload_name)
 
 
 @in_double_precision
@@ -110,7 +112,7 @@ def _plan(
     max_ratio: int | float,
     horizon_requests: int | float | None,
 ) -> Plan:
-    workload, profile, bundle = in_double((workload, profile, bundle))
+    workload, profile, bundle = in_default_precision((workload, profile, bundle))
     slot_load = _horizon_load(workload, bundle, horizon_requests)
     costly = profile.attention if isinstance(profile.attention, SlotCost) else None
     if costly is not None and horizon_requests is not None:

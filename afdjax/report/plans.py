@@ -58,7 +58,7 @@ def _reasons(plan: Document) -> list[Any]:
     costs = workload.get("slot_cost")
     if costs is not None:
         rows.insert(
-            1, ("slot cost", f"mean {costs['mean']:,.1f}, deviation {costs['deviation']:,.1f}: attention goes by it")
+            1, ("slot cost", f"mean {costs['mean']:,.5g}, deviation {costs['deviation']:,.5g}: attention goes by it")
         )
     form = plan["closed_form"]
     if form is not None:
@@ -117,5 +117,6 @@ def _measure(plan: Document) -> list[Any]:
     measured = [
         name for name in names if name not in ("batch_size", "theta", "nu", "slot_cost.mean", "slot_cost.deviation")
     ]
-    first = f"Measure {' and '.join(measured[:2])} best; theta needs the longest log you have."
+    needs = "what slots cost needs" if "slot_cost" in plan["workload"] else "theta needs"
+    first = f"Measure {' and '.join(measured[:2])} best; {needs} the longest log you have."
     return [headline("What to measure better"), Text(first), table]

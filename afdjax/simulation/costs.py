@@ -9,10 +9,13 @@ s_k the slope of g behind corner k. The corners n_k of the paths are whole numbe
 away: (n_k - c_k) N_k more. That is exact in c_k, and so are its derivatives.
 """
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from afdjax._tools import checks
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.forms import Latency, SlotCost
 from afdjax.simulation.paths import Corners, Loads
@@ -40,11 +43,40 @@ def attention_loads(attention: Latency, loads: Loads, slots: ScalarLike, dtype) 
     return total
 
 
+def check_corners(attention: Latency, longest: ScalarLike) -> None:
+    """Raise `ValueError` unless what a slot costs is nearly a line between its corners, up to contexts of `longest` tokens."""
+    if not isinstance(attention, SlotCost):
+        return
+    contexts = jnp.linspace(0.0, jnp.maximum(jnp.asarray(longest, float), 1.0), _PLACES)
+    costs = jax.vmap(lambda context: jnp.asarray(attention.slot_cost(context), float))(contexts)
+    corners = _corners(attention)
+    slopes, lines = _slopes(attention, corners), jnp.full_like(contexts, attention.slot_cost(jnp.zeros(())))
+    lines = lines + slopes[0] * contexts
+    for corner, before, behind in zip(corners, slopes[:-1], slopes[1:], strict=True):
+        lines = lines + (behind - before) * jnp.maximum(contexts - corner, 0.0)
+    known = checks.concrete(jnp.stack([contexts, costs, lines]))
+    if known is None:
+        return
+    contexts, costs, lines = known
+    apart = np.abs(lines - costs)
+    if not apart.max() <= _NEARLY * np.abs(costs).max():
+        worst = int(np.argmax(np.where(np.isfinite(apart), apart, np.inf)))
+        raise ValueError(
+            f"`corners` must give the contexts between which `slot_cost` is nearly a line, but at {contexts[worst]:.0f} tokens a "
+            f"slot costs {costs[worst]:.4g} and the line {lines[worst]:.4g}: add corners around there."
+        )
+
+
+_PLACES, _NEARLY = 257, 0.01
+"""Contexts at which costs are compared with lines, and by how much of the largest cost they may differ."""
+
+
 def _corners(attention: Latency) -> list[Scalar]:
     if not isinstance(attention, SlotCost):
         return []
-    # no context comes to a corner that is further away
-    return [jnp.minimum(jnp.asarray(corner, float), float(LONGEST)) for corner in attention.corners()]
+    # no context comes to a corner that is further away, and none is before the first
+    corners = [jnp.clip(jnp.asarray(corner, float), 0.0, float(LONGEST)) for corner in attention.corners()]
+    return list(jnp.sort(jnp.stack(corners))) if corners else []
 
 
 def _slopes(attention: SlotCost, corners: list[Scalar]) -> list[Scalar]:

@@ -14,7 +14,7 @@ from afdjax._tools.types import Scalar
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.simulation import histogram
-from afdjax.simulation.costs import attention_loads, whole_corners
+from afdjax.simulation.costs import attention_loads, check_corners, whole_corners
 from afdjax.simulation.decode_steps import attention_times, decode_step, stages_of
 from afdjax.simulation.paths import Corners, Loads
 from afdjax.simulation.pipeline import (
@@ -96,6 +96,7 @@ def scenario_of(
     slots, layers = (whole_number(name, getattr(bundle, name)) for name in ("batch_size", "layers"))
     check_capacity(workload, slots)
     require_layers(layers, window[1])
+    check_corners(profile.attention, workload.slot_range()[1])
     theta, nu = _slot_statistics(bare(workload), profile)
     begin, stop = (jnp.asarray(step, jnp.int32) for step in window)
     workers = jnp.asarray(counts, theta.dtype)

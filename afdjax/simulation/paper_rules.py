@@ -11,7 +11,7 @@ from afdjax._tools import checks
 from afdjax._tools.types import Column
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
-from afdjax.simulation.costs import attention_loads, whole_corners
+from afdjax.simulation.costs import attention_loads, check_corners, whole_corners
 from afdjax.simulation.course import Scenario, at_start, run_course, scenario_of, whole_blocks
 from afdjax.simulation.decode_steps import attention_times, stages_of
 from afdjax.simulation.paths import (
@@ -69,6 +69,7 @@ def sweep_ratios(
         checks.require_whole(name, value)
     batch_size = whole_number("batch_size", bundle.batch_size)
     check_capacity(workload, batch_size)
+    check_corners(profile.attention, workload.slot_range()[1])
     sampler, words = workload.sampler(), cell_words(key, replicas, counts[-1], 1)
     slots = _fill(
         sampler, words, batch_size, Stationary() if initial is None else initial, whole_corners(profile.attention)

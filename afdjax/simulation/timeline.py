@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from afdjax._tools import checks
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
-from afdjax.simulation.costs import attention_loads, whole_corners
+from afdjax.simulation.costs import attention_loads, check_corners, whole_corners
 from afdjax.simulation.decode_steps import attention_times, stages_of
 from afdjax.simulation.paths import InitialState, Stationary, advance, cell_words, fill
 from afdjax.simulation.pipeline import Pass, Stages, at_rest, pass_through
@@ -69,6 +69,7 @@ def record(
         checks.require_whole(name, value, least)
     slots, layers = whole_number("batch_size", bundle.batch_size), whole_number("layers", bundle.layers)
     check_capacity(workload, slots)
+    check_corners(profile.attention, workload.slot_range()[1])
     m = bundle.in_flight
     require_layers(layers, (skip + steps) * m * attention_workers, MOST_PASSES)
     words = cell_words(key, 1, attention_workers, m)

@@ -80,5 +80,6 @@ def mean_powers(
     cost: Cost, contexts: Float[Array, " contexts"], masses: Float[Array, " contexts"]
 ) -> Float[Array, " 2"]:
     """The averages of both, with these masses."""
-    # sums, into which XLA moves the costs: a product of matrices would hold them all
-    return jnp.sum(masses[None] * powers(cost, contexts), axis=1)
+    # one sum each, into which XLA moves the costs: one of both would hold them all
+    costs = costs_at(cost, contexts)
+    return jnp.stack([jnp.sum(masses * costs), jnp.sum(masses * costs**2)])

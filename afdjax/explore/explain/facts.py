@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from afdjax._tools.precision import in_double
+from afdjax._tools.precision import in_default_precision
 from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
 from afdjax.explore.costs.setting import Setting
@@ -49,7 +49,7 @@ class Facts:
 def facts_of(setting: Setting, replica: Replica, kind: str) -> Facts:
     """A replica of one of `KINDS`; `setting` has the devices that it is on."""
     with jax.enable_x64(True):
-        numbers = _facts(in_double(setting).anonymous, replica, jnp.asarray(KINDS.index(kind)))
+        numbers = _facts(in_default_precision(setting).anonymous, replica, jnp.asarray(KINDS.index(kind)))
         return Facts(**jax.device_get(numbers))
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from afdjax._tools.precision import in_double
+from afdjax._tools.precision import in_default_precision
 from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
 from afdjax.deployment.bundle import Bundle
@@ -34,17 +34,17 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
 
     Attention is its tangent at the plan in KV tokens and slots, with the dense layers and the head of one step spread over the
     layers with experts; where some layers read only a part of a context, in what each slot costs (`CappedRoofline`: a line up
-    to the first window or top-k, and a flatter one behind the last). The FFN is the whole group of devices as one worker (its
-    weights hit, and its work). Communication is its tangent for this many workers. Prompts that a replica works on come evenly
-    with its decoding. An attention worker is one
-    tensor-parallel group, and a step of it gives `setting.accepted` tokens.
+    to the window or top-k, and a flatter one behind it; with windows of several lengths it stays the tangent). The FFN is the
+    whole group of devices as one worker (its weights hit, and its work). Communication is its tangent for this many workers.
+    Prompts that a replica works on come evenly with its decoding. An attention worker is one tensor-parallel group, and a step
+    of it gives `setting.accepted` tokens.
 
     Raises `ValueError` for a replica without FFN devices.
     """
     if not float(replica.ffn_devices) > 0:
         raise ValueError("`replica` must have FFN devices, but it has none: there is no ratio to plan.")
     with jax.enable_x64(True):
-        setting, replica = in_double((setting, replica))
+        setting, replica = in_default_precision((setting, replica))
         attention, ffn, transfer, per_slot = _lines(setting.anonymous, replica)
         profile = Profile(
             _attention_form(attention),
@@ -61,6 +61,7 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
             ffn_weight=replica.ffn_devices,
             layers=float(setting.model.rounds),
         )
+    profile, bundle = in_default_precision((profile, bundle))
     return profile, bundle, int(np.rint(float(replica.groups)))
 
 
@@ -103,11 +104,13 @@ def _lines(setting: Setting, replica: Replica) -> tuple[_Attention, _Three, tupl
 
     time, by_slot = jax.value_and_grad(attention, argnums=1)(requests, batch)
     corners = jnp.stack([part.attention.corner for part in setting.model.layers if part.attention is not None])
-    some = jnp.any(jnp.isfinite(corners))
-    # well before the first corner and behind the last; without one, here
+    nearest, furthest = jnp.min(corners), jnp.max(jnp.where(jnp.isfinite(corners), corners, 0.0))
+    # layers with windows of several lengths have no two lines
+    some = jnp.isfinite(nearest) & (nearest == furthest)
+    # well before the corner and behind it; without one, here
     here = requests.decode_context
-    first = jnp.where(some, 0.5 * jnp.min(corners), here)
-    last = jnp.where(some, 2.0 * jnp.max(jnp.where(jnp.isfinite(corners), corners, 0.0)), here)
+    first = jnp.where(some, 0.5 * nearest, here)
+    last = jnp.where(some, 2.0 * furthest, here)
     (near, per_token), (far, slope) = at_equal_contexts(first), at_equal_contexts(last)
     # where the two lines meet
     apart = batch * jnp.where(some, per_token - slope, 1.0)

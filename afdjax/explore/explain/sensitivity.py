@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from afdjax._tools.precision import in_double
+from afdjax._tools.precision import in_default_precision
 from afdjax._tools.programs import compiled_quickly
 from afdjax._tools.types import Scalar
 from afdjax.explore.costs.setting import Setting
@@ -62,7 +62,7 @@ def model_elasticities(question: Question, plan: ServingPlan) -> dict[str, float
     The plan is held fixed. A program of its own: the model is not something that an operator can tune.
     """
     with jax.enable_x64(True):
-        setting = in_double(question.setting)
+        setting = in_default_precision(question.setting)
         numbers, rest = eqx.partition(setting.model, is_constant)
 
         def log_rate(numbers: Model) -> Scalar:
@@ -80,7 +80,7 @@ def model_elasticities(question: Question, plan: ServingPlan) -> dict[str, float
 
 def _elasticities_of(question: Question, part: PlanPart) -> tuple[float, dict[str, float]]:
     """Tokens per second of a part, and its elasticities by the names of the constants in the setting."""
-    here = in_double(question.placed(part.place))
+    here = in_default_precision(question.placed(part.place))
     facts = facts_of(here, part.replica, part.kind)
     named, _ = jax.tree_util.tree_flatten_with_path(constants(here))
     roles = ("attention_device", "ffn_device")

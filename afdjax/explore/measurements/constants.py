@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optimistix
 from jaxtyping import Array, Float
 
-from afdjax._tools.precision import in_double
+from afdjax._tools.precision import in_default_precision
 from afdjax.calibrate.robust import cauchy
 from afdjax.explore.costs.kernels import Efficiency
 from afdjax.explore.costs.setting import Setting
@@ -46,7 +46,7 @@ def fit_efficiency(setting: Setting, series: Sequence[KernelSeries], steps: int 
     if not series:
         raise ValueError("`series` must hold at least one series, but it is empty.")
     with jax.enable_x64(True):
-        setting = in_double(dataclasses.replace(setting, measured={}))
+        setting = in_default_precision(dataclasses.replace(setting, measured={}))
         start = jnp.log(jnp.stack([getattr(setting.efficiency, name) for name in CONSTANTS]))
 
         def with_constants(logs: Float[Array, " constants"]) -> Efficiency:

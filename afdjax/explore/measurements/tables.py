@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Array, Float
 
-from afdjax._tools.precision import in_double
+from afdjax._tools.precision import in_default_precision
 from afdjax._tools.programs import compiled_quickly
 from afdjax._tools.types import Scalar
 from afdjax.calibrate import load_timings
@@ -112,7 +112,7 @@ def series_of(setting: Setting, places: Sequence[str | Path]) -> list[KernelSeri
 def modelled(setting: Setting, series: KernelSeries) -> np.ndarray:
     """Times [s] of the cost model at the places of a series on the attention device, shape (points,)."""
     with jax.enable_x64(True):
-        setting = in_double(dataclasses.replace(setting, measured={}))
+        setting = in_default_precision(dataclasses.replace(setting, measured={}))
         return np.asarray(compiled_quickly(lambda here: times_of(here, series))(setting))
 
 

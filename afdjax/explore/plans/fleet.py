@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from afdjax._tools.precision import in_double
+from afdjax._tools.precision import in_default_precision
 from afdjax.explore.costs.setting import Setting
 from afdjax.hardware.accelerator import Accelerator
 
@@ -59,4 +59,4 @@ class Fleet:
     def settings_ahead(self, setting: Setting) -> list[Setting]:
         """What programs can be compiled for before places are known: the first pool, and with two pools both of them."""
         places: list[Place] = [(0,), (0, 1)]
-        return [in_double(self.placed(setting, place)).anonymous for place in places[: len(self.counts)]]
+        return [in_default_precision(self.placed(setting, place)).anonymous for place in places[: len(self.counts)]]
