@@ -62,7 +62,6 @@ MADE_BY = {
     "Sampling": "check_model",
     "Simulation": "simulate",
     "Source": "Requests",
-    "SlotCost": "CappedRoofline",
     "Timeline": "record",
     "Validity": "Profile",
     "calibrate.Calibration": "calibrate.fit",
@@ -516,7 +515,7 @@ def planned(workload: afd.SlotLoad, profile: afd.Profile, bundle: afd.Bundle) ->
     return afd.plan(workload, profile, bundle, GAUSSIAN, max_ratio=6)
 
 
-@call("plan", agrees=0.0)
+@call("plan", agrees=1e-6)
 def _():
     found = planned(*scenario())
     return found, found.to_dict(), str(found)
@@ -632,7 +631,7 @@ def _():
     return timings().frame.to_dict(as_series=False)
 
 
-@call("calibrate.fit", agrees=0.0)
+@call("calibrate.fit", agrees=1e-6)
 def _():
     found = fitted()
     return found.profile, found.to_dict(), str(found)
