@@ -150,7 +150,7 @@ def test_single_precision_sees_few_slow_workers(requests):
 
     def cycles(double: bool) -> np.ndarray:
         with jax.enable_x64(double):
-            profile = afd.Profile(afd.Affine(1.0, 0.0), *2 * (afd.Affine(1e-9, 0.0),))
+            profile = afd.Profile(afd.Affine(1.0, 0.0), afd.Affine(1e-9, 0.0), afd.Affine(1e-9, 0.0))
             of = lambda log, x, m: afd.cycle_time(
                 log, profile, afd.Bundle(11.0, in_flight=m), x, afd.Exact(points=8192)
             )
