@@ -227,6 +227,41 @@ def test_what_cannot_be_is_refused():
         afd.CappedRoofline(1.0, 1.0, -1.0)
 
 
+def test_corners_that_are_none_are_refused():
+    """A simulation takes lines between corners: where those are not the cost, it says so."""
+    bundle = afd.Bundle(4)
+
+    class Bare(afd.OwnForm, afd.SlotCost):
+        form: ClassVar[str] = "bare"
+        components: ClassVar[tuple[str, ...]] = ()
+        per_unit: jax.Array = afd.coefficient("time per unit of cost")
+
+        def slot_cost(self, context):
+            return jnp.add(context, 20.0 * jnp.sqrt(context))
+
+        def corners(self):
+            return ()
+
+        def __call__(self, load, batch_size):
+            return self.per_unit * load
+
+        @classmethod
+        def start(cls, tokens, batch_size, time):
+            return {"per_unit": 1.0}
+
+    with pytest.raises(ValueError, match=r"`corners` must give .* add corners around there"):
+        afd.simulate(jax.random.key(0), LOG, profile_of(Bare(jnp.asarray(0.01))), bundle, [2], steps=64, replicas=1)
+
+
+def test_costs_may_be_in_any_unit():
+    """A cost of 1e-12 a token makes the barrier of the same shape."""
+    capped = lambda unit: LOG.costs(lambda context: unit * jnp.minimum(context, 128.0))
+    # the lattice counts whole costs as they are, and others in grains
+    for barrier, tolerance in ((afd.Gaussian(), 1e-9), (afd.Exact(), 1e-3)):
+        slowest = [float(barrier.slowest(capped(unit), 16.0, 8.0).mean()) / unit for unit in (1.0, 1e-12)]
+        np.testing.assert_allclose(slowest[1], slowest[0], rtol=tolerance)
+
+
 def test_slots_that_all_cost_the_same():
     """Contexts all past a window: no barrier, whatever the number of workers."""
     log = afd.Requests(np.array([500, 900]), np.array([40, 10]))
