@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import afdjax as afd
+from afdjax.calibrate import fit_series
 from afdjax.deployment.files import parse_profile, profile_to_json
 from afdjax.deployment.forms import FORMS
 from afdjax.simulation.costs import attention_loads, whole_corners
 from afdjax.simulation.paths import advance, cell_words, fill
 from afdjax.workload.sampling import threefry
+from tests.test_calibrate import timings
 
 
 @afd.register_form
@@ -40,8 +42,8 @@ class TwoCorners(afd.OwnForm, afd.SlotCost):
     @classmethod
     def start(cls, tokens, batch_size, time):
         context = tokens / batch_size
-        rates = {"base": time.min() / 2.0, "per_unit": time.max() / tokens.max()}
-        return rates | {"near": context.mean() / 2.0, "far": context.max() / 1.2}
+        rates = {"base": time.min() / 2.0, "per_unit": np.median(time / tokens) / 2.0}
+        return rates | {"near": np.median(context) / 2.0, "far": context.max() / 2.0}
 
 
 FORMS.pop("two-corners")
@@ -247,7 +249,7 @@ def test_corners_that_are_none_are_refused():
 
         @classmethod
         def start(cls, tokens, batch_size, time):
-            return {"per_unit": 1.0}
+            return {"per_unit": np.median(time / tokens) / 2.0}
 
     with pytest.raises(ValueError, match=r"`corners` must give .* add corners around there"):
         afd.simulate(jax.random.key(0), LOG, profile_of(Bare(jnp.asarray(0.01))), bundle, [2], steps=64, replicas=1)
@@ -273,3 +275,14 @@ def test_slots_that_all_cost_the_same():
     expected = [max(attention, f, (attention + f + trip) / 2.0) for f in ffn]
     np.testing.assert_allclose(cycles, expected, rtol=1e-6)
     assert np.isfinite(afd.plan(log, profile, afd.Bundle(32)).ratio)
+
+
+def test_a_form_of_the_users_own_is_fitted():
+    """From timings at equal contexts the windows are found again, and the profile plans by what slots cost."""
+    truth = ATTENTION["own"]
+    batch, context = (grid.ravel() for grid in np.meshgrid([4.0, 16.0, 64.0], np.geomspace(8.0, 600.0, 16)))
+    time = jax.vmap(lambda b, c: truth(b * truth.slot_cost(c), b))(jnp.asarray(batch), jnp.asarray(context))
+    [found] = fit_series(timings("attention", batch * context, np.asarray(time), batch), {"attention": "two-corners"})
+    for name, value in truth.coefficients().items():
+        np.testing.assert_allclose(found.latency.coefficients()[name], value, rtol=1e-3)
+    assert afd.plan(LOG, profile_of(found.latency), afd.Bundle(32)).slot_cost is not None
