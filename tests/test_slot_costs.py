@@ -227,6 +227,9 @@ def test_what_cannot_be_is_refused():
         afd.plan(geometric, profile, bundle, horizon_requests=10_000)
     with pytest.raises(ValueError, match="`window` must be"):
         afd.CappedRoofline(1.0, 1.0, -1.0)
+    old = profile_to_json(profile).replace('"beyond"', '"per_recent"')
+    with pytest.raises(ValueError, match="'per_recent' is no coefficient: write the form 'capped-roofline'"):
+        parse_profile(old, "old.json")
 
 
 def test_corners_that_are_none_are_refused():

@@ -47,14 +47,14 @@ def check_corners(attention: Latency, longest: ScalarLike) -> None:
     """Raise `ValueError` unless what a slot costs is nearly a line between its corners, up to contexts of `longest` tokens."""
     if not isinstance(attention, SlotCost):
         return
-    contexts = jnp.linspace(0.0, jnp.maximum(jnp.asarray(longest, float), 1.0), _PLACES)
-    costs = jax.vmap(lambda context: jnp.asarray(attention.slot_cost(context), float))(contexts)
-    corners = _corners(attention)
-    slopes, lines = _slopes(attention, corners), jnp.full_like(contexts, attention.slot_cost(jnp.zeros(())))
-    lines = lines + slopes[0] * contexts
-    for corner, before, behind in zip(corners, slopes[:-1], slopes[1:], strict=True):
-        lines = lines + (behind - before) * jnp.maximum(contexts - corner, 0.0)
-    known = checks.concrete(jnp.stack([contexts, costs, lines]))
+    contexts = jnp.linspace(0.0, jnp.maximum(jnp.asarray(longest, float), 1.0), _PLACES).astype(jnp.int32)
+    costs = jax.vmap(lambda context: jnp.asarray(attention.slot_cost(context), float))(contexts.astype(float))
+    # the load of a single slot there, as a simulation adds it up
+    corners = whole_corners(attention)
+    past = tuple((contexts >= corner).astype(jnp.int32) for corner in corners)
+    beyond = tuple(jnp.maximum(contexts - corner, 0) for corner in corners)
+    lines = attention_loads(attention, Loads(contexts, past, beyond), 1, costs.dtype)
+    known = checks.concrete(jnp.stack([contexts.astype(costs.dtype), costs, lines]))
     if known is None:
         return
     contexts, costs, lines = known
