@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import afdjax as afd
+from afdjax.cycles.barrier import fine_enough
 from afdjax.cycles.cycle import performance
 from tests.reference import frozen_rounds, still
 
@@ -93,15 +95,33 @@ def drawn_cycle(case: Scenario, rng: np.random.Generator) -> tuple[float, float]
 def found(case: Scenario):
     """What the exact barrier says of it, for loads that hold still: one program for all scenarios of a kind."""
     numbers = (case.batch_size, case.workers, case.ffn, case.communication)
-    return _found(case.workload, case.in_flight, case.start, case.shared, tuple(jnp.asarray(float(n)) for n in numbers))
+    batch_size, *others = (jnp.asarray(float(n)) for n in numbers)
+    load = _law(case.workload, batch_size, afd.Exact())
+    load = _law(case.workload, batch_size, fine_enough(afd.Exact(), load))
+    return _performance(load, batch_size, case.in_flight, case.start, case.shared, *others)
 
 
 @eqx.filter_jit
-def _found(workload, in_flight: int, start: afd.Start, shared: bool, numbers):
-    batch_size, workers, ffn, communication = numbers
+def _law(workload, batch_size, barrier):
+    return still(barrier.worker_load(workload, batch_size))
+
+
+@eqx.filter_jit
+def _performance(load, batch_size, in_flight: int, start: afd.Start, shared: bool, workers, ffn, communication):
     profile = profile_of(ffn, communication, shared)
-    load = still(afd.Exact().worker_load(workload, batch_size))
     return performance(load, profile, afd.Bundle(batch_size, in_flight=in_flight, start=start), workers)
+
+
+def in_both_precisions(rng: np.random.Generator) -> tuple[list[float], list[float]]:
+    """Cycle and throughput of a scenario in single and in double precision."""
+    state = rng.bit_generator.state
+    values = []
+    for double in (False, True):
+        rng.bit_generator.state = state
+        with jax.enable_x64(double):
+            performance = found(scenario(rng))
+            values.append([float(performance.cycle_time), float(performance.throughput_per_instance)])
+    return values[0], values[1]
 
 
 def shares(performance) -> list[float]:

@@ -11,6 +11,10 @@ The middle term is one convolution for every v at once. Two loads above c have a
 v = m G / (m - 1) the sum does not matter: H = F(c)^m. For m = 2 that is all of it. For m > 2 there is a zone between, where
 H is computed from the powers of the loads cut off at c, on a coarser lattice (of `_ZONE_NODES`), if the zone has a mass at all.
 
+What many workers see of a law is its upper tail, so that 1 - H is what is computed: sums of small masses, which keep their
+digits in single precision too. A transform leaves noise where hardly anything is, which bounds cut off: 1 - H lies between
+the larger of P(S > v) and P(a k_i > c) and their sum.
+
 The excess E (max_j V_j - level)^+ is a sum of 1 - H^x over whole v. Between whole levels and whole G cubic splines of
 lattice values stand: they keep straight lines, bend where the lattice does, and have two continuous derivatives.
 Ours; arXiv:2601.21351 has one microbatch behind a barrier and a normal law.
@@ -34,21 +38,26 @@ _ZONE_NODES = 256
 
 
 class LatticeLoad(WorkerLoad):
-    """A load on a lattice of standard units: `mass` at `origin` + `spacing` k. The last `MARGIN` nodes have none."""
+    """A load on a lattice of standard units: `mass` at `origin` + `spacing` k. The last `MARGIN` nodes have none.
+
+    `blur`: the distance of two nodes beside the mean load of a slot times the root of the number of slots, 0 where every token
+    has a node. Loads that vary by less than a distance come out as varying by about that.
+    """
 
     mean: Scalar
     deviation: Scalar
     origin: Scalar
     spacing: Scalar
     mass: Float[Array, " points"]
+    blur: Scalar
     variation: Scalar | None = None
     has_steps: ClassVar[bool] = True
 
     def survival(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
         # each mass counts half at its own node, and is spread evenly as far as halfway to its neighbours
-        cdf = jnp.concatenate([jnp.zeros(1), jnp.cumsum(self.mass)])
+        above = jnp.concatenate([jnp.ones(1), _above(self.mass)])
         position = (z - self.origin) / self.spacing + 0.5
-        return 1.0 - jnp.interp(position, jnp.arange(cdf.shape[0], dtype=float), cdf / cdf[-1])
+        return jnp.interp(position, jnp.arange(above.shape[0], dtype=float), above)
 
     def round_excess(
         self, level: Scalar, delay: Scalar, in_flight: int, inner: ScalarLike, outer: ScalarLike
@@ -64,8 +73,9 @@ class LatticeLoad(WorkerLoad):
         at = at - jnp.maximum(trip - most, 0.0)
         inside = jnp.clip(at, -2.0, float(m * points))
         knots, trip_knots = _knots(inside), _knots(jnp.clip(trip, -2.0, most))
-        laws = _round_laws(self.mass, trip_knots.first, m, inner) if m > 1 else [_power(_cdf(self.mass), inner)]
-        rows = [1.0 - _power(law, outer) for law in laws]
+        one = _slowest(_above(self.mass), inner)
+        late = _late_rounds(one, trip_knots.first, m) if m > 1 else [one]
+        rows = [_slowest(above, outer) for above in late]
         row = rows[0]
         for beyond, longer, shorter in zip(trip_knots.beyond, rows[1:], rows, strict=False):
             row = row + beyond * (longer - shorter)
@@ -114,38 +124,41 @@ def _from_level(row: Float[Array, " nodes"], knots: _Knots) -> Scalar:
     return value
 
 
-def _round_laws(
-    mass: Float[Array, " points"], first: Int[Array, ""], in_flight: int, inner: ScalarLike
-) -> list[Float[Array, " nodes"]]:
-    """H at every node for G = `first`, ..., `first` + 3."""
-    m, points = in_flight, mass.shape[0]
+def _late_rounds(one: Float[Array, " points"], first: Int[Array, ""], in_flight: int) -> list[Float[Array, " nodes"]]:
+    """1 - H at every node for G = `first`, ..., `first` + 3, from the same of `one` load."""
+    m, points = in_flight, one.shape[0]
     size = m * points
-    cdf = _power(_cdf(mass), inner)
-    mass = mass if isinstance(inner, int) and inner == 1 else jnp.diff(cdf, prepend=0.0)
+    mass = -jnp.diff(one, prepend=1.0)
     spectrum = jnp.fft.rfft(mass, size)
-    of_sum = lambda spectrum: jnp.clip(jnp.cumsum(jnp.fft.irfft(spectrum, size)), 0.0, 1.0)
-    whole = of_sum(spectrum**m)
-    others = jnp.concatenate([cdf, jnp.ones(size - points)]) if m == 2 else of_sum(spectrum ** (m - 1))
     node = jnp.arange(size)
+    everywhere = jnp.concatenate([one, jnp.zeros(size - points)])
+
+    def sums(loads: int) -> Float[Array, " nodes"]:
+        # one load above a share of a sum, or above all of it
+        below, above = _slowest(everywhere, loads), jnp.minimum(loads * everywhere[node // loads], 1.0)
+        return jnp.clip(_above(jnp.fft.irfft(spectrum**loads, size)), below, above)
+
+    whole = sums(m)
+    others = 1.0 - (everywhere if m == 2 else sums(m - 1))
     # by `first` all terms but at most three, which are single
     cut = jnp.fft.irfft(spectrum * jnp.fft.rfft(jnp.where(node < first, others, 0.0)), size)
-    moved = lambda column, trip, end: lax.dynamic_slice(
-        jnp.concatenate([jnp.zeros(size), column, jnp.full(size + 4 - points, end)]), (size - trip,), (size,)
+    moved = lambda column, trip, before: lax.dynamic_slice(
+        jnp.concatenate([jnp.full(size, before), column, jnp.zeros(size + 4 - points)]), (size - trip,), (size,)
     )
     zone = _zone(mass, whole, first, m) if m > 2 else None
-    laws = []
+    late = []
     for trip in (first + step for step in range(4)):
-        by_trip = moved(cdf, trip, 1.0) ** m
-        by_sum = whole - m * cut
-        law = jnp.where(node >= 2 * trip - 1, by_sum, by_trip if zone is None else zone(trip))
-        laws.append(jnp.clip(jnp.where((m - 1) * node <= m * trip, by_trip, law), 0.0, 1.0))
+        by_trip = _slowest(moved(one, trip, 1.0), m)
+        law = jnp.where(node >= 2 * trip - 1, whole + m * cut, by_trip if zone is None else zone(trip))
+        law = jnp.clip(law, jnp.maximum(by_trip, whole), jnp.minimum(by_trip + whole, 1.0))
+        late.append(jnp.where((m - 1) * node <= m * trip, by_trip, law))
         at_trip = jnp.where(trip < 0, 0.0, others[jnp.clip(trip, 0, size - 1)])
         cut = cut + at_trip * moved(mass, trip, 0.0)
-    return laws
+    return late
 
 
 def _zone(mass: Float[Array, " points"], whole: Float[Array, " nodes"], first: Int[Array, ""], in_flight: int):
-    """H where two or more loads may be above the cut and still have a short sum, as a function of G."""
+    """1 - H where two or more loads may be above the cut and still have a short sum, as a function of G."""
     points, size = mass.shape[0], whole.shape[0]
     step = max(points // _ZONE_NODES, 1)
     nodes = points // step + 1
@@ -157,11 +170,11 @@ def _zone(mass: Float[Array, " points"], whole: Float[Array, " nodes"], first: I
         coarse = jnp.sum(parts, axis=1) - upper + jnp.concatenate([jnp.zeros(1), upper[:-1]])
         cut_off = jnp.where(jnp.arange(nodes)[None, :] <= jnp.arange(nodes)[:, None], coarse[None, :], 0.0)
         powers = jnp.fft.rfft(cut_off, length) ** in_flight
-        return jnp.cumsum(jnp.fft.irfft(powers, length), axis=1)
+        return 1.0 - jnp.cumsum(jnp.fft.irfft(powers, length), axis=1)
 
-    mass_below = whole[jnp.clip(2 * first + 6, 0, size - 1)]
+    mass_below = 1.0 - whole[jnp.clip(2 * first + 6, 0, size - 1)]
     negligible = jnp.finfo(mass.dtype).eps
-    found = lax.cond(mass_below > negligible, table, lambda: jnp.zeros((nodes, length)))
+    found = lax.cond(mass_below > negligible, table, lambda: jnp.ones((nodes, length)))
 
     def at(trip: Int[Array, ""]) -> Float[Array, " nodes"]:
         node = jnp.arange(size)
@@ -171,12 +184,15 @@ def _zone(mass: Float[Array, " points"], whole: Float[Array, " nodes"], first: I
     return at
 
 
-def _cdf(mass: Float[Array, " points"]) -> Float[Array, " points"]:
-    return jnp.minimum(jnp.cumsum(mass), 1.0)
+def _above(mass: Float[Array, " nodes"]) -> Float[Array, " nodes"]:
+    """The share of the mass that lies above each node, smallest parts added first."""
+    from_here = jnp.cumsum(mass[::-1])[::-1]
+    return jnp.append(from_here[1:], 0.0) / from_here[0]
 
 
-def _power(cdf: Float[Array, " nodes"], power: ScalarLike) -> Float[Array, " nodes"]:
-    if isinstance(power, int):
-        return cdf**power
-    some = cdf > 0.0
-    return jnp.where(some, jnp.exp(power * jnp.log(jnp.where(some, cdf, 1.0))), 0.0)
+def _slowest(above: Float[Array, " nodes"], number: ScalarLike) -> Float[Array, " nodes"]:
+    """P(the slowest of a `number` is above), from the same of one."""
+    if isinstance(number, int) and number == 1:
+        return above
+    some = above < 1.0
+    return jnp.where(some, -jnp.expm1(number * jnp.log1p(-jnp.where(some, above, 0.0))), 1.0)

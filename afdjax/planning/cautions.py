@@ -4,7 +4,9 @@ import numpy as np
 
 from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
-from afdjax.cycles.barrier import Gaussian, MeanField
+from afdjax.cycles.barrier import MOST_POINTS, Gaussian, MeanField, points_needed
+from afdjax.cycles.lattice import LatticeLoad
+from afdjax.cycles.loads import WorkerLoad
 from afdjax.deployment.profile import Validity
 from afdjax.planning.plan import Plan
 from afdjax.workload.laws import Requests, Workload
@@ -15,8 +17,8 @@ SHORT_DECODE = 15
 """Mean decode steps below which `afdjax.cycles.lead` leaves more than half a percent of the cycle time."""
 
 
-def cautions(plan: Plan, inside: bool, max_ratio: int | float) -> list[str]:
-    """One line each; `inside` is whether r* is inside of the range searched, which ends at `max_ratio`."""
+def cautions(plan: Plan, inside: bool, max_ratio: int | float, load: WorkerLoad) -> list[str]:
+    """One line each; `inside` is whether r* is inside of the range searched, which ends at `max_ratio`; workers have `load`."""
     notes = []
     if not inside:
         if plan.attention_workers == len(plan.curve.attention_workers):
@@ -54,12 +56,27 @@ def cautions(plan: Plan, inside: bool, max_ratio: int | float) -> list[str]:
         skewness = float(_skewness(bare(plan.workload))) / float(np.sqrt(plan.bundle.batch_size))
         if skewness > 0.3:
             notes.append(f"A worker's load is skewed ({skewness:.1f}): the Gaussian barrier is low, use the exact one.")
+    if isinstance(load, LatticeLoad):
+        notes.extend(_too_coarse(load))
     if plan.closed_form is None:
         notes.append(
             "The profile has no closed form (FFN or communication is not affine): the optimum does not need it."
         )
     notes.extend(_outside_validity(plan))
     return notes
+
+
+def _too_coarse(load: LatticeLoad) -> list[str]:
+    """A lattice whose nodes are too far from each other for the law."""
+    points, needed = load.mass.shape[0], points_needed(load)
+    if needed is None or needed == points:
+        return []
+    better = min(needed, MOST_POINTS)
+    finer = f": `Exact({better})` sees more" if better > points else ""
+    return [
+        f"A few requests are so much longer than the others that {points:,} nodes of the exact barrier blur the others' loads by "
+        f"{float(load.blur):.0%}{finer}."
+    ]
 
 
 @kept

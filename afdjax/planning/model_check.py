@@ -12,8 +12,9 @@ import numpy as np
 from afdjax._tools import checks
 from afdjax._tools.provenance import digest_of
 from afdjax._tools.types import Column
-from afdjax.cycles.barrier import Barrier, Exact
+from afdjax.cycles.barrier import Barrier, Exact, fine_enough
 from afdjax.cycles.cycle import Performance, performance
+from afdjax.cycles.loads import WorkerLoad
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.planning.plan import Plan, bundle_dict, workload_title
@@ -131,15 +132,23 @@ def check_model(
         replicas=sampling.replicas,
         options=options,
     )
-    model = _model(workload, profile, bundle, barrier, jnp.asarray(simulation.attention_workers, float))
+    load = _worker_load(workload, profile, bundle, barrier)
+    fine = fine_enough(barrier, load)
+    if fine is not barrier:
+        barrier, load = fine, _worker_load(workload, profile, bundle, fine)
+    model = _model(load, profile, bundle, jnp.asarray(simulation.attention_workers, float))
     name = workload_title(workload) if workload_name is None else workload_name
     start = type(options.initial).__name__.lower()
     return ModelCheck(name, workload, profile, bundle, barrier, sampling, start, simulation, model)
 
 
 @eqx.filter_jit
-def _model(workload: Workload, profile: Profile, bundle: Bundle, barrier: Barrier, attention_workers) -> Performance:
-    load = barrier.worker_load(profile.slot_load(workload), bundle.batch_size)
+def _worker_load(workload: Workload, profile: Profile, bundle: Bundle, barrier: Barrier) -> WorkerLoad:
+    return barrier.worker_load(profile.slot_load(workload), bundle.batch_size)
+
+
+@eqx.filter_jit
+def _model(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_workers) -> Performance:
     return jax.lax.map(lambda workers: performance(load, profile, bundle, workers), attention_workers)
 
 

@@ -16,7 +16,7 @@ from afdjax._tools.precision import in_default_precision, in_double_precision
 from afdjax._tools.programs import kept
 from afdjax._tools.provenance import digest_of, versions
 from afdjax._tools.types import Scalar
-from afdjax.cycles.barrier import Barrier, Exact
+from afdjax.cycles.barrier import Barrier, Exact, fine_enough
 from afdjax.cycles.cycle import Performance, performance
 from afdjax.cycles.loads import WorkerLoad
 from afdjax.deployment.bundle import Bundle
@@ -119,7 +119,11 @@ def _plan(
         raise ValueError(
             "`horizon_requests` must come with attention that reads every token, but it goes by slot costs: leave it out."
         )
-    load, (theta, nu), slot, moving, means = _describe(bare(workload), costly, bundle.batch_size, barrier)
+    describe = functools.partial(_describe, bare(workload), costly, bundle.batch_size)
+    load, (theta, nu), slot, moving, means = describe(barrier)
+    fine = fine_enough(barrier, load)
+    if fine is not barrier:
+        barrier, load = fine, describe(fine)[0]
     slot_load = float(slot[0]) if slot_load is None else slot_load
     of_slot = dict(zip(TOKENS if costly is None else COSTS, slot, strict=True))
     parameters = of_slot | {"batch_size": bundle.batch_size} | profile.coefficients()
@@ -164,7 +168,7 @@ def _plan(
         warnings=[],
         made_by=_made_by(workload, profile, max_ratio, horizon_requests),
     )
-    return dataclasses.replace(result, warnings=cautions(result, optimum.inside, max_ratio))
+    return dataclasses.replace(result, warnings=cautions(result, optimum.inside, max_ratio, load))
 
 
 TOKENS, COSTS = ("theta", "nu"), ("slot_cost.mean", "slot_cost.deviation")

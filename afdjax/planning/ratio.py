@@ -8,6 +8,7 @@ workers are chosen by the throughput of the model itself.
 import functools
 from collections.abc import Callable
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -55,7 +56,7 @@ def optimal_ratio(
 
 def ratio_for(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio: ScalarLike = MAX_RATIO) -> Scalar:
     """`optimal_ratio` for workers whose token load has the law `load`."""
-    return jnp.exp(best_log_ratio(load, profile, bundle, max_ratio).at)
+    return jnp.exp(_best_log_ratio(load, profile, bundle, checks.as_float(max_ratio)).at)
 
 
 def best_log_ratio(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio: ScalarLike) -> Top:
@@ -70,6 +71,10 @@ def best_log_ratio(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio
         corners = _staircase_corners(lax.stop_gradient(scenario), evenly(129))
         places, hills = jnp.sort(jnp.concatenate([evenly(33), corners])), 3
     return highest_top(scenario, places, function=log_throughput, hills=hills)
+
+
+# compiled where nobody compiles, once for all calls
+_best_log_ratio = eqx.filter_jit(best_log_ratio)
 
 
 def _staircase_corners(

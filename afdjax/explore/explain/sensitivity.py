@@ -1,6 +1,7 @@
 """What a plan is sensitive to, and how far a constant is from changing the verdict: derivatives, with all plans held fixed."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,17 +10,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from afdjax._tools.precision import in_default_precision
-from afdjax._tools.programs import compiled_quickly
+from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.explain.facts import constants, facts_of, is_constant
-from afdjax.explore.models.model import Model
-from afdjax.explore.plans.candidates import OUTCOMES
+from afdjax.explore.plans.candidates import KINDS, OUTCOMES, outcome_of
 from afdjax.explore.plans.plan import Level, PlanPart, ServingPlan, best_of
 from afdjax.explore.plans.question import Question
 from afdjax.explore.replicas.outcomes import times
+from afdjax.explore.replicas.replica import Replica
 
 
 def rate(question: Question, plan: ServingPlan) -> Scalar:
@@ -42,18 +44,7 @@ def elasticities(question: Question, plan: ServingPlan) -> dict[str, float]:
     The plan is held fixed; constants that are 0 or infinite, measured tables and corrections are left out.
     """
     with jax.enable_x64(True):
-        slopes = [_elasticities_of(question, part) for part in plan.parts]
-    rates = np.array([each for each, _ in slopes])
-    if plan.parts[0].kind == "prefill":
-        corrections = question.corrections
-        shares = np.eye(2)[int(np.argmin(rates * (corrections.prefill, corrections.decode)))]
-    else:
-        shares = rates / rates.sum()
-    totals: dict[str, float] = {}
-    for share, (_, of_part) in zip(shares, slopes, strict=True):
-        for name, slope in of_part.items():
-            totals[name] = totals.get(name, 0.0) + float(share) * slope
-    return totals
+        return _of_all(question, plan, [_elasticities_of(question, part) for part in plan.parts])
 
 
 def model_elasticities(question: Question, plan: ServingPlan) -> dict[str, float]:
@@ -62,20 +53,47 @@ def model_elasticities(question: Question, plan: ServingPlan) -> dict[str, float
     The plan is held fixed. A program of its own: the model is not something that an operator can tune.
     """
     with jax.enable_x64(True):
-        setting = in_default_precision(question.setting)
-        numbers, rest = eqx.partition(setting.model, is_constant)
+        return _of_all(question, plan, [_model_elasticities_of(question, part) for part in plan.parts])
 
-        def log_rate(numbers: Model) -> Scalar:
-            here = dataclasses.replace(setting, model=eqx.combine(numbers, rest))
-            return jnp.log(rate(dataclasses.replace(question, setting=here), plan))
 
-        slopes = compiled_quickly(jax.grad(log_rate))(numbers)
-        named = jax.tree_util.tree_leaves_with_path(numbers)
-        return {
-            f"model.{name_of(path)}": float(value * slope)
-            for (path, value), slope in zip(named, jax.tree.leaves(slopes), strict=True)
-            if math.isfinite(value) and value != 0.0
-        }
+def _of_all(question: Question, plan: ServingPlan, parts: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
+    """Elasticities of a plan from the rate and the elasticities of each of its parts: of all, or of the slower kind."""
+    rates = np.array([each for each, _ in parts])
+    if plan.parts[0].kind == "prefill":
+        corrections = question.corrections
+        shares = np.eye(2)[int(np.argmin(rates * (corrections.prefill, corrections.decode)))]
+    else:
+        shares = rates / rates.sum()
+    totals: dict[str, float] = {}
+    for share, (_, of_part) in zip(shares, parts, strict=True):
+        for name, slope in of_part.items():
+            totals[name] = totals.get(name, 0.0) + float(share) * slope
+    return totals
+
+
+def _model_elasticities_of(question: Question, part: PlanPart) -> tuple[float, dict[str, float]]:
+    """Tokens per second of a part, and its elasticities by the numbers of the model."""
+    here = in_default_precision(question.placed(part.place)).anonymous
+    log_rate, slopes = _slopes_by_model(here, part.replica, jnp.asarray(KINDS.index(part.kind)))
+    named = jax.tree_util.tree_leaves_with_path(eqx.filter(here.model, is_constant))
+    return part.count * math.exp(float(log_rate)), {
+        f"model.{name_of(path)}": float(value * slope)
+        for (path, value), slope in zip(named, slopes, strict=True)
+        if math.isfinite(value) and value != 0.0
+    }
+
+
+@functools.partial(kept, quickly=True)
+def _slopes_by_model(setting: Setting, replica: Replica, kind: Int[Array, ""]) -> tuple[Scalar, list[Scalar]]:
+    """Logarithm of a replica's rate, and its derivatives by the numbers of the model."""
+    leaves, tree = jax.tree.flatten(eqx.filter(setting.model, is_constant))
+
+    def log_rate(leaves: list[Scalar]) -> Scalar:
+        model = eqx.combine(jax.tree.unflatten(tree, leaves), setting.model)
+        here = dataclasses.replace(setting, model=model)
+        return jnp.log(outcome_of(here, replica, kind, times(here, replica)).tokens_per_s)
+
+    return jax.value_and_grad(log_rate)(leaves)
 
 
 def _elasticities_of(question: Question, part: PlanPart) -> tuple[float, dict[str, float]]:
