@@ -1,11 +1,13 @@
 """Stage times from whole steps: what the log tells is found again, what it does not is said."""
 
+import dataclasses
 import gzip
 import json
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
@@ -15,6 +17,8 @@ from afdjax._tools.files import FileError
 from afdjax.calibrate import Region, fit_series, load_timings
 from afdjax.calibrate.steps.fitting import fit_steps
 from afdjax.calibrate.steps.log import StepLog, load_steps
+from afdjax.calibrate.steps.problem import MOST_SETTINGS, problem_of
+from afdjax.calibrate.steps.table import ROUND, table_of
 from afdjax.report.steps import steps_report
 
 
@@ -153,7 +157,11 @@ def test_the_misfit_of_the_measured_ascend_run_is_reported(shared_data):
     # two microbatches share the 28 slots of a rank; every slot holds its prompt and half of a decode of 1,024
     log = StepLog(14.0 * each, 14.0 * 16_938.25 * each, 0.0 * each, attention, 16.0 * each, step_us, layers=61.0)
     fit = fit_steps(log)
-    assert any("misfit" in line and "64A-16F took 9% less time than 48A-16F" in line for line in fit.advice())
+    (misfit,) = [line for line in fit.advice() if line.startswith("misfit")]
+    assert misfit.startswith(
+        "misfit: 64A-16F with 14 slots (81 rows from row 82 on, median 87,088 us) took 9% less time than 48A"
+    )
+    assert "53 times the noise" in misfit
     assert "misfit" in str(fit)
     # it is not absorbed: the fit stays off by about half of the contradiction, and says so
     assert fit.scatter > 0.03 and np.abs(fit.residuals).max() > 0.03
@@ -307,3 +315,123 @@ def test_files_that_are_no_log_of_steps_are_refused(tmp_path, content, message):
 def test_a_log_of_steps_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(FileError, match=r"none\.csv: must be a file that can be read, but: no such file"):
         load_steps(tmp_path / "none.csv")
+
+
+def drawn_log(in_flight: int, rows: int, seed: int, noise: float) -> tuple[StepLog, afd.Profile]:
+    """Steps of the model with noise at eight settings of slots and workers, and the profile that they are of."""
+    rng = np.random.default_rng(seed)
+    settings = np.array([(64, 2), (64, 8), (128, 4), (128, 8), (256, 4), (256, 8), (32, 8), (128, 16)], float)
+    slots, workers = settings[rng.integers(0, len(settings), rows)].T
+    load, spread = slots * 2000.0 * (1.0 + 0.1 * rng.standard_normal(rows)), np.sqrt(slots) * 1500.0
+    log = StepLog(slots, load, spread, workers, np.ones(rows), np.ones(rows), in_flight=in_flight)
+    with jax.enable_x64(True):
+        prior = afd.Profile(afd.Affine(3e-3, 60.0), afd.Affine(0.6, 90.0), afd.Affine(0.5, 60.0), time_unit="us")
+        truth = prior.with_coefficients(
+            {name: float(value) * np.exp(0.2 * rng.standard_normal()) for name, value in prior.coefficients().items()}
+        )
+        problem = problem_of(log, truth, 1.0, afd.Gaussian(), afd.WorkerWise(), None)
+        steps, _ = problem.steps_and_slopes(problem.middle)
+    return dataclasses.replace(log, step_us=np.exp(np.asarray(steps) + noise * rng.standard_normal(rows))), truth
+
+
+def off_by(fit, truth: afd.Profile) -> dict[str, float]:
+    """Standard deviations between what was found and the truth."""
+    values, expected = fit.profile.coefficients(), truth.coefficients()
+    return {name: float(np.log(values[name] / expected[name])) / size for name, size in fit.deviation.items()}
+
+
+@pytest.mark.parametrize("in_flight", [2, 3])
+def test_a_long_log_is_a_few_places_of_the_model(in_flight):
+    """Interpolated steps are those of the model row by row; 20,000 rows are in `tests/benchmarks/test_step_logs.py`."""
+    log, truth = drawn_log(in_flight, 600, seed=in_flight, noise=0.015)
+    with jax.enable_x64(True):
+        problem = problem_of(log, truth, 1.0, afd.Gaussian(), afd.WorkerWise(), None)
+        assert len(problem.table.nodes.spread) <= 320
+        rows = np.arange(0, 600, 20)
+        some = problem.at(log.select(rows).rows())
+        exact = eqx.tree_at(lambda problem: problem.table, some, table_of(some.rows, smooth=False))
+        steps, slopes = problem.steps_and_slopes(problem.middle)
+        expected, by_row = exact.steps_and_slopes(problem.middle)
+    np.testing.assert_allclose(np.asarray(steps)[rows], expected, atol=1.5e-3)
+    np.testing.assert_allclose(np.asarray(slopes)[rows], by_row, atol=2e-2)
+    fit = fit_steps(log)
+    assert 0.014 < fit.scatter < 0.016
+    assert not [line for line in fit.advice() if "misfit" in line or "outlier" in line]
+    for low, high in fit.binding_intervals.values():
+        assert 0.0 <= low <= high <= 1.0
+
+
+def test_mean_fields_have_corners_and_are_not_interpolated():
+    log, _ = drawn_log(2, 300, seed=0, noise=0.0)
+    with jax.enable_x64(True):
+        assert len(np.unique(np.asarray(table_of(log.rows(), smooth=False).nodes.token_load))) == 300
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_rows_are_sums_of_nodes(seed):
+    """Equal, few or many different slots, loads and spreads, none at all of some: linear functions come out as they are."""
+    rng = np.random.default_rng(seed)
+    rows = int(rng.choice([1, 2, 7, 400, 3000]))
+    some = lambda *choices: rng.choice(choices)
+    slots = np.round(rng.uniform(8, some(8.4, 12, 600), rows))
+    load = slots * rng.uniform(1, some(1.0, 3.0, 1e5), rows)
+    spread = load * rng.uniform(0, 0.3, rows) * some(0, 1)
+    workers = rng.integers(1, some(2, 5), rows).astype(float)
+    log = StepLog(slots, load, spread, workers, np.ones(rows), np.ones(rows))
+    with jax.enable_x64(True):
+        table = table_of(log.rows(), smooth=True)
+        assert len(table.nodes.spread) % ROUND == 0 and len(table.nodes.spread) <= rows + ROUND
+        np.testing.assert_allclose(table.at_rows(jnp.ones(len(table.nodes.spread))), 1.0, rtol=1e-9)
+        np.testing.assert_allclose(table.at_rows(table.nodes.attention_workers), workers, rtol=1e-9)
+        per_slot = table.nodes.token_load / table.nodes.batch_size
+        np.testing.assert_allclose(table.at_rows(per_slot), load / slots, rtol=1e-9)
+        np.testing.assert_allclose(table.at_rows(jnp.log(table.nodes.batch_size)), np.log(slots), rtol=1e-9)
+
+
+def test_a_log_with_too_many_settings_is_refused(monkeypatch):
+    log, truth = drawn_log(3, 200, seed=0, noise=0.01)
+    monkeypatch.setitem(MOST_SETTINGS, 3, 100)
+    with pytest.raises(
+        ValueError, match="`log` has 1.. different settings of slots, workers and loads, and with 3 in flight"
+    ):
+        fit_steps(log, truth)
+
+
+def test_a_prior_that_the_log_contradicts_is_named():
+    """FFN times twice what the prior says, to 10 %: named, with the error without it, and the advice helps."""
+    log, truth = drawn_log(2, 400, seed=3, noise=0.015)
+    wrong = truth.with_coefficients({"ffn.per_token": 2.0 * float(truth.ffn.per_token)})
+    fit = fit_steps(log, wrong, 0.1)
+    assert list(fit.freed.names) == ["ffn.per_token"]
+    (line,) = [line for line in fit.advice() if "contradicts the prior" in line]
+    assert "ffn.per_token is" in line and f"{2.0 * float(truth.ffn.per_token):.4g} by the prior" in line
+    assert fit.freed.scatter < 0.017
+    freed = fit_steps(log, wrong, {name: 0.1 for name in fit.names if name != "ffn.per_token"})
+    assert freed.freed is None and freed.scatter < 0.017
+    found = freed.to_dict()["coefficients"]["ffn.per_token"]
+    assert found["told"] and not found["of_prior"]
+    assert f"(the log; prior {2.0 * float(truth.ffn.per_token):.5g}, moved -5" in str(freed)
+
+
+def test_hiccups_are_listed_and_have_little_influence():
+    log, truth = drawn_log(2, 400, seed=4, noise=0.015)
+    rows = np.arange(10, 400, 25)
+    times = log.step_us.copy()
+    times[rows] *= 3.0
+    clean, fit = fit_steps(log, truth), fit_steps(dataclasses.replace(log, step_us=times), truth)
+    assert set(fit.outliers) == set(rows)
+    assert fit.to_dict()["outlier_rows"][0] - 1 in rows
+    assert any(line.startswith("16 rows are gross outliers and have little influence: row ") for line in fit.advice())
+    assert fit.held_out < 1.25 * clean.held_out
+    assert all(abs(off) < 4.0 for off in off_by(fit, truth).values())
+
+
+def test_predictions_that_nothing_determines_are_said_to_be_none():
+    log, _ = drawn_log(2, 60, seed=5, noise=0.015)
+    some = log.select(log.attention_workers >= 16)
+    fit = fit_steps(some)
+    far = dataclasses.replace(log, attention_workers=np.full(60, 1.0), ffn_workers=np.full(60, 64.0))
+    document = fit.to_dict() | {"prediction": fit.compare(far)}
+    _, low, high = fit.predict(far)
+    assert document["prediction"]["not_determined"] == int((high > 2.0 * low).sum()) > 0
+    assert "are not determined: their intervals span more than a factor of 2." in steps_report(document)

@@ -11,7 +11,7 @@ def steps_report(document: dict[str, Any]) -> str:
     ]
     for name, found in document["coefficients"].items():
         low, high = found["ci95"]
-        known = "" if found["told"] else "   (the prior; the log does not tell)"
+        known = _known(found)
         unit = document["time_unit"]
         lines.append(f"  {name:28} {found['value']:12.5g} {unit}   95 %: {low:.5g} to {high:.5g}{known}")
     lines += document["advice"]
@@ -20,8 +20,23 @@ def steps_report(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _known(found: dict[str, Any]) -> str:
+    """Where a value comes from."""
+    if found["of_prior"]:
+        return "   (the prior; the log does not tell)"
+    moved = (
+        ""
+        if found["prior"] is None
+        else f"; prior {found['prior']:.5g}, moved {found['value'] / found['prior'] - 1.0:+.0%}"
+    )
+    return f"   ({'the log' if found['told'] else 'between the prior and the log'}{moved})"
+
+
 def _prediction(found: dict[str, Any]) -> str:
+    count = found["not_determined"]
+    undetermined = f" {count} are not determined: their intervals span more than a factor of 2." if count else ""
     return (
         f"{found['log']}: {found['steps']} steps predicted within {found['mean_relative_error']:.1%} on "
         f"average, {found['worst_relative_error']:.1%} at most; {found['share_inside']:.0%} lie inside of the 95 % interval."
+        f"{undetermined}"
     )

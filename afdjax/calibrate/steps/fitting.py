@@ -10,10 +10,8 @@ What the log cannot tell keeps its prior, and is reported as such: Fisher inform
 coefficient and in combinations.
 """
 
-import dataclasses
-import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,157 +19,15 @@ import numpy as np
 
 from afdjax._tools import checks
 from afdjax._tools.provenance import digest_of, versions
-from afdjax.calibrate.steps.log import StepLog, contradictions
+from afdjax.calibrate.robust import robust_scale
+from afdjax.calibrate.steps.log import ENOUGH, TIMER, StepLog, contradictions
 from afdjax.calibrate.steps.problem import ORDER_OF_MAGNITUDE, Problem, plain_prior, problem_of
-from afdjax.calibrate.uncertainty import NORMAL_95, deviations, gauss_newton, intervals, prediction_variance
+from afdjax.calibrate.steps.result import Freed, StepFit
+from afdjax.calibrate.uncertainty import deviations, gauss_newton
 from afdjax.cycles.barrier import Barrier, Gaussian
 from afdjax.deployment.bundle import Start, WorkerWise
 from afdjax.deployment.profile import Profile
-from afdjax.report.steps import steps_report
 from afdjax.workload.laws import Workload
-
-
-IDENTIFIED = 0.2
-"""The log identifies a coefficient if its standard deviation falls below this share of the prior's."""
-CONFOUNDED = 0.95
-"""Two coefficients with a larger correlation (in size) are confounded."""
-TIMER = 0.002
-"""Relative error that no log of steps is better than."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StepFit:
-    """Stage times from a log of steps. `str(fit)` is the report, `to_dict()` the JSON document.
-
-    `covariance` is that of the log coefficients named by `names`, prior included. `residuals` are predicted / measured - 1,
-    `scatter` their standard deviation, `held_out` that of blocks of steps that were predicted from the others: what a step
-    elsewhere may be off by. `binding` is the mean probability that each circuit decides. `contradictions` are pairs of rows
-    that no stage times with positive coefficients can agree with: at least as much of everything, and yet faster.
-    """
-
-    profile: Profile
-    problem: Problem = dataclasses.field(repr=False)
-    covariance: np.ndarray
-    residuals: np.ndarray
-    scatter: float
-    held_out: float
-    binding: dict[str, float]
-    contradictions: list[str]
-    made_by: dict[str, Any]
-    """What a repetition needs: options, names and digests of the log, the prior and the workload, versions."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The coefficients that were fitted."""
-        return self.problem.names
-
-    @property
-    def deviation(self) -> dict[str, float]:
-        """Standard deviation of each log coefficient."""
-        return dict(zip(self.names, deviations(self.covariance).tolist(), strict=True))
-
-    @property
-    def identified(self) -> dict[str, bool]:
-        """Whether the log identifies each coefficient (otherwise it is the prior's)."""
-        shares = deviations(self.covariance) / np.asarray(self.problem.width)
-        return {name: bool(share < IDENTIFIED) for name, share in zip(self.names, shares, strict=True)}
-
-    @property
-    def confounded(self) -> list[tuple[str, str, float]]:
-        """Pairs that the log cannot tell apart, with their correlation."""
-        sizes = deviations(self.covariance)
-        correlation = self.covariance / np.outer(sizes, sizes)
-        pairs = zip(*np.triu_indices(len(sizes), 1), strict=True)
-        return [
-            (self.names[i], self.names[j], float(correlation[i, j]))
-            for i, j in pairs
-            if abs(correlation[i, j]) > CONFOUNDED
-        ]
-
-    def intervals(self) -> dict[str, tuple[float, float, float]]:
-        """Value, and ends of the 95 % interval, of each coefficient."""
-        every = self.profile.coefficients()
-        values = [float(every[name]) for name in self.names]
-        return dict(zip(self.names, intervals(values, self.covariance, of_logs=True), strict=True))
-
-    def predict(self, log: StepLog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Step times [us] at these rows, and the ends of the 95 % interval of a measurement there."""
-        with jax.enable_x64(True):
-            values = self.profile.coefficients()
-            logs = np.log([float(values[name]) for name in self.names])
-            there = self.problem.at(log.rows()).corrected(logs)
-            steps, slopes = map(np.asarray, there.steps_and_slopes(logs))
-        variance = prediction_variance(slopes, self.covariance) + self.held_out**2
-        factor = np.exp(NORMAL_95 * np.sqrt(variance))
-        return np.exp(steps), np.exp(steps) / factor, np.exp(steps) * factor
-
-    def compare(self, log: StepLog) -> dict[str, Any]:
-        """The predictions at the rows of another log beside what was measured there, as a document."""
-        steps, low, high = self.predict(log)
-        error, inside = np.abs(steps / log.step_us - 1.0), (low <= log.step_us) & (log.step_us <= high)
-        return {
-            "log": log.source,
-            "digest": log.digest(),
-            "steps": len(steps),
-            "step_us": steps.tolist(),
-            "low_us": low.tolist(),
-            "high_us": high.tolist(),
-            "measured_us": log.step_us.tolist(),
-            "mean_relative_error": float(error.mean()),
-            "worst_relative_error": float(error.max()),
-            "share_inside": float(inside.mean()),
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Coefficients with intervals, what the log identifies, residuals and advice, and what a repetition needs."""
-        identified = self.identified
-        return {
-            "steps": len(self.residuals),
-            "time_unit": self.profile.time_unit,
-            "scatter": self.scatter,
-            "worst_relative_residual": float(np.abs(self.residuals).max()),
-            "held_out_error": self.held_out,
-            "coefficients": {
-                name: {"value": value, "ci95": [low, high], "told": identified[name]}
-                for name, (value, low, high) in self.intervals().items()
-            },
-            "decides": self.binding,
-            "advice": self.advice(),
-            "made_by": self.made_by,
-        }
-
-    def to_json(self) -> str:
-        """`to_dict()` as text."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
-
-    def advice(self) -> list[str]:
-        """What the log cannot tell, and what to measure next."""
-        unseen = [name for name, seen in self.identified.items() if not seen]
-        lines = []
-        for stage, remedy in _REMEDIES.items():
-            own = [name for name in unseen if name.startswith(stage)]
-            if own:
-                share = self.binding[stage] + (self.binding["round-trip"] if stage == "communication" else 0.0)
-                lines.append(
-                    f"{stage}: not identifiable: {', '.join(name.split('.')[1] for name in own)} ({stage} decides "
-                    f"{share:.0%} of the steps): measure with {remedy}."
-                )
-        for one, other, correlation in self.confounded:
-            lines.append(
-                f"{one} and {other} cannot be told apart (correlation {correlation:+.2f}): vary one of them alone."
-            )
-        return lines + self.contradictions
-
-    def __str__(self) -> str:
-        return steps_report(self.to_dict())
-
-
-_REMEDIES = {
-    "attention": "fewer attention workers, or longer contexts",
-    "ffn": "more attention workers for each FFN worker",
-    "communication": "small batches, or one microbatch in flight",
-}
-"""Where each stage decides more of the steps."""
 
 
 def fit_steps(
@@ -205,26 +61,90 @@ def fit_steps(
         if middle.time_unit != "us":
             raise ValueError(f"`prior` must be in us, as the steps are, but it is in {middle.time_unit}.")
         problem = problem_of(log, middle, unsure, barrier, start, workload)
-        scatter, logs = 0.1, np.asarray(problem.middle)
-        for _ in range(_ROUNDS):
-            problem = problem.corrected(logs)
-            logs = np.asarray(problem.solve(logs, jnp.asarray(scatter), np.ones(len(log.step_us))))
-            _, _, scatter = _judged(problem, logs, scatter)
-        residuals, covariance, scatter = _judged(problem, logs, scatter)
-        held_out = _held_out(problem, logs, scatter)
-        binding = problem.binding(logs)
-        profile = _named(problem.profile(logs), problem.names, covariance)
+        found = _fitted(problem, np.asarray(problem.middle), simulated=workload is not None)
+        freed, held_out = _freed(found, simulated=workload is not None), _held_out(found)
+        binding, binding_intervals = _binding(found)
+        profile = _named(found.problem.profile(found.logs), problem.names, found.covariance)
     return StepFit(
         profile=profile,
-        problem=problem,
-        covariance=covariance,
-        residuals=np.expm1(residuals),
-        scatter=scatter,
-        held_out=max(held_out, scatter),
+        problem=found.problem,
+        covariance=found.covariance,
+        residuals=np.expm1(found.residuals),
+        scatter=found.scatter,
+        held_out=held_out,
         binding=binding,
-        contradictions=contradictions(log),
+        binding_intervals=binding_intervals,
+        freed=freed,
+        contradictions=contradictions(log, found.scatter),
         made_by=_made_by(log, prior, workload, problem),
     )
+
+
+class _Fitted(NamedTuple):
+    """A problem with its log coefficients, and how well they do; errors are standard deviations of logarithms."""
+
+    problem: Problem
+    logs: np.ndarray
+    covariance: np.ndarray
+    residuals: np.ndarray
+    scatter: float
+
+
+def _fitted(problem: Problem, logs: np.ndarray, simulated: bool) -> _Fitted:
+    """The fit from these log coefficients on."""
+    scatter = 0.1
+    for _ in range(_ROUNDS):
+        problem, before = problem.corrected(logs), scatter
+        logs = problem.solve(logs, scatter, np.ones(len(problem.measured)), _GAIN)
+        residuals, covariance, scatter = _judged(problem, logs, scatter)
+        if not simulated and abs(scatter / before - 1.0) < _SETTLED:
+            break
+    residuals, covariance, scatter = _judged(problem, logs, scatter)
+    return _Fitted(problem, logs, covariance, residuals, scatter)
+
+
+def _freed(found: _Fitted, simulated: bool) -> Freed | None:
+    """The fit without what the log contradicts of the prior; None where it contradicts nothing.
+
+    What the log says alone is another fit, with an order of magnitude for everything: in one with the prior a strong prior
+    makes the steps look noisy, and the log weak.
+    """
+    problem = found.problem
+    names, width = problem.names, np.asarray(problem.width)
+    tight = width < ORDER_OF_MAGNITUDE
+    if not tight.any():
+        return None
+    widened = lambda which: problem.with_width(np.where(which, ORDER_OF_MAGNITUDE, width))
+    alone = _fitted(widened(tight), found.logs, simulated)
+    errors = deviations(alone.covariance)
+    off = np.abs(alone.logs - np.asarray(problem.middle)) / np.hypot(width, errors)
+    against = tight & (off > CONTRADICTED)
+    if not against.any():
+        return None
+    without = _fitted(widened(against), alone.logs, simulated)
+    errors = deviations(without.covariance)
+    said = {
+        names[i]: (float(np.exp(problem.middle[i])), float(np.exp(without.logs[i])), float(errors[i]))
+        for i in np.flatnonzero(against)
+    }
+    return Freed(said, without.scatter, _held_out(without))
+
+
+def _binding(found: _Fitted) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Mean probability that each circuit decides, and its 95 % interval.
+
+    The interval from draws of what the log and the prior leave open, at some rows: shares are no straight line in them.
+    """
+    shares = found.problem.binding(found.logs)
+    count = len(found.residuals)
+    some = np.unique(np.linspace(0, count - 1, min(count, _ROWS_OF_SHARES)).astype(int))
+    there = found.problem.at(jax.tree.map(lambda column: column[some], found.problem.rows))
+    drawn = np.random.default_rng(0).multivariate_normal(found.logs, found.covariance, _DRAWS)
+    every = np.array([list(there.binding(logs).values()) for logs in drawn])
+    # what these rows have on average is not quite what all have
+    low, high = np.quantile(every, [0.025, 0.975], axis=0) - list(there.binding(found.logs).values())
+    ends = np.clip(np.array([low, high]) + list(shares.values()), 0.0, 1.0).T
+    return shares, {name: (float(low), float(high)) for name, (low, high) in zip(shares, ends, strict=True)}
 
 
 def _made_by(log: StepLog, prior: Profile | None, workload: Workload | None, problem: Problem) -> dict[str, Any]:
@@ -242,7 +162,16 @@ def _made_by(log: StepLog, prior: Profile | None, workload: Workload | None, pro
 
 
 _ROUNDS = 6
-"""Fits with the scatter of the one before."""
+"""At most so many fits with the scatter of the one before."""
+_SETTLED = 0.01
+"""A scatter that changes by less changes no coefficient by more than a hundredth of its error."""
+_GAIN = 1e-6
+"""A step of a fit that gains less, of a sum that is about the number of rows, moves coefficients by less than their error."""
+CONTRADICTED = 4.0
+"""Standard deviations between the prior and the log alone: of seven coefficients one in 2,000 logs has such a one by chance."""
+_DRAWS, _ROWS_OF_SHARES = 40, 32
+_CLIPPED = 3.0
+"""Standard deviations that a residual counts as at most."""
 _FOLDS = 4
 """Blocks of neighbouring steps that are held out in turn."""
 
@@ -254,22 +183,29 @@ def _judged(problem: Problem, logs: np.ndarray, scatter: float) -> tuple[np.ndar
     information = slopes.T @ slopes / scatter**2
     covariance = gauss_newton(information, np.asarray(problem.width) ** -2.0)
     spent = float(np.trace(covariance @ information))
-    seen = float(np.sqrt(np.sum(residuals**2) / max(len(residuals) - spent, 1.0)))
+    seen = float(np.sqrt(np.sum(_clipped(residuals) ** 2) / max(len(residuals) - spent, 1.0)))
     return residuals, covariance, max(seen, TIMER)
 
 
-def _held_out(problem: Problem, logs: np.ndarray, scatter: float) -> float:
+def _clipped(residuals: np.ndarray) -> np.ndarray:
+    """Without what a few hiccups are off by: they would make every step look as noisy."""
+    if len(residuals) < ENOUGH:
+        return residuals
+    most = _CLIPPED * robust_scale(residuals, TIMER)
+    return np.clip(residuals, -most, most)
+
+
+def _held_out(found: _Fitted) -> float:
     """Root mean square misfit of blocks of steps that are alike (by merged batch), each predicted from the other blocks."""
-    rows = problem.rows
+    problem, rows = found.problem, found.problem.rows
     order = np.argsort(np.asarray(rows.attention_workers * rows.batch_size / rows.ffn_workers), kind="stable")
     misfits = []
     for block in np.array_split(order, min(_FOLDS, len(order))):
         weight = np.ones(len(order))
         weight[block] = 0.0
-        found = problem.solve(logs, jnp.asarray(scatter), weight)
-        steps, _ = problem.steps_and_slopes(found)
+        steps, _ = problem.steps_and_slopes(problem.solve(found.logs, found.scatter, weight, 100.0 * _GAIN))
         misfits.append((np.asarray(steps) - np.asarray(problem.measured))[block])
-    return float(np.sqrt(np.mean(np.concatenate(misfits) ** 2)))
+    return max(float(np.sqrt(np.mean(_clipped(np.concatenate(misfits)) ** 2))), found.scatter)
 
 
 def _named(profile: Profile, names: tuple[str, ...], covariance: np.ndarray) -> Profile:

@@ -15,6 +15,7 @@ from afdjax._tools import checks
 from afdjax._tools.files import FileError, first_problem
 from afdjax._tools.provenance import digest
 from afdjax._tools.tables import TableReader, with_clean_names
+from afdjax.calibrate.robust import robust_scale
 from afdjax.calibrate.timings import UNITS, missing_column
 from afdjax.deployment.bundle import MOST_IN_FLIGHT, RANGES, Bundle, Start
 from afdjax.deployment.profile import Profile
@@ -185,22 +186,67 @@ _STEPS, _REPLICAS = 1_000, 8
 """Of a simulation that corrects the formula: its error is some tenths of a percent."""
 
 
-def contradictions(log: StepLog) -> list[str]:
-    """Pairs of settings where at least as much of everything took clearly less time, the worst first, at most three."""
+def contradictions(log: StepLog, scatter: float) -> list[str]:
+    """Pairs of settings where at least as much of everything took clearly less time, the worst first, at most three.
+
+    `scatter`: standard deviation of the logarithm of one row's time about the fit. Rows of the same workers and slots are taken
+    together by their loads; a pair counts where its medians are further apart than noise explains.
+    """
     merged = log.attention_workers * log.batch_size / log.ffn_workers
-    columns = [log.batch_size, log.token_load, merged, log.attention_workers, log.ffn_workers]
-    settings, owner = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
-    time = np.array([np.median(log.step_us[owner.ravel() == i]) for i in range(len(settings))])
-    more = (settings[:, None, :4] >= settings[None, :, :4]).all(axis=-1)
-    gain = np.where(more, 1.0 - time[:, None] / time[None], 0.0)
-    pairs = sorted(((gain[i, j], i, j) for i, j in zip(*np.nonzero(gain > _CLEARLY), strict=True)), reverse=True)[:3]
-    title = lambda i: f"{settings[i, 3]:g}A-{settings[i, 4]:g}F"
+    settings = np.stack([log.batch_size, merged, log.attention_workers, log.ffn_workers], axis=1)
+    different, owner = np.unique(settings, axis=0, return_inverse=True)
+    owner = owner.ravel()
+    most = max(_MOST_GROUPS // len(different), 1)
+    groups = [
+        part for i in range(len(different)) for part in _by_load(np.flatnonzero(owner == i), log.token_load, most)
+    ]
+    groups = [max(groups[i::_MOST_GROUPS], key=len) for i in range(min(len(groups), _MOST_GROUPS))]
+    of = lambda column, summary: np.array([summary(column[rows]) for rows in groups])
+    logs, count = np.log(log.step_us), np.array([len(rows) for rows in groups])
+    median = of(logs, np.median)
+    # what the fit is off by is more than noise where there is a misfit
+    within = of(logs, lambda times: robust_scale(times - np.median(times), 0.0))
+    one = np.where(count >= ENOUGH, np.minimum(within, scatter), scatter)
+    least, greatest = of(log.token_load, np.min), of(log.token_load, np.max)
+    here = np.array([settings[rows[0]] for rows in groups])
+    more = (here[:, None, :3] >= here[None, :, :3]).all(axis=-1) & (least[:, None] >= greatest[None])
+    gain = np.where(more, median[None] - median[:, None], 0.0)
+    # the error of a median of normal numbers
+    errors = 1.2533 * np.maximum(one, TIMER) / np.sqrt(count)
+    noise = np.hypot(errors[:, None], errors[None])
+    found = (gain > CLEARLY) & (gain > _BEYOND_NOISE * noise)
+    pairs = sorted(((gain[i, j], i, j) for i, j in zip(*np.nonzero(found), strict=True)), reverse=True)[:3]
+    title = lambda i: (
+        f"{here[i, 2]:g}A-{here[i, 3]:g}F with {here[i, 0]:g} slots ({_counted(groups[i])}, median {np.exp(median[i]):,.0f} us)"
+    )
     return [
-        f"misfit: {title(i)} took {part:.0%} less time than {title(j)} with no less of anything: no stage times explain that; "
-        "something else differs."
+        f"misfit: {title(i)} took {-np.expm1(-part):.0%} less time than {title(j)} with no less of anything, "
+        f"{part / noise[i, j]:.0f} times the noise: no stage times explain that; something else differs."
         for part, i, j in pairs
     ]
 
 
-_CLEARLY = 0.05
-"""A step that is shorter by this share is not only noisy."""
+def _by_load(rows: np.ndarray, token_load: np.ndarray, most: int) -> list[np.ndarray]:
+    """Rows of one setting in at most so many groups of neighbouring loads; equal loads stay together."""
+    order = rows[np.argsort(token_load[rows], kind="stable")]
+    different, first = np.unique(token_load[order], return_index=True)
+    starts = (
+        first if len(different) <= most else first[np.linspace(0, len(different), most, endpoint=False).astype(int)]
+    )
+    return np.split(order, starts[1:])
+
+
+def _counted(rows: np.ndarray) -> str:
+    return f"row {rows[0] + 1}" if len(rows) == 1 else f"{len(rows)} rows from row {rows.min() + 1} on"
+
+
+ENOUGH = 20
+"""Rows that say how much their times vary, and tell a hiccup from noise."""
+TIMER = 0.002
+"""Relative error that no measurement is better than."""
+CLEARLY = 0.05
+"""A step whose time is shorter by this (logarithm) is not only a little faster."""
+_BEYOND_NOISE = 5.0
+"""Of so many pairs some are four standard errors apart by chance."""
+_MOST_GROUPS = 512
+"""Groups of rows that are compared with each other."""

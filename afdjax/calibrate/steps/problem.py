@@ -1,25 +1,35 @@
 """The model between a log of whole steps and stage times: log coefficients with a prior, step times and their derivatives."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax
 import numpy as np
-import optimistix
+import scipy.optimize
 from jaxtyping import Array, ArrayLike
 
-from afdjax.calibrate.robust import EFFICIENT, cauchy
+from afdjax.calibrate.robust import EFFICIENT
 from afdjax.calibrate.steps.log import Row, StepLog, simulated_steps
-from afdjax.cycles.barrier import Barrier
-from afdjax.cycles.cycle import DECIDERS, Performance, performance
+from afdjax.calibrate.steps.table import ROUND, Table, table_of
+from afdjax.cycles.barrier import Barrier, MeanField
+from afdjax.cycles.cycle import DECIDERS, expected_cycle, performance
+from afdjax.cycles.loads import WorkerLoad
 from afdjax.deployment.bundle import Bundle, Start
 from afdjax.deployment.forms import Affine, AffineWithSlots, SlotCost
 from afdjax.deployment.profile import PerWorker, Profile, Provenance
 from afdjax.workload.laws import Workload
 from afdjax.workload.slots import Moments, Rescaled
 
+
+_TOGETHER = 16
+"""Settings that are computed at once: three and more in flight need megabytes for each."""
+assert ROUND % _TOGETHER == 0
+
+MOST_SETTINGS = {1: 1_000_000, 2: 500_000, 3: 20_000}
+"""By the microbatches in flight (three stands for more): some minutes of a fit."""
 
 ORDER_OF_MAGNITUDE = float(np.log(10.0))
 """Prior standard deviation of a log coefficient where nothing is known."""
@@ -33,6 +43,7 @@ class Problem(eqx.Module):
     middle: Array
     width: Array
     rows: Row
+    table: Table
     correction: Array
     measured: Array
     workload: Workload | None
@@ -46,7 +57,8 @@ class Problem(eqx.Module):
         values = jnp.exp(jnp.asarray(logs))
         return self.prior.with_coefficients({name: values[i] for i, name in enumerate(self.names)})
 
-    def one(self, profile: Profile, row: Row) -> Performance:
+    def at_setting(self, profile: Profile, row: Row) -> tuple[WorkerLoad, Profile, Bundle, Array]:
+        """The arguments of the model."""
         mean, deviation = row.token_load / row.batch_size, row.spread / jnp.sqrt(row.batch_size)
         # what slots cost depends on the law of their contexts, not on its moments alone
         if isinstance(profile.attention, SlotCost) and self.workload is not None:
@@ -56,20 +68,20 @@ class Problem(eqx.Module):
         bundle = Bundle(
             row.batch_size, in_flight=self.in_flight, ffn_workers=row.ffn_workers, layers=self.layers, start=self.start
         )
-        return performance(self.barrier.worker_load(slots, row.batch_size), profile, bundle, row.attention_workers)
+        return self.barrier.worker_load(slots, row.batch_size), profile, bundle, row.attention_workers
 
-    def every(self, profile: Profile) -> Performance:
-        """What every row does."""
-        of_row = lambda row: self.one(profile, row)
-        # the law of what slots cost is large: one row after the other
-        return (
-            jax.lax.map(of_row, self.rows) if isinstance(profile.attention, SlotCost) else jax.vmap(of_row)(self.rows)
-        )
+    def at_rows(self, logs: ArrayLike, of: Callable[..., Array]) -> Array:
+        """What the model says `of` every row."""
+        profile = self.profile(logs)
+        # the law of what slots cost is large: one after the other
+        together = 1 if isinstance(profile.attention, SlotCost) else _TOGETHER
+        found = jax.lax.map(lambda row: of(*self.at_setting(profile, row)), self.table.nodes, batch_size=together)
+        return self.table.at_rows(found)
 
     def log_steps(self, logs: ArrayLike) -> Array:
         """Log of the modelled step time [us] of each row."""
-        profile = self.profile(logs)
-        return self.correction + jnp.log(self.every(profile).tpot)
+        step = float(self.in_flight * self.layers)
+        return self.correction + self.at_rows(logs, lambda *setting: jnp.log(step * expected_cycle(*setting)))
 
     @eqx.filter_jit
     def steps_and_slopes(self, logs: ArrayLike) -> tuple[Array, Array]:
@@ -79,8 +91,12 @@ class Problem(eqx.Module):
     def at(self, rows: Row) -> "Problem":
         """The same model at other rows, nothing measured there."""
         zero = jnp.zeros(len(rows.batch_size))
-        fields = lambda problem: (problem.rows, problem.correction, problem.measured)
-        return eqx.tree_at(fields, self, (rows, zero, zero))
+        fields = lambda problem: (problem.rows, problem.table, problem.correction, problem.measured)
+        return eqx.tree_at(fields, self, (rows, table_of(rows, _is_smooth(self.barrier)), zero, zero))
+
+    def with_width(self, width: np.ndarray) -> "Problem":
+        """With another standard deviation of the prior."""
+        return eqx.tree_at(lambda problem: problem.width, self, jnp.asarray(width))
 
     def corrected(self, logs: ArrayLike) -> "Problem":
         """With what the simulator says beyond the formula at these coefficients (the same random numbers every time)."""
@@ -93,23 +109,53 @@ class Problem(eqx.Module):
         formula, _ = plain.steps_and_slopes(logs)
         return eqx.tree_at(lambda problem: problem.correction, self, jnp.log(simulated) - formula)
 
-    @eqx.filter_jit
-    def solve(self, logs: ArrayLike, scatter: Array, weight: ArrayLike) -> Array:
-        """Log coefficients with the least sum of squares of the misfits (rows of weight 1) and of what the prior says."""
+    def solve(self, logs: np.ndarray, scatter: float, weight: np.ndarray, gain: float) -> np.ndarray:
+        """Log coefficients with the least sum of squares of the misfits (rows of weight 1) and of what the prior says.
 
-        def residuals(logs: Array, _) -> Array:
-            misfit = (self.log_steps(logs) - self.measured) / scatter
-            # a step with a hiccup in it has little influence
-            return jnp.concatenate([weight * cauchy(misfit, EFFICIENT), (logs - self.middle) / self.width])
+        Done when a step gains less than the share `gain` of that sum: what the log hardly says, more steps find no better.
+        """
+        measured, middle, width = (np.asarray(each) for each in (self.measured, self.middle, self.width))
 
-        solver = optimistix.LevenbergMarquardt(rtol=1e-9, atol=1e-9, linear_solver=lineax.QR())
-        return optimistix.least_squares(residuals, solver, jnp.asarray(logs), max_steps=200, throw=False).value
+        @functools.lru_cache(maxsize=1)
+        def at(logs: bytes) -> Sequence[np.ndarray]:
+            return [np.asarray(each) for each in self.steps_and_slopes(np.frombuffer(logs))]
+
+        def misfits(logs: np.ndarray) -> np.ndarray:
+            return np.concatenate([weight * (at(logs.tobytes())[0] - measured) / scatter, (logs - middle) / width])
+
+        def slopes(logs: np.ndarray) -> np.ndarray:
+            return np.concatenate([weight[:, None] * at(logs.tobytes())[1] / scatter, np.diag(1.0 / width)])
+
+        def loss(squares: np.ndarray) -> np.ndarray:
+            # a step with a hiccup in it has little influence; what the prior says has all of it
+            share = squares[: len(weight)] / EFFICIENT**2
+            value, slope, bend = squares.copy(), np.ones_like(squares), np.zeros_like(squares)
+            value[: len(weight)] = EFFICIENT**2 * np.log1p(share)
+            slope[: len(weight)] = 1.0 / (1.0 + share)
+            bend[: len(weight)] = -1.0 / (EFFICIENT * (1.0 + share)) ** 2
+            return np.stack([value, slope, bend])
+
+        options: dict[str, Any] = {
+            "jac": slopes,
+            "loss": loss,
+            "x_scale": "jac",
+            "ftol": gain,
+            "xtol": 1e-10,
+            "gtol": 1e-10,
+            "max_nfev": 200,
+        }
+        return scipy.optimize.least_squares(misfits, np.asarray(logs), **options).x
 
     def binding(self, logs: ArrayLike) -> dict[str, float]:
         """Mean probability over the rows that each circuit decides."""
-        found = eqx.filter_jit(self.every)(self.profile(logs))
-        shares = {name: np.asarray(getattr(found, field)) for name, field in DECIDERS.items()}
-        return {name: max(float(np.mean(share)), 0.0) for name, share in shares.items()}
+        means = np.mean(self._deciders(logs), axis=0).clip(0.0, 1.0)
+        return dict(zip(DECIDERS, means.tolist(), strict=True))
+
+    @eqx.filter_jit
+    def _deciders(self, logs: ArrayLike) -> Array:
+        """Probability that each circuit decides, for every row."""
+        shares = lambda found: jnp.stack([getattr(found, field) for field in DECIDERS.values()])
+        return self.at_rows(logs, lambda *setting: shares(performance(*setting)))
 
 
 def problem_of(
@@ -127,12 +173,21 @@ def problem_of(
     values = {name: float(value) for name, value in prior.coefficients().items()}
     names = tuple(name for name, value in values.items() if value > 0 and not name.endswith(("sharpness", "window")))
     width = [unsure.get(name, ORDER_OF_MAGNITUDE) if isinstance(unsure, Mapping) else unsure for name in names]
+    rows = log.rows()
+    table = table_of(rows, _is_smooth(barrier))
+    nodes, most = len(table.nodes.spread), MOST_SETTINGS[min(log.in_flight, 3)]
+    if nodes > most:
+        raise ValueError(
+            f"`log` has {nodes:,} different settings of slots, workers and loads, and with {log.in_flight} in flight at most "
+            f"{most:,} can be computed: split it by workers, or leave out rows (`log.select`)."
+        )
     return Problem(
         prior=prior,
         names=names,
         middle=jnp.log(jnp.asarray([values[name] for name in names])),
         width=jnp.asarray(width, float),
-        rows=log.rows(),
+        rows=rows,
+        table=table,
         correction=jnp.zeros(len(log.step_us)),
         workload=workload,
         measured=jnp.log(jnp.asarray(log.step_us, float)),
@@ -141,6 +196,10 @@ def problem_of(
         barrier=barrier,
         start=start,
     )
+
+
+def _is_smooth(barrier: Barrier) -> bool:
+    return not isinstance(barrier, MeanField)
 
 
 def plain_prior(log: StepLog) -> Profile:
