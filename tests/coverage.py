@@ -40,7 +40,7 @@ def intervals(log: afd.Requests) -> tuple[Interval, Interval, bool]:
     error = sampling_error(log)
     of_mean, of_later = error.interval(theta), error.later_interval(theta)
     assert of_mean is not None and of_later is not None
-    return of_mean, of_later, error.sampling.settles is True
+    return of_mean, of_later, error.dependence.settles is True
 
 
 def holds(interval: Interval, value: float) -> bool:

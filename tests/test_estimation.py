@@ -105,7 +105,7 @@ def test_covariance_is_that_of_cosine_transforms():
     error = sampling_error(log)
     transform = fft.dct(influence_by_differences(log), type=2, axis=1) / (np.sqrt(2.0) * 120)
     waves = int(error.method.split()[0])
-    assert waves == error.sampling.degrees and waves in WAVES
+    assert waves == error.dependence.degrees and waves in WAVES
     used = transform[:, 1 : waves + 1]
     np.testing.assert_allclose(error.covariance, used @ used.T / waves, rtol=1e-6)
 
@@ -114,7 +114,7 @@ def test_interval_is_students_on_the_logarithm():
     log = one_log("lognormal, independent", 400)
     theta, error = moments(log)[0], sampling_error(log)
     low, high = intervals(log)[0]
-    width = stats.t.ppf(0.975, error.sampling.degrees) * np.sqrt(error.covariance[0, 0]) / theta
+    width = stats.t.ppf(0.975, error.dependence.degrees) * np.sqrt(error.covariance[0, 0]) / theta
     np.testing.assert_allclose([np.log(high / theta), np.log(theta / low)], width, rtol=1e-9)
 
 
@@ -125,8 +125,8 @@ def test_a_slow_change_needs_fewer_waves_and_widens_both_intervals():
         afd.Requests(prompt + (np.arange(2000) * slope).astype(int), np.full(2000, 20)) for slope in (0.0, 0.2)
     )
     one, other = sampling_error(still), sampling_error(rising)
-    assert one.sampling.settles is True and other.sampling.settles is False
-    assert other.sampling.degrees == WAVES[-1]
+    assert one.dependence.settles is True and other.dependence.settles is False
+    assert other.dependence.degrees == WAVES[-1]
     assert other.covariance[0, 0] > 10 * one.covariance[0, 0]
     of_one, of_other = intervals(still)[1], intervals(rising)[1]
     assert np.log(of_other[1] / of_other[0]) > 2 * np.log(of_one[1] / of_one[0])
@@ -204,7 +204,7 @@ def test_requests_without_tokens_have_no_intervals():
 def test_a_log_of_equal_requests_settles_and_is_sure():
     for log in (afd.Requests(np.full(500, 99_991), np.full(500, 7)), afd.Requests(np.full(500, 10), np.ones(500))):
         error = sampling_error(log)
-        assert error.sampling.settles is True
+        assert error.dependence.settles is True
         ends = error.later_interval(moments(log)[0])
         assert ends is not None and ends[1] - ends[0] < 1e-6 * ends[1]
 
@@ -227,7 +227,7 @@ def test_rows_without_times_are_in_the_order_of_the_log():
     log = one_log("bursts of 10", 1000)
     error, bare = sampling_error(log), sampling_error(afd.Requests(log.prompt, log.decode))
     np.testing.assert_array_equal(bare.covariance, error.covariance)
-    assert bare.sampling == error.sampling and bare.method == error.method
+    assert bare.dependence == error.dependence and bare.method == error.method
 
 
 def test_weighted_rows_without_times_are_independent_requests():
@@ -235,7 +235,7 @@ def test_weighted_rows_without_times_are_independent_requests():
     lengths, weight = np.unique(np.stack([log.prompt, log.decode]), axis=1, return_counts=True)
     histogram = afd.Requests(lengths[0], lengths[1], weight)
     error = sampling_error(histogram)
-    assert error.method == "independent requests" and error.sampling.settles is None
+    assert error.method == "independent requests" and error.dependence.settles is None
     np.testing.assert_allclose(error.covariance, delta_covariance(log), rtol=1e-9)
     # a window of a tenth: 1 + 10 parts of the variance
     theta = moments(log)[0]
@@ -251,10 +251,10 @@ def test_a_summary_carries_both_intervals(tmp_path):
     assert isinstance(summary, afd.Requests)
     one, other = sampling_error(log), sampling_error(summary)
     np.testing.assert_array_equal(other.covariance, one.covariance)
-    assert other.sampling == one.sampling and other.sampling.settles is False
+    assert other.dependence == one.dependence and other.dependence.settles is False
     np.testing.assert_allclose(intervals(summary)[:2], intervals(log)[:2], rtol=2e-3)
     # and a summary of the summary
-    assert json.loads(afd.summarize(summary, name="again"))["later_margin"] == one.sampling.later_margin
+    assert json.loads(afd.summarize(summary, name="again"))["later_margin"] == one.dependence.later_margin
 
 
 def test_a_summary_with_a_covariance_alone_has_normal_intervals(tmp_path):
@@ -265,7 +265,7 @@ def test_a_summary_with_a_covariance_alone_has_normal_intervals(tmp_path):
     path.write_text(json.dumps(document))
     error = sampling_error(afd.load_workload(path))
     np.testing.assert_allclose(error.quantile, 1.959964, rtol=1e-6)
-    assert error.later_interval(100.0) is None and error.sampling.settles is None
+    assert error.later_interval(100.0) is None and error.dependence.settles is None
 
 
 # what users read

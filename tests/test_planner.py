@@ -41,7 +41,7 @@ def test_plan_interval_is_the_delta_method(planned):
     covariance = np.asarray(planned.workload.covariance)
     slopes = [planned.ratio_elasticities[n] / getattr(planned, n) for n in ("theta", "nu")]
     # Student's law, as the normal law that the planner joins it with
-    factor = 1.96 * stats.t.ppf(0.975, planned.workload.sampling.degrees) / stats.norm.ppf(0.975)
+    factor = 1.96 * stats.t.ppf(0.975, planned.workload.dependence.degrees) / stats.norm.ppf(0.975)
     width = factor * np.sqrt(np.array(slopes) @ covariance @ np.array(slopes))
     np.testing.assert_allclose(np.log(np.array(planned.ratio_interval) / planned.ratio), [-width, width], rtol=1e-9)
 

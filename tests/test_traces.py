@@ -285,7 +285,7 @@ def test_summary_keeps_theta_and_nu(raw, summarized):
 def test_summary_keeps_the_sampling_error_exactly(raw, summarized):
     kept, found = sampling_error(summarized), sampling_error(raw[1])
     np.testing.assert_array_equal(kept.covariance, found.covariance)
-    assert kept.sampling == found.sampling
+    assert kept.dependence == found.dependence
 
 
 def test_summary_keeps_where_it_comes_from(raw, summarized):
@@ -306,7 +306,7 @@ def test_shipped_summary_is_that_of_its_log(shared_data, name):
     np.testing.assert_allclose(moments(workload), moments(log), rtol=1e-3)
     kept, found = sampling_error(workload), sampling_error(log)
     np.testing.assert_allclose(kept.covariance, found.covariance, rtol=1e-9)
-    assert kept.sampling.settles == found.sampling.settles
+    assert kept.dependence.settles == found.dependence.settles
     assert workload.source.requests == len(log.prompt)
 
 

@@ -15,7 +15,7 @@ from afdjax._tools.files import FileError, Strict, first_problem, parse_json, re
 from afdjax._tools.shipped import Shipped
 from afdjax.workload.estimation.errors import sampling_error
 from afdjax.workload.estimation.moments import moments
-from afdjax.workload.laws import Independent, Requests, Sampling, Source, Workload
+from afdjax.workload.laws import Dependence, Independent, Requests, Source, Workload
 from afdjax.workload.lengths import LARGEST_MEAN, Deterministic, Geometric
 from afdjax.workload.log_options import LogOptions
 
@@ -102,9 +102,14 @@ def parse_summary(text: str, name: str) -> Requests:
             origin=file.origin,
             licence=file.licence,
         )
-        sampling = Sampling(np.inf if file.degrees is None else file.degrees, file.settles, file.later_margin)
+        dependence = Dependence(np.inf if file.degrees is None else file.degrees, file.settles, file.later_margin)
         return Requests(
-            file.prompt, file.decode, file.count, covariance=np.array(file.covariance), source=source, sampling=sampling
+            file.prompt,
+            file.decode,
+            file.count,
+            covariance=np.array(file.covariance),
+            source=source,
+            dependence=dependence,
         )
 
 
@@ -120,7 +125,7 @@ def summarize(requests: Requests, *, name: str, origin: str = "", licence: str =
         per_decade *= 2
         histogram = _histogram(requests, per_decade)
     error = sampling_error(requests)
-    sampling = error.sampling
+    dependence = error.dependence
     source = requests.source
     lines = {
         "schema": SCHEMA,
@@ -133,9 +138,9 @@ def summarize(requests: Requests, *, name: str, origin: str = "", licence: str =
         "theta": theta,
         "nu": nu,
         "covariance": error.covariance.tolist(),
-        "degrees": sampling.degrees if np.isfinite(sampling.degrees) else None,
-        "settles": sampling.settles,
-        "later_margin": sampling.later_margin,
+        "degrees": dependence.degrees if np.isfinite(dependence.degrees) else None,
+        "settles": dependence.settles,
+        "later_margin": dependence.later_margin,
         "bins_per_decade": per_decade,
         "prompt": np.asarray(histogram.prompt).astype(int).tolist(),
         "decode": np.asarray(histogram.decode).astype(int).tolist(),

@@ -155,7 +155,7 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class Dependence:
     """What a covariance of (theta, nu) does not say; static, kept by summaries.
 
     `degrees`: its degrees of freedom (Student's law); `settles`: whether the variance settles as blocks grow, None where the
@@ -178,7 +178,7 @@ class Requests(Workload):
     - `time`: arrival times [s], ascending, if they are known: the rows are then in time order and neighbours may
       depend on each other.
     - `covariance`: sampling covariance of (theta, nu), shape (2, 2), where the rows no longer show it (a histogram).
-    - `sampling`: what comes with such a covariance, a `Sampling`.
+    - `dependence`: what comes with such a covariance, a `Dependence`.
     - `source`: a `Source`.
 
     Raises `ValueError` for lengths that are empty, fractional, negative, not finite or above 1e8.
@@ -189,7 +189,7 @@ class Requests(Workload):
     weight: PerRequest
     time: PerRequest | None
     covariance: Float[Array, "2 2"] | None
-    sampling: Sampling | None = eqx.field(static=True)
+    dependence: Dependence | None = eqx.field(static=True)
     source: Source = eqx.field(static=True)
 
     def __init__(
@@ -200,7 +200,7 @@ class Requests(Workload):
         time: Column | None = None,
         covariance: ArrayLike | None = None,
         source: Source | None = None,
-        sampling: Sampling | None = None,
+        dependence: Dependence | None = None,
     ):
         lengths = {"prompt": np.asarray(prompt, float), "decode": np.asarray(decode, float)}
         weights = np.ones_like(lengths["prompt"]) if weight is None else np.asarray(weight, float)
@@ -228,7 +228,7 @@ class Requests(Workload):
         self.prompt, self.decode, self.weight = map(from_host, (*lengths.values(), weights))
         self.time = None if times is None else from_host(times)
         self.covariance = None if covariance is None else jnp.asarray(covariance, float)
-        self.sampling = sampling
+        self.dependence = dependence
         self.source = Source(requests=round(float(weights.sum()))) if source is None else source
 
     @property

@@ -57,7 +57,7 @@ def diagnose(requests: Requests, error: SamplingError | None = None) -> Diagnost
         effective_requests=float(effective),
         theta_ci95=error.interval(theta),
         theta_later_ci95=error.later_interval(theta),
-        settles=error.sampling.settles,
+        settles=error.dependence.settles,
         drift=_drift(requests, sums, theta),
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import fdtri, ndtri, stdtrit
 
 from afdjax.workload.estimation.moments import covariance_of_independent, delta_covariance, influence, totals, weights
-from afdjax.workload.laws import Requests, Sampling, Workload
+from afdjax.workload.laws import Dependence, Requests, Workload
 from afdjax.workload.slots import Cost
 
 
@@ -55,18 +55,18 @@ class SamplingError:
     """How sure (theta, nu) are, or mean and deviation of what slots cost.
 
     - `covariance`: of the two, of this log's long-run means, shape (2, 2).
-    - `sampling`: degrees of freedom, whether the variance settles, and the later window.
+    - `dependence`: degrees of freedom, whether the variance settles, and the later window.
     - `method`: how it was found, in words.
     """
 
     covariance: np.ndarray
     method: str
-    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    dependence: Dependence = dataclasses.field(default_factory=Dependence)
 
     @property
     def quantile(self) -> float:
         """Half a 95 % interval in standard errors, by Student's law."""
-        return _quantile(self.sampling.degrees)
+        return _quantile(self.dependence.degrees)
 
     @property
     def of_normal(self) -> np.ndarray:
@@ -84,7 +84,7 @@ class SamplingError:
 
     def later_interval(self, theta: float) -> tuple[float, float] | None:
         """95 % interval for theta of a later window: the next requests, a tenth as many as the log has; None if not known."""
-        margin = self.sampling.later_margin
+        margin = self.dependence.later_margin
         return None if margin is None else _around(theta, margin)
 
 
@@ -112,13 +112,13 @@ def sampling_error(workload: Workload, cost: Cost | None = None) -> SamplingErro
 
 
 def _carried(workload: Requests, carried: np.ndarray, cost: Cost | None) -> SamplingError:
-    sampling = workload.sampling or Sampling()
+    dependence = workload.dependence or Dependence()
     if cost is None:
-        return SamplingError(carried, "as summarized", sampling)
+        return SamplingError(carried, "as summarized", dependence)
     independent = delta_covariance(workload)[0, 0]
     scale = carried[0, 0] / independent if independent > 0 else 1.0
     covariance = scale * delta_covariance(workload, cost)
-    return SamplingError(covariance, "as summarized, scaled", dataclasses.replace(sampling, later_margin=None))
+    return SamplingError(covariance, "as summarized, scaled", dataclasses.replace(dependence, later_margin=None))
 
 
 def _of_independent(of_rows: np.ndarray, weight: np.ndarray, sums: np.ndarray) -> SamplingError:
@@ -127,7 +127,7 @@ def _of_independent(of_rows: np.ndarray, weight: np.ndarray, sums: np.ndarray) -
     if requests * LATER >= 1.0 and covariance.any():
         mean = sums[1].sum() / sums[0].sum()
         margin = _quantile(degrees) * float(np.sqrt(covariance[0, 0] * (1.0 + 1.0 / LATER)) / mean)
-    return SamplingError(covariance, "independent requests", Sampling(degrees, later_margin=margin))
+    return SamplingError(covariance, "independent requests", Dependence(degrees, later_margin=margin))
 
 
 def _of_waves(of_rows: np.ndarray, sums: np.ndarray) -> SamplingError:
@@ -143,7 +143,7 @@ def _of_waves(of_rows: np.ndarray, sums: np.ndarray) -> SamplingError:
     settles = steady or any(_settled(power[:count], ALARM) for count in WAVES[:-1])
     margin = _later_margin(covariance[0, 0] / mean**2, float(waves), sums) if mean > 0 else None
     method = f"{waves} slow waves, as blocks of {requests // waves:,} requests"
-    return SamplingError(covariance, method, Sampling(float(waves), settles, margin))
+    return SamplingError(covariance, method, Dependence(float(waves), settles, margin))
 
 
 def _waves(of_rows: np.ndarray) -> np.ndarray:
