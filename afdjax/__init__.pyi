@@ -65,6 +65,7 @@ from .simulation.run import RunOptions as RunOptions, simulate as simulate
 from .simulation.timeline import Timeline as Timeline, record as record
 from .workload.files import load_workload as load_workload, summarize as summarize
 from .workload.laws import (
+    Dependence as Dependence,
     Independent as Independent,
     Mixture as Mixture,
     Requests as Requests,

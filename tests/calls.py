@@ -53,6 +53,7 @@ def call(name: str, kind: str = LONG, agrees: float | None = 1e-4) -> Callable[[
 MADE_BY = {
     "Accelerator": "load_accelerator",
     "ClosedForm": "closed_form",
+    "Dependence": "Requests",
     "LogOptions": "load_trace",
     "ModelCheck": "check_model",
     "Performance": "plan",

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import afdjax as afd
 from afdjax.report import plan_report
@@ -39,7 +40,9 @@ def test_plan_agrees_with_the_functions(planned):
 def test_plan_interval_is_the_delta_method(planned):
     covariance = np.asarray(planned.workload.covariance)
     slopes = [planned.ratio_elasticities[n] / getattr(planned, n) for n in ("theta", "nu")]
-    width = 1.96 * np.sqrt(np.array(slopes) @ covariance @ np.array(slopes))
+    # Student's law, as the normal law that the planner joins it with
+    factor = 1.96 * stats.t.ppf(0.975, planned.workload.dependence.degrees) / stats.norm.ppf(0.975)
+    width = factor * np.sqrt(np.array(slopes) @ covariance @ np.array(slopes))
     np.testing.assert_allclose(np.log(np.array(planned.ratio_interval) / planned.ratio), [-width, width], rtol=1e-9)
 
 

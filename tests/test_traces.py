@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 import afdjax as afd
-from afdjax.workload.estimation import block_covariance, delta_covariance, moments, sampling_covariance
+from afdjax.workload.estimation.errors import sampling_error
+from afdjax.workload.estimation.moments import delta_covariance, moments
 from tests.conftest import LOGS
 
 
@@ -78,11 +79,6 @@ def test_theta_and_nu_equal_the_reference(raw, reference):
 def test_standard_error_of_independent_requests_equals_the_reference(raw, reference):
     name, requests = raw
     np.testing.assert_allclose(np.sqrt(delta_covariance(requests)[0, 0]), reference[name]["theta_se"], rtol=1e-9)
-
-
-def test_standard_error_from_blocks_equals_the_reference(raw, reference):
-    name, requests = raw
-    np.testing.assert_allclose(np.sqrt(block_covariance(requests)[0, 0]), reference[name]["theta_se_block"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", RAW_LOGS)
@@ -287,7 +283,9 @@ def test_summary_keeps_theta_and_nu(raw, summarized):
 
 
 def test_summary_keeps_the_sampling_error_exactly(raw, summarized):
-    np.testing.assert_array_equal(sampling_covariance(summarized)[0], sampling_covariance(raw[1])[0])
+    kept, found = sampling_error(summarized), sampling_error(raw[1])
+    np.testing.assert_array_equal(kept.covariance, found.covariance)
+    assert kept.dependence == found.dependence
 
 
 def test_summary_keeps_where_it_comes_from(raw, summarized):
@@ -306,7 +304,9 @@ def test_shipped_summary_is_that_of_its_log(shared_data, name):
     workload, log = afd.load_workload(name), afd.load_trace(shared_data / RAW_LOGS[SHIPPED[name]])
     assert isinstance(workload, afd.Requests)
     np.testing.assert_allclose(moments(workload), moments(log), rtol=1e-3)
-    np.testing.assert_array_equal(sampling_covariance(workload)[0], sampling_covariance(log)[0])
+    kept, found = sampling_error(workload), sampling_error(log)
+    np.testing.assert_allclose(kept.covariance, found.covariance, rtol=1e-9)
+    assert kept.dependence.settles == found.dependence.settles
     assert workload.source.requests == len(log.prompt)
 
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import afdjax as afd
-from afdjax.workload.estimation import block_covariance, delta_covariance, diagnose, moments
+from afdjax.workload.estimation.diagnosis import diagnose
+from afdjax.workload.estimation.errors import sampling_error
+from afdjax.workload.estimation.moments import delta_covariance, moments
 
 
 LENGTHS = {
@@ -239,19 +241,10 @@ def test_standard_errors_of_independent_requests_cover():
     draw = jax.jit(lambda key: law.sample(key, (400,)))
     logs = [afd.Requests(*draw(jax.random.key(i)), time=np.arange(400)) for i in range(200)]
     spread = np.std([moments(log) for log in logs], axis=0)
-    for method in (delta_covariance, block_covariance):
+    for method in (delta_covariance, lambda log: sampling_error(log).covariance):
         errors = np.mean([np.sqrt(np.diag(method(log))) for log in logs], axis=0)
         # 200 logs: the spread itself is known to 5 %
         np.testing.assert_allclose(errors, spread, rtol=0.2)
-
-
-def test_blocks_see_dependence_that_independent_errors_miss():
-    key = jax.random.key(0)
-    level = np.repeat(np.asarray(jax.random.randint(key, (50,), 10, 1000)), 40)
-    log = afd.Requests(level, np.full(2000, 20), time=np.arange(2000))
-    ratio = np.sqrt(block_covariance(log)[0, 0] / delta_covariance(log)[0, 0])
-    assert ratio > 3.0
-    assert diagnose(log).effective_requests < 2000 / 9
 
 
 def test_diagnostics_of_a_log_with_one_giant():

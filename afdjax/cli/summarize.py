@@ -27,7 +27,7 @@ def summarize(
     prepare()
     import afdjax
     from afdjax.report.workloads import workload_report
-    from afdjax.workload.estimation import describe
+    from afdjax.workload.estimation.diagnosis import describe
 
     with refusing():
         check_target(output, ".json")

@@ -9,6 +9,7 @@ from afdjax.cycles.lattice import LatticeLoad
 from afdjax.cycles.loads import WorkerLoad
 from afdjax.deployment.profile import Validity
 from afdjax.planning.plan import Plan
+from afdjax.workload.estimation.diagnosis import Diagnostics
 from afdjax.workload.laws import Requests, Workload
 from afdjax.workload.stack import bare
 
@@ -37,6 +38,7 @@ def cautions(plan: Plan, inside: bool, max_ratio: int | float, load: WorkerLoad)
         if source.bad_rows:
             notes.append(f"{source.bad_rows:,} bad rows were skipped.")
     if plan.diagnostics is not None:
+        notes.extend(_unsettled(plan.diagnostics))
         low, high = plan.diagnostics.drift or (0.0, 0.0)
         if max(-low, high) > 0.1:
             notes.append(f"theta drifts by {low:+.0%} to {high:+.0%} over the log: plan for its worst window, too.")
@@ -64,6 +66,18 @@ def cautions(plan: Plan, inside: bool, max_ratio: int | float, load: WorkerLoad)
         )
     notes.extend(_outside_validity(plan))
     return notes
+
+
+def _unsettled(log: Diagnostics) -> list[str]:
+    """A log whose variance grows with the blocks that it is estimated from."""
+    if log.settles is not False or log.theta_later_ci95 is None:
+        return []
+    low, high = log.theta_later_ci95
+    return [
+        "The variance of theta does not settle with longer blocks: the log drifts or is short for its dependence, and the "
+        "intervals of this log's mean and of r* are too narrow. Plan for a longer log, or for parts of this one apart: a later "
+        f"window may have a theta of {low:,.0f} to {high:,.0f} tokens."
+    ]
 
 
 def _too_coarse(load: LatticeLoad) -> list[str]:

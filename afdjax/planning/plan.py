@@ -12,7 +12,7 @@ from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.planning.mean_field import ClosedForm
 from afdjax.report.plans import plan_report
-from afdjax.workload.estimation import Diagnostics
+from afdjax.workload.estimation.diagnosis import Diagnostics
 from afdjax.workload.laws import Requests
 from afdjax.workload.slots import SlotLoad
 
@@ -49,7 +49,8 @@ class Plan:
 
     Ratios are attention workers per FFN worker; times are in `profile.time_unit`. `ratio` is the continuous r*,
     `attention_workers` the best whole number for the bundle's FFN workers, `at_best` what it does there.
-    `ratio_interval` and `throughput_interval` are 95 % intervals from the sampling error of the trace, joined with that
+    `theta_interval` is for this log's mean, `theta_later_interval` for a later window: the requests that follow the log, a tenth
+    as many. `ratio_interval` and `throughput_interval` are 95 % intervals from the sampling error of the trace, joined with that
     of the coefficients where the profile has a covariance; None where neither is known. `ratio_elasticities` and
     `throughput_elasticities` are d log r* / d log parameter and d log throughput / d log parameter (throughput at r*).
     `slot_cost`: mean and standard deviation of what a slot costs, where attention goes by that and not by its tokens.
@@ -66,6 +67,7 @@ class Plan:
     nu: float
     slot_cost: tuple[float, float] | None
     theta_interval: tuple[float, float] | None
+    theta_later_interval: tuple[float, float] | None
     error_method: str
     prompt_mean: float | None
     decode_mean: float | None
@@ -140,6 +142,7 @@ class Plan:
                 else {"slot_cost": dict(zip(("mean", "deviation"), self.slot_cost, strict=True))}
             ),
             "theta_ci95": _listed(self.theta_interval),
+            "theta_later_ci95": _listed(self.theta_later_interval),
             "theta_error_method": self.error_method,
             "theta_simple": None if means[0] is None or means[1] is None else means[0] + means[1] - 1.0,
         }
@@ -149,6 +152,7 @@ class Plan:
                 "theta_independent": self.diagnostics.theta_independent,
                 "top_1_percent_share": self.diagnostics.top_share,
                 "effective_requests": self.diagnostics.effective_requests,
+                "theta_settles": self.diagnostics.settles,
                 "theta_drift": _listed(self.diagnostics.drift),
             }
         return {"name": self.workload_name, **counts, **law, **found}

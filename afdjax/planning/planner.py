@@ -26,7 +26,8 @@ from afdjax.planning.cautions import cautions
 from afdjax.planning.mean_field import ClosedForm, closed_form, horizon_load
 from afdjax.planning.plan import Curve, Plan, WholeBundle, workload_title
 from afdjax.planning.ratio import MAX_RATIO, best_log_ratio, best_whole_number, check_range, log_throughput
-from afdjax.workload.estimation import diagnose, sampling_covariance
+from afdjax.workload.estimation.diagnosis import diagnose
+from afdjax.workload.estimation.errors import SamplingError, sampling_error
 from afdjax.workload.laws import Independent, Requests, Workload
 from afdjax.workload.lengths import Geometric
 from afdjax.workload.slots import SlotLoad
@@ -136,7 +137,7 @@ def _plan(
     best = int(np.argmax(values))
     optimum = _optimum(scenario, max_ratio)
 
-    covariances, method = _covariances(workload, profile)
+    covariances, error = _covariances(workload, profile)
     at_best = jax.tree.map(lambda column: column[best], curve.performance)
     rate = float(at_best.throughput_per_instance)
     result = Plan(
@@ -148,11 +149,12 @@ def _plan(
         theta=float(theta),
         nu=float(nu),
         slot_cost=None if costly is None else (float(slot[0]), float(slot[1])),
-        theta_interval=covariances.theta_interval(float(theta)),
-        error_method=method,
+        theta_interval=error.interval(float(theta)),
+        theta_later_interval=error.later_interval(float(theta)),
+        error_method=error.method,
         prompt_mean=None if means is None else float(means[0]),
         decode_mean=None if means is None else float(means[1]),
-        diagnostics=diagnose(workload) if isinstance(workload, Requests) else None,
+        diagnostics=diagnose(workload, error) if isinstance(workload, Requests) else None,
         slot_load=slot_load,
         closed_form=_closed_form(slot_load, profile, bundle),
         ratio=optimum.ratio,
@@ -261,18 +263,11 @@ def _whole_bundle(scenario: _Scenario, ratio: float, ffn_workers: int, max_ratio
 
 
 class _Covariances(NamedTuple):
-    """Sampling covariance of (theta, nu) and of the two of what a slot costs, None where there is none, and the profile with
-    that of its coefficients."""
+    """Sampling covariance of the two of what a slot holds or costs, None where there is none, and the profile with that of its
+    coefficients."""
 
-    tokens: np.ndarray | None
     slot: np.ndarray | None
     profile: Profile
-
-    def theta_interval(self, theta: float) -> tuple[float, float] | None:
-        if self.tokens is None:
-            return None
-        margin = 1.96 * float(np.sqrt(self.tokens[0, 0]))
-        return theta - margin, theta + margin
 
     def interval(
         self, value: float, elasticities: dict[str, float], parameters: dict[str, Scalar]
@@ -296,15 +291,13 @@ class _Covariances(NamedTuple):
         return value / factor, value * factor
 
 
-def _covariances(workload: SlotLoad, profile: Profile) -> tuple[_Covariances, str]:
-    """Everything that is known of how sure inputs are, and how that of the workload was found."""
+def _covariances(workload: SlotLoad, profile: Profile) -> tuple[_Covariances, SamplingError]:
+    """Everything that is known of how sure inputs are, and of theta and nu of the workload."""
     if not isinstance(workload, Workload):
-        return _Covariances(None, None, profile), "not known"
-    tokens, method = sampling_covariance(workload)
-    attention = profile.attention
-    slot = sampling_covariance(workload, attention.slot_cost)[0] if isinstance(attention, SlotCost) else tokens
-    known = lambda covariance: covariance if covariance.any() else None
-    return _Covariances(known(tokens), known(slot), profile), method
+        return _Covariances(None, profile), SamplingError(np.zeros((2, 2)), "not known")
+    error, attention = sampling_error(workload), profile.attention
+    slot = sampling_error(workload, attention.slot_cost) if isinstance(attention, SlotCost) else error
+    return _Covariances(slot.of_normal if slot.covariance.any() else None, profile), error
 
 
 def _horizon_load(workload: SlotLoad, bundle: Bundle, requests: int | float | None) -> float | None:

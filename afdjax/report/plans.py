@@ -79,10 +79,12 @@ def _reasons(plan: Document) -> list[Any]:
 def _certainty(plan: Document) -> list[Any]:
     workload, method = plan["workload"], plan["workload"]["theta_error_method"]
     if workload["theta_ci95"] is not None:
-        low, high = workload["theta_ci95"]
-        rows = [("theta", f"{low:,.0f} to {high:,.0f} tokens (95 %, {method})")]
+        rows = [("this log's mean", f"{_theta(workload['theta_ci95'])} (95 %, {method})")]
     else:
         rows = [("theta", f"no sampling error ({method})")]
+    if workload["theta_later_ci95"] is not None:
+        later = _theta(workload["theta_later_ci95"])
+        rows.append(("a later window", f"{later} (95 %): the next requests, a tenth as many as the log has"))
     if "top_1_percent_share" in workload:
         simple = workload["theta_simple"]
         off = simple / workload["theta"] - 1
@@ -101,6 +103,10 @@ def _certainty(plan: Document) -> list[Any]:
             ("interval of r*", f"covers {errors}; not the model's own error, nor a change of load or of what is served")
         )
     return [headline("How sure"), pairs(rows)]
+
+
+def _theta(ends: list[float]) -> str:
+    return f"theta {ends[0]:,.0f} to {ends[1]:,.0f} tokens"
 
 
 def _measure(plan: Document) -> list[Any]:

@@ -3,14 +3,20 @@
 from afdjax.report.layout import Document, headline, pairs, render
 
 
+UNSETTLED = "does not settle with longer blocks: the log drifts, or is short for its dependence"
+
+
 def workload_report(log: Document) -> str:
-    """The report that `afdjax summarize` prints, of `afdjax.workload.estimation.describe`."""
+    """The report that `afdjax summarize` prints, of `afdjax.workload.estimation.diagnosis.describe`."""
     theta, nu, method = log["theta"], log["nu"], log["error_method"]
-    off = lambda name: f"{log[name]:,.1f} ({log[name] / theta - 1:+.1%})"
+    off = lambda name: f"{log[name]:,.1f} ({log[name] / theta - 1:+.1%})" if theta else f"{log[name]:,.1f}"
+    ci95 = lambda ends: "not known" if ends is None else f"theta {ends[0]:,.1f} to {ends[1]:,.1f} (95 %)"
     rows = [
         ("requests", f"{log['requests']:,} ({log['origin'] or log['name']})"),
         ("left out", f"{log['without_decode']:,} without a decode step, {log['bad_rows']:,} bad rows"),
         ("theta", f"{theta:,.1f} tokens a slot, standard error {log['theta_error']:.2g} ({method})"),
+        ("this log's mean", ci95(log["theta_ci95"])),
+        ("a later window", f"{ci95(log['theta_later_ci95'])}: the next requests, a tenth as many as the log has"),
         ("nu", f"{nu:,.1f} tokens, standard error {log['nu_error']:.2g}"),
         ("simple theta", f"{off('theta_simple')}: independent, geometric decode"),
         ("independent theta", f"{off('theta_independent')}: true laws"),
@@ -20,4 +26,6 @@ def workload_report(log: Document) -> str:
     if log["drift"] is not None:
         low, high = log["drift"]
         rows.append(("drift of theta", f"{low:+.1%} to {high:+.1%} over the log"))
+    if log["settles"] is False:
+        rows.append(("variance of theta", UNSETTLED))
     return render(headline(log["name"]), pairs(rows))

@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 
 from afdjax._tools.files import FileError, Strict, first_problem, parse_json, read_text
 from afdjax._tools.shipped import Shipped
-from afdjax.workload.estimation import moments, sampling_covariance
-from afdjax.workload.laws import Independent, Requests, Source, Workload
+from afdjax.workload.estimation.errors import sampling_error
+from afdjax.workload.estimation.moments import moments
+from afdjax.workload.laws import Dependence, Independent, Requests, Source, Workload
 from afdjax.workload.lengths import LARGEST_MEAN, Deterministic, Geometric
 from afdjax.workload.log_options import LogOptions
 
@@ -38,6 +39,9 @@ class _SummaryFile(Strict):
     theta: float
     nu: float
     covariance: tuple[tuple[float, float], tuple[float, float]]
+    degrees: float | None = Field(None, ge=1)
+    settles: bool | None = None
+    later_margin: float | None = Field(None, ge=0)
     bins_per_decade: int
     prompt: list[int]
     decode: list[int]
@@ -98,7 +102,15 @@ def parse_summary(text: str, name: str) -> Requests:
             origin=file.origin,
             licence=file.licence,
         )
-        return Requests(file.prompt, file.decode, file.count, covariance=np.array(file.covariance), source=source)
+        dependence = Dependence(np.inf if file.degrees is None else file.degrees, file.settles, file.later_margin)
+        return Requests(
+            file.prompt,
+            file.decode,
+            file.count,
+            covariance=np.array(file.covariance),
+            source=source,
+            dependence=dependence,
+        )
 
 
 def summarize(requests: Requests, *, name: str, origin: str = "", licence: str = "") -> str:
@@ -112,7 +124,8 @@ def summarize(requests: Requests, *, name: str, origin: str = "", licence: str =
     while histogram is None or not _preserves(histogram, theta, nu):
         per_decade *= 2
         histogram = _histogram(requests, per_decade)
-    covariance, _ = sampling_covariance(requests)
+    error = sampling_error(requests)
+    dependence = error.dependence
     source = requests.source
     lines = {
         "schema": SCHEMA,
@@ -124,7 +137,10 @@ def summarize(requests: Requests, *, name: str, origin: str = "", licence: str =
         "bad_rows": source.bad_rows,
         "theta": theta,
         "nu": nu,
-        "covariance": covariance.tolist(),
+        "covariance": error.covariance.tolist(),
+        "degrees": dependence.degrees if np.isfinite(dependence.degrees) else None,
+        "settles": dependence.settles,
+        "later_margin": dependence.later_margin,
         "bins_per_decade": per_decade,
         "prompt": np.asarray(histogram.prompt).astype(int).tolist(),
         "decode": np.asarray(histogram.decode).astype(int).tolist(),

@@ -14,6 +14,7 @@ an independent geometric D). All averages are per decode step.
 
 import abc
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -153,6 +154,19 @@ class Source:
     licence: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Dependence:
+    """What a covariance of (theta, nu) does not say; static, kept by summaries.
+
+    `degrees`: its degrees of freedom (Student's law); `settles`: whether the variance settles as blocks grow, None where the
+    order is not known; `later_margin`: half the 95 % interval of log theta of a later window, None where it is not known.
+    """
+
+    degrees: float = math.inf
+    settles: bool | None = None
+    later_margin: float | None = None
+
+
 class Requests(Workload):
     """The empirical law of a request log, or of a weighted histogram of one.
 
@@ -164,6 +178,7 @@ class Requests(Workload):
     - `time`: arrival times [s], ascending, if they are known: the rows are then in time order and neighbours may
       depend on each other.
     - `covariance`: sampling covariance of (theta, nu), shape (2, 2), where the rows no longer show it (a histogram).
+    - `dependence`: what comes with such a covariance, a `Dependence`.
     - `source`: a `Source`.
 
     Raises `ValueError` for lengths that are empty, fractional, negative, not finite or above 1e8.
@@ -174,6 +189,7 @@ class Requests(Workload):
     weight: PerRequest
     time: PerRequest | None
     covariance: Float[Array, "2 2"] | None
+    dependence: Dependence | None = eqx.field(static=True)
     source: Source = eqx.field(static=True)
 
     def __init__(
@@ -184,6 +200,7 @@ class Requests(Workload):
         time: Column | None = None,
         covariance: ArrayLike | None = None,
         source: Source | None = None,
+        dependence: Dependence | None = None,
     ):
         lengths = {"prompt": np.asarray(prompt, float), "decode": np.asarray(decode, float)}
         weights = np.ones_like(lengths["prompt"]) if weight is None else np.asarray(weight, float)
@@ -211,6 +228,7 @@ class Requests(Workload):
         self.prompt, self.decode, self.weight = map(from_host, (*lengths.values(), weights))
         self.time = None if times is None else from_host(times)
         self.covariance = None if covariance is None else jnp.asarray(covariance, float)
+        self.dependence = dependence
         self.source = Source(requests=round(float(weights.sum()))) if source is None else source
 
     @property
