@@ -52,6 +52,7 @@ from .planning.model_check import (
 from .planning.plan import Plan as Plan
 from .planning.planner import plan as plan
 from .planning.ratio import optimal_ratio as optimal_ratio
+from .planning.windows import WindowPlans as WindowPlans, plan_windows as plan_windows
 from .simulation.paper_rules import completion_throughput as completion_throughput, sweep_ratios as sweep_ratios
 from .simulation.paths import (
     Cold as Cold,

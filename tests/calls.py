@@ -75,6 +75,7 @@ MADE_BY = {
     "calibrate.SeriesFit": "calibrate.fit_series",
     "calibrate.StepFit": "calibrate.fit_steps",
     "calibrate.Timings": "calibrate.load_timings",
+    "WindowPlans": "plan_windows",
     "explore.Corrections": "explore.search",
     "explore.Exploration": "explore.search",
     "explore.Fleet": "explore.search",
@@ -520,6 +521,15 @@ def planned(workload: afd.SlotLoad, profile: afd.Profile, bundle: afd.Bundle) ->
 def _():
     found = planned(*scenario())
     return found, found.to_dict(), str(found)
+
+
+@call("plan_windows", agrees=1e-6)
+def _():
+    law, profile, provisioned = scenario()
+    del law
+    log = afd.Requests([100] * 40 + [900] * 40, [20] * 80, time=range(80))
+    found = afd.plan_windows(log, profile, provisioned, windows=40, max_ratio=8, resize_cost=1.0)
+    return found.to_dict(), str(found)
 
 
 @call("plan: a log", RARE, agrees=0.0)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from afdjax.cli import scenario as options
-from afdjax.cli.common import check_target, in_options, prepare, refusing, save_figure
+from afdjax.cli.common import Refusal, check_target, in_options, prepare, refusing, save_figure
 
 
 def plan(
@@ -29,6 +29,13 @@ def plan(
     check: Annotated[
         bool, typer.Option("--check", help="Simulate the recommendation and its neighbours, too.")
     ] = False,
+    windows: Annotated[
+        str | None, typer.Option(help="Plan every window of a log, too: 10min, 90s, 6h, or auto.")
+    ] = None,
+    resize_cost: Annotated[
+        float | None,
+        typer.Option(help="With --windows: seconds of serving that a change of the number of workers costs."),
+    ] = None,
     json: options.Json = False,
     plot: Annotated[Path | None, typer.Option(help="Write the throughput curve to this PNG file.")] = None,
     prompt_column: options.PromptColumn = None,
@@ -42,10 +49,13 @@ def plan(
     import afdjax
     from afdjax.report.plans import plan_report
     from afdjax.report.simulations import check_report
+    from afdjax.report.windows import windows_report
 
     with refusing():
         if plot is not None:
             check_target(plot, ".png")
+        if resize_cost is not None and windows is None:
+            raise Refusal("--resize-cost must come with --windows: give --windows auto.")
         given = options.load_scenario(
             workload, profile, barrier,
             afdjax.LogOptions(prompt_column, decode_column, time_column, first_token_from_prefill, skip_bad_rows),
@@ -58,6 +68,11 @@ def plan(
         )  # fmt: skip
         document = result.to_dict()
         document["warnings"] = [in_options(warning, {"check_plan": "--check"}) for warning in document["warnings"]]
+        if windows is not None:
+            document["windows"] = afdjax.plan_windows(
+                given.workload, given.profile, given.bundle, given.barrier,
+                windows=windows, max_ratio=max_ratio, resize_cost=resize_cost, workload_name=given.workload_name,
+            ).to_dict()  # fmt: skip
         if check:
             document["check"] = afdjax.check_plan(result).to_dict()
         if plot is not None:
@@ -66,5 +81,7 @@ def plan(
         print(jsonlib.dumps(document, indent=2, allow_nan=False))
         return
     print(plan_report(document))
+    if windows is not None:
+        print(f"\n{windows_report(document['windows'])}")
     if check:
         print(f"\n{check_report(document['check'])}")

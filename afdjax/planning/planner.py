@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from afdjax._tools import checks
 from afdjax._tools.hill import Top, derivatives
@@ -90,18 +91,32 @@ def plan(
     """
     bundle = Bundle(256) if bundle is None else bundle
     barrier = Exact() if barrier is None else barrier
-    if max_ratio > MOST_WORKERS / float(bundle.ffn_workers):
-        raise ValueError(
-            f"`max_ratio` must give at most {MOST_WORKERS:,} attention workers (each number is looked at), but "
-            f"{checks.shown(max_ratio)} for {checks.shown(float(bundle.ffn_workers))} FFN workers is more."
-        )
-    check_range(bundle, max_ratio)
+    _check_workers(bundle, max_ratio)
     if horizon_requests is not None:
         checks.require_between("horizon_requests", horizon_requests, 1, 1e12)
     found = _plan(workload, profile, bundle, barrier, max_ratio, horizon_requests)
     # what the caller gave, in the caller's precision
     given = {"workload": workload, "profile": profile, "bundle": bundle}
     return dataclasses.replace(found, **given, workload_name=workload_name or found.workload_name)
+
+
+@in_double_precision
+def throughput_curve(
+    workload: SlotLoad, profile: Profile, bundle: Bundle, barrier: Barrier, max_ratio: int | float
+) -> Float[np.ndarray, " workers"]:
+    """Throughput per instance of every whole number of attention workers up to the largest ratio, as `plan` has it."""
+    _check_workers(bundle, max_ratio)
+    scenario = _described(*in_default_precision((workload, profile, bundle)), barrier).scenario
+    return np.asarray(_curve(scenario, max_ratio).performance.throughput_per_instance)
+
+
+def _check_workers(bundle: Bundle, max_ratio: int | float) -> None:
+    if max_ratio > MOST_WORKERS / float(bundle.ffn_workers):
+        raise ValueError(
+            f"`max_ratio` must give at most {MOST_WORKERS:,} attention workers (each number is looked at), but "
+            f"{checks.shown(max_ratio)} for {checks.shown(float(bundle.ffn_workers))} FFN workers is more."
+        )
+    check_range(bundle, max_ratio)
 
 
 @in_double_precision
@@ -115,20 +130,14 @@ def _plan(
 ) -> Plan:
     workload, profile, bundle = in_default_precision((workload, profile, bundle))
     slot_load = _horizon_load(workload, bundle, horizon_requests)
-    costly = profile.attention if isinstance(profile.attention, SlotCost) else None
-    if costly is not None and horizon_requests is not None:
+    costly = isinstance(profile.attention, SlotCost)
+    if costly and horizon_requests is not None:
         raise ValueError(
             "`horizon_requests` must come with attention that reads every token, but it goes by slot costs: leave it out."
         )
-    describe = functools.partial(_describe, bare(workload), costly, bundle.batch_size)
-    load, (theta, nu), slot, moving, means = describe(barrier)
-    fine = fine_enough(barrier, load)
-    if fine is not barrier:
-        barrier, load = fine, describe(fine)[0]
+    scenario, barrier, (theta, nu), slot, means = _described(workload, profile, bundle, barrier)
     slot_load = float(slot[0]) if slot_load is None else slot_load
-    of_slot = dict(zip(TOKENS if costly is None else COSTS, slot, strict=True))
-    parameters = of_slot | {"batch_size": bundle.batch_size} | profile.coefficients()
-    scenario = _Scenario(load, profile, bundle, parameters, moving)
+    parameters = scenario.parameters
     with ThreadPoolExecutor(1) as beside:
         # compiled, or read, while the curve is
         _top.ahead(beside, *scenario, jnp.asarray(max_ratio, float))
@@ -148,7 +157,7 @@ def _plan(
         barrier=barrier,
         theta=float(theta),
         nu=float(nu),
-        slot_cost=None if costly is None else (float(slot[0]), float(slot[1])),
+        slot_cost=None if not costly else (float(slot[0]), float(slot[1])),
         theta_interval=error.interval(float(theta)),
         theta_later_interval=error.later_interval(float(theta)),
         error_method=error.method,
@@ -170,7 +179,29 @@ def _plan(
         warnings=[],
         made_by=_made_by(workload, profile, max_ratio, horizon_requests),
     )
-    return dataclasses.replace(result, warnings=cautions(result, optimum.inside, max_ratio, load))
+    return dataclasses.replace(result, warnings=cautions(result, optimum.inside, max_ratio, scenario.load))
+
+
+class _Described(NamedTuple):
+    """A scenario, the barrier with the nodes that its law needs, moments of a slot's tokens and of its costs, mean lengths."""
+
+    scenario: _Scenario
+    barrier: Barrier
+    tokens: tuple[Scalar, Scalar]
+    slot: tuple[Scalar, Scalar]
+    means: tuple[Scalar, Scalar] | None
+
+
+def _described(workload: SlotLoad, profile: Profile, bundle: Bundle, barrier: Barrier) -> _Described:
+    costly = profile.attention if isinstance(profile.attention, SlotCost) else None
+    describe = functools.partial(_describe, bare(workload), costly, bundle.batch_size)
+    load, tokens, slot, moving, means = describe(barrier)
+    fine = fine_enough(barrier, load)
+    if fine is not barrier:
+        barrier, load = fine, describe(fine)[0]
+    of_slot = dict(zip(TOKENS if costly is None else COSTS, slot, strict=True))
+    parameters = of_slot | {"batch_size": bundle.batch_size} | profile.coefficients()
+    return _Described(_Scenario(load, profile, bundle, parameters, moving), barrier, tokens, slot, means)
 
 
 TOKENS, COSTS = ("theta", "nu"), ("slot_cost.mean", "slot_cost.deviation")

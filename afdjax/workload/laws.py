@@ -175,7 +175,7 @@ class Requests(Workload):
     - `prompt`: prompt lengths P >= 0, whole tokens, shape (requests,).
     - `decode`: decode steps D >= 1, shape (requests,).
     - `weight`: how many requests a row stands for (default: one each), 1e-9 to 1e12, shape (requests,).
-    - `time`: arrival times [s], ascending, if they are known: the rows are then in time order and neighbours may
+    - `time`: arrival times [s], ascending, if they are known, in double precision: the rows are in time order and neighbours may
       depend on each other.
     - `covariance`: sampling covariance of (theta, nu), shape (2, 2), where the rows no longer show it (a histogram).
     - `dependence`: what comes with such a covariance, a `Dependence`.
@@ -187,7 +187,7 @@ class Requests(Workload):
     prompt: PerRequest
     decode: PerRequest
     weight: PerRequest
-    time: PerRequest | None
+    time: Float[np.ndarray, " requests"] | None
     covariance: Float[Array, "2 2"] | None
     dependence: Dependence | None = eqx.field(static=True)
     source: Source = eqx.field(static=True)
@@ -226,7 +226,8 @@ class Requests(Workload):
         if times is not None and not (np.isfinite(times).all() and (np.diff(times) >= 0).all()):
             raise ValueError("`time` must be finite and ascending, but it is not: sort the requests by time.")
         self.prompt, self.decode, self.weight = map(from_host, (*lengths.values(), weights))
-        self.time = None if times is None else from_host(times)
+        # seconds since 1970 in single precision are two minutes apart
+        self.time = times
         self.covariance = None if covariance is None else jnp.asarray(covariance, float)
         self.dependence = dependence
         self.source = Source(requests=round(float(weights.sum()))) if source is None else source

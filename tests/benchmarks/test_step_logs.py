@@ -20,12 +20,11 @@ def test_a_log_of_20_000_steps(in_flight, benchmark):
     log, truth = drawn_log(in_flight, 20_000, seed=in_flight, noise=0.015)
 
     def run():
-        seconds = []
-        for _ in range(2):
-            begin = time.process_time()
-            fit = fit_steps(log)
-            seconds.append(time.process_time() - begin)
-        return fit, seconds
+        begin = time.process_time()
+        fit_steps(log)
+        compiled = time.process_time()
+        fit = fit_steps(log)
+        return fit, (compiled - begin, time.process_time() - compiled)
 
     fit, (first, second) = benchmark.pedantic(run, rounds=1)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -76,5 +75,5 @@ def test_beside_scipy_on_the_plain_maximum(benchmark):
         return ours, time.process_time() - begin
 
     ours, theirs = benchmark.pedantic(run, rounds=1)
-    print(f"\n{ours:.1f} s CPU with the barrier, errors and held-out blocks; SciPy's one fit of the plain maximum {theirs:.1f} s: "
-          f"{ours / theirs:.1f} times")  # fmt: skip
+    print(f"\n{ours:.1f} s CPU with the barrier, errors and held-out blocks; SciPy's one fit of the plain maximum "
+          f"{theirs:.1f} s: {ours / theirs:.1f} times")  # fmt: skip
