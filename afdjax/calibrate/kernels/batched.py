@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -42,21 +41,18 @@ def _predict(
 class BatchedFits(optimise.Fits):
     """Fits of one size (lanes), which run in blocks through the three programs of `optimise`."""
 
-    def __init__(self, size: int, masks: np.ndarray, points: Points):
-        self.size, self.masks, self.points = size, masks, points
-        self.block = lanes_at_once(size, len(masks))
+    def __init__(self, size: int, fixed: np.ndarray, points: Points):
+        self.size, self.fixed, self.points = size, fixed, points
+        self.block = lanes_at_once(size, len(fixed))
 
     def begin(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._blocks("begin", starts)
 
-    def finish(self, parameters: np.ndarray, scales: np.ndarray, power: float) -> np.ndarray:
-        return self._blocks("finish", parameters, scales, np.full(len(self.masks), power))
+    def finish(self, parameters: np.ndarray, scales: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarray]:
+        return self._blocks("finish", parameters, scales, np.full(len(self.fixed), power))
 
     def assess(self, parameters: np.ndarray) -> optimise.Assessment:
         return self._blocks("assess", parameters)
-
-    def coefficients(self, parameters: np.ndarray) -> np.ndarray:
-        return np.asarray(jax.vmap(family.coefficients)(jnp.asarray(parameters), jnp.asarray(self.masks)))
 
     @property
     def weight(self) -> np.ndarray:
@@ -65,12 +61,12 @@ class BatchedFits(optimise.Fits):
     def _blocks(self, name: str, parameters: np.ndarray, *extra: np.ndarray):
         program = _program(name, self.size, self.block)
         outputs = []
-        for first in range(0, len(self.masks), self.block):
+        for first in range(0, len(self.fixed), self.block):
             # the last block is filled up with copies of its last lane
-            rows = np.minimum(np.arange(first, first + self.block), len(self.masks) - 1)
+            rows = np.minimum(np.arange(first, first + self.block), len(self.fixed) - 1)
             points = Points(*(column[rows] for column in self.points))
-            output = program(parameters[rows], self.masks[rows], points, *(column[rows] for column in extra))
-            kept = min(self.block, len(self.masks) - first)
+            output = program(parameters[rows], self.fixed[rows], points, *(column[rows] for column in extra))
+            kept = min(self.block, len(self.fixed) - first)
             outputs.append(jax.tree.map(lambda leaf, kept=kept: np.asarray(leaf)[:kept], output))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 

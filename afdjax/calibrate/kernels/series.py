@@ -31,14 +31,12 @@ from afdjax.calibrate.kernels.samples import Samples
 from afdjax.calibrate.robust import robust_scale
 from afdjax.calibrate.timings import Series, Timings
 from afdjax.calibrate.uncertainty import intervals, prediction_variance
-from afdjax.deployment.forms import Latency, time_at_equal_contexts
+from afdjax.deployment.forms import FloorLinear, Latency, Roofline, time_at_equal_contexts
 from afdjax.deployment.profile import Validity
 from afdjax.deployment.table import Table
 from afdjax.hardware.device_names import accelerator_named_in
 
 
-PENALTY = 0.01
-"""Each further term must lower the held-out error by this share."""
 SPARE = 2
 """A form needs at least this many points more than it has terms."""
 NOISY = 0.5
@@ -190,11 +188,7 @@ def _noise(part: Timings) -> float:
 def _chosen(fits: Sequence[FormFit], wanted: str | None) -> FormFit:
     """The form that is wanted, or that with the least penalised held-out error."""
     named = [found for found in fits if found.form.name == wanted]
-    return named[0] if named else min(fits, key=_score)
-
-
-def _score(found: FormFit) -> float:
-    return found.left_out * (1.0 + PENALTY * len(found.form.terms))
+    return named[0] if named else min(fits, key=lambda found: found.score)
 
 
 def _candidates(key: Series, samples: Samples, wanted: str | None) -> tuple[list[FamilyForm], list[OwnFormula]]:
@@ -220,8 +214,8 @@ def _candidates(key: Series, samples: Samples, wanted: str | None) -> tuple[list
     possible = [form for form in family if can_be_fitted(form)]
     if one_batch and key.component in ("attention", "step"):
         # with the batch fixed, what grows with it is base; a floor and experts are still to be seen
-        floors = [form for form in family_forms("communication") if "weights" in form.terms]
-        possible += [form for form in floors if different >= len(form.terms) + SPARE]
+        floors = [form for form in family_forms("communication") if form.kind in (FloorLinear, Roofline)]
+        possible += [form for form in floors if form not in possible and different >= len(form.terms) + SPARE]
     return possible, [form for form in own if can_be_fitted(form)]
 
 
@@ -293,7 +287,7 @@ def _seen(key: Series, part: Timings, samples: Samples, residuals: np.ndarray) -
 
 
 def _pattern(best: FormFit, tried: Sequence[FormFit]) -> list[Finding]:
-    better = min(tried, key=_score)
+    better = min(tried, key=lambda found: found.score)
     extra = [term_in_words(term) for term in TERMS if term in better.form.terms - best.form.terms]
     return missing_terms(best.form.name, extra, best.left_out, better.form.name, better.left_out)
 
