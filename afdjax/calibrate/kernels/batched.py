@@ -14,7 +14,7 @@ from afdjax.calibrate.kernels.family import Points
 from afdjax.calibrate.kernels.samples import Samples
 
 
-_BLOCK_POINTS = 65_536
+_BLOCK_POINTS = 8_192
 
 
 def predictions(samples: Sequence[Samples], coefficients: np.ndarray) -> list[np.ndarray]:
@@ -48,8 +48,11 @@ class BatchedFits(optimise.Fits):
     def begin(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._blocks("begin", starts)
 
-    def finish(self, parameters: np.ndarray, scales: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarray]:
-        return self._blocks("finish", parameters, scales, np.full(len(self.fixed), power))
+    def finish(
+        self, parameters: np.ndarray, scales: np.ndarray, power: float, steps: int = optimise.FINISH_STEPS
+    ) -> tuple[np.ndarray, np.ndarray]:
+        every = np.ones(len(self.fixed))
+        return self._blocks("finish", parameters, scales, power * every, steps * every)
 
     def assess(self, parameters: np.ndarray) -> optimise.Assessment:
         return self._blocks("assess", parameters)
@@ -79,7 +82,7 @@ def compile_ahead(needs: Iterable[tuple[int, int]]) -> None:
         list(pool.map(lambda key: _program(*key), sorted(wanted)))
 
 
-_EXTRAS = {"begin": 0, "finish": 2, "assess": 0}
+_EXTRAS = {"begin": 0, "finish": 3, "assess": 0}
 """The programs of `optimise` that run over lanes, and how many numbers for each lane they take besides its points."""
 
 

@@ -25,6 +25,8 @@ _TYPICAL = 0.1
 """Relative residual at which the loss that chooses between starts begins to flatten."""
 _UNSEEN = 1e-30
 """Weight of a point that is left out: none, but its residual is told."""
+_REFIT_STEPS = 5
+"""Steps of a refit without one point, which starts at the fit with that point."""
 _KNEES, _KNEE_ROUNDS = 16, 4
 """Places that a knee is sought at, and rounds of reweighting at each."""
 
@@ -146,7 +148,9 @@ def _refitted(run: BatchedFits, parameters: np.ndarray, scales: np.ndarray, whic
     weight = run.weight[lane]
     weight[np.arange(len(lane)), point] = _UNSEEN
     points = Points(*(column[lane] for column in run.points))._replace(weight=weight)
-    _, residuals = BatchedFits(run.size, run.fixed[lane], points).finish(parameters[lane], EFFICIENT * scales[lane], 1.0)
+    _, residuals = BatchedFits(run.size, run.fixed[lane], points).finish(
+        parameters[lane], EFFICIENT * scales[lane], 1.0, _REFIT_STEPS
+    )
     errors = residuals[np.arange(len(lane)), point]
     return np.array([root_mean_square(errors[lane == k]) for k in which])
 

@@ -1,7 +1,7 @@
 """The optimisers of one series and one form, on relative residuals; `jax.vmap` goes around them.
 
 1. Robust phase (optax): Adam on a soft absolute value of log(predicted / measured) finds the right basin from crude starts.
-2. Finish (optimistix): Levenberg-Marquardt on a Cauchy loss of the relative residuals, `sum c^2 log(1 + (r / c)^2)`, whose
+2. Finish: Levenberg-Marquardt (our own: tracing that of optimistix took longer than most fits) on a Cauchy loss of the relative residuals, `sum c^2 log(1 + (r / c)^2)`, whose
    influence fades for gross outliers; c is 2.385 robust standard deviations (95 % efficient for normal residuals).
 3. Minimax: where the form and not noise limits the fit, the same solver goes on to the smallest worst residual, by least
    squares of rising powers of the residuals.
@@ -41,6 +41,7 @@ class _Around(NamedTuple):
 class _State(NamedTuple):
     around: _Around
     next: Terms
+    """Parameters to try."""
     damping: Scalar
     tried: Any
     done: Any
@@ -52,7 +53,11 @@ LEAST_SCALE = 1e-4
 MINIMAX_POWERS = (2.0, 4.0, 8.0, 8.0)
 """Powers of the residuals whose squares are summed on the way to the smallest worst one."""
 FINISH_STEPS = 13
-_DAMPING, _MOST_DAMPED, _NO_GAIN, _FLAT = 1e-3, 1e10, 1e-10, 1.0
+_DAMPING = 1e-3
+"""First damping, in largest curvatures: directions with next to no slope (terms at their bounds) must not run away."""
+_NO_GAIN = 1e-10
+"""Share of the loss that is too little to go on for."""
+
 
 _ADAM_STEPS, _ADAM_RATE, _ADAM_SOFTNESS = 40, 0.1, 0.1
 
@@ -101,12 +106,12 @@ def begin(start: Terms, fixed: Terms, points: Points) -> tuple[Terms, Scalar]:
 
 
 def least_squares(
-    relative: Callable[[Terms], Residuals], weight: Residuals, start: Terms, scale: Scalar, power: Scalar
+    relative: Callable[[Terms], Residuals], weight: Residuals, start: Terms, scale: Scalar, power: Scalar, steps: Scalar
 ) -> Terms:
     """Parameters at the least sum of squares of `cauchy(r, scale)` (power 1), or of `(r / scale)^power` (powers above 1).
 
-    `relative` gives the relative residuals r of some parameters, `weight` how often each counts. Levenberg-Marquardt; at most
-    `FINISH_STEPS` steps are tried.
+    `relative` gives the relative residuals r of some parameters, `weight` how often each counts. Levenberg-Marquardt, until a
+    step would gain next to nothing, at most `steps` times.
     """
 
     def residuals(parameters: Terms) -> tuple[Residuals, Residuals]:
@@ -123,27 +128,26 @@ def least_squares(
     def step(state: _State) -> _State:
         there, here = around(state.next), state.around
         better = there.loss < here.loss
-        gain = here.loss - there.loss
-        # once a step gains nothing the next ones will not
-        done = jnp.where(better, gain < _NO_GAIN * here.loss, state.damping > _MOST_DAMPED)
         here = jax.tree.map(lambda new, old: jnp.where(better, new, old), there, here)
         damping = state.damping * jnp.where(better, 0.1, 8.0)
-        size = jnp.diagonal(here.curvature)
-        # what has next to no slope here (a term that is not fitted, or at its bound) must not run away
-        size = jnp.maximum(size, _FLAT * jnp.max(size)) + 1e-300
-        move = jax.scipy.linalg.solve(here.curvature + jnp.diag(damping * size), here.gradient, assume_a="pos")
+        damped = damping * jnp.max(jnp.diagonal(here.curvature)) + 1e-300
+        curvature = here.curvature + damped * jnp.eye(len(start))
+        move = jax.scipy.linalg.solve(curvature, here.gradient, assume_a="pos")
+        done = jnp.vdot(move, here.gradient) < _NO_GAIN * here.loss
         return _State(here, here.parameters - move, damping, state.tried + 1, done)
 
     unknown = _Around(start, jnp.asarray(jnp.inf), jnp.zeros_like(start), jnp.eye(len(start)))
     begin = _State(unknown, start, jnp.asarray(10.0 * _DAMPING), jnp.asarray(0), jnp.asarray(False))
-    end = lax.while_loop(lambda state: (state.tried <= FINISH_STEPS) & ~state.done, step, begin)
+    end = lax.while_loop(lambda state: (state.tried <= steps) & ~state.done, step, begin)
     return end.around.parameters
 
 
-def finish(start: Terms, fixed: Terms, points: Points, scale: Scalar, power: Scalar) -> tuple[Terms, Residuals]:
+def finish(
+    start: Terms, fixed: Terms, points: Points, scale: Scalar, power: Scalar, steps: Scalar
+) -> tuple[Terms, Residuals]:
     """Parameters of a form of the family at its `least_squares`, and the relative residuals there."""
     relative = lambda parameters: relative_residuals(parameters, fixed, points)
-    found = least_squares(relative, points.weight, start, scale, power)
+    found = least_squares(relative, points.weight, start, scale, power, steps)
     return found, relative(found)
 
 
@@ -186,7 +190,9 @@ class Fits(abc.ABC):
         """Parameters that `approach` the fit, and robust scales."""
 
     @abc.abstractmethod
-    def finish(self, parameters: np.ndarray, scales: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarray]:
+    def finish(
+        self, parameters: np.ndarray, scales: np.ndarray, power: float, steps: int = FINISH_STEPS
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Parameters at the `least_squares`, and the relative residuals there."""
 
     @abc.abstractmethod

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.types import ScalarLike
 from afdjax.calibrate.kernels import optimise
 from afdjax.calibrate.kernels.finished_fits import FinishedFit, to_the_end
 from afdjax.calibrate.kernels.first_fits import FormFit, root_mean_square
@@ -93,8 +92,10 @@ class _OneFit(optimise.Fits):
         found, scale = _begin(self.formula, starts[0], self.points)
         return np.asarray(found)[None], np.asarray(scale)[None]
 
-    def finish(self, parameters: np.ndarray, scales: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarray]:
-        found, residuals = _finish(self.formula, parameters[0], self.points, scales[0], power)
+    def finish(
+        self, parameters: np.ndarray, scales: np.ndarray, power: float, steps: int = optimise.FINISH_STEPS
+    ) -> tuple[np.ndarray, np.ndarray]:
+        found, residuals = _finish(self.formula, parameters[0], self.points, np.array([scales[0], power, steps]))
         return np.asarray(found)[None], np.asarray(residuals)[None]
 
     def assess(self, parameters: np.ndarray) -> optimise.Assessment:
@@ -117,9 +118,9 @@ def _begin(formula: OwnFormula, logs: optimise.Terms, points: _Points):
 
 
 @_jit
-def _finish(formula: OwnFormula, logs: optimise.Terms, points: _Points, scale: ScalarLike, power: ScalarLike):
+def _finish(formula: OwnFormula, logs: optimise.Terms, points: _Points, how: Float[Array, " 3"]):
     relative = lambda p: _relative(formula, jnp.exp(p), points)
-    found = optimise.least_squares(relative, jnp.ones_like(points[0]), logs, jnp.asarray(scale), jnp.asarray(power))
+    found = optimise.least_squares(relative, jnp.ones_like(points[0]), logs, *how)
     return found, relative(found)
 
 

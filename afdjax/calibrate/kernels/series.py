@@ -43,6 +43,8 @@ NOISY = 0.5
 """Where repeats scatter by this share of the residuals, noise limits the fit: the robust loss is the last word."""
 ROUGH = 0.2
 """Where the robust standard deviation is larger, the worst point says nothing about the others: no minimax."""
+CLOSER = 2.0 / 3.0
+"""A form that is not taken is named where its worst residual is smaller by this factor with no more terms."""
 TABLE = Table.form
 
 
@@ -52,8 +54,9 @@ class SeriesFit:
 
     `form` names the form, `latency` is the fitted stage time and `covariance` that of its coefficients, in their order. What it
     was fitted as is `formula`, and `finished` its end (both None for a table). `residuals` are predicted / measured - 1 at each
-    point, `scale` their robust standard deviation; `left_out` the root mean square of leave-one-out residuals (by the hat matrix;
-    of a table by interpolating its neighbours), `left_out_by_form` the same of every form that was tried. `minimax` says whether
+    point, `scale` their robust standard deviation; `left_out` the root mean square of leave-one-out residuals (by refits up to 40
+    points, by the hat matrix beyond; of a table by interpolating its neighbours), `left_out_by_form` the same of every form that was
+    tried, and `worst_by_form` the largest relative residual of its robust fit. `minimax` says whether
     the worst residual was made small in the end (the form and not noise limits the fit), or the robust loss was the last word.
     """
 
@@ -68,6 +71,7 @@ class SeriesFit:
     scale: float
     left_out: float
     left_out_by_form: dict[str, float]
+    worst_by_form: dict[str, float]
     validity: Validity
     findings: list[Finding]
     lines: list[Line] = dataclasses.field(repr=False)
@@ -232,7 +236,7 @@ def _fitted(
     latency = best.form.latency(finished.coefficients)
     seen = _seen(key, part, samples, residuals)
     return SeriesFit(
-        **seen | {"findings": seen["findings"] + _pattern(best, tried)},
+        **seen | {"findings": seen["findings"] + _pattern(best, tried) + _closer(best, tried, float(np.abs(residuals).max()))},
         form=best.form.name,
         latency=latency,
         covariance=best.form.covariance_of(latency, finished.covariance),
@@ -240,6 +244,7 @@ def _fitted(
         finished=finished,
         left_out=best.left_out,
         left_out_by_form={found.form.name: found.left_out for found in tried},
+        worst_by_form={found.form.name: found.worst for found in tried},
     )
 
 
@@ -260,6 +265,7 @@ def _tabulated(key: Series, part: Timings, samples: Samples, tried: Sequence[For
         finished=None,
         left_out=left_out,
         left_out_by_form={found.form.name: found.left_out for found in tried} | {TABLE: left_out},
+        worst_by_form={found.form.name: found.worst for found in tried} | {TABLE: float(np.abs(residuals).max())},
     )
 
 
@@ -290,6 +296,21 @@ def _pattern(best: FormFit, tried: Sequence[FormFit]) -> list[Finding]:
     better = min(tried, key=lambda found: found.score)
     extra = [term_in_words(term) for term in TERMS if term in better.form.terms - best.form.terms]
     return missing_terms(best.form.name, extra, best.left_out, better.form.name, better.left_out)
+
+
+def _closer(best: FormFit, tried: Sequence[FormFit], worst: float) -> list[Finding]:
+    """A form with no more terms that is much closer in its worst point, though not where it has not seen the point."""
+    rivals = [fit for fit in tried if fit is not best and len(fit.form.terms) <= len(best.form.terms)]
+    closest = min(rivals, key=lambda fit: fit.worst, default=best)
+    if closest is best or closest.worst >= CLOSER * worst:
+        return []
+    return [
+        Finding(
+            False,
+            f"'{closest.form.name}' has a smaller worst residual than '{best.form.name}', {closest.worst:.1%} for {worst:.1%}, but "
+            f"its held-out error is {closest.left_out:.1%} for {best.left_out:.1%}: measure between the points to tell them apart.",
+        )
+    ]
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
