@@ -166,18 +166,21 @@ def _starts(points: Points) -> np.ndarray:
         for saturation, weights in _CRUDE
     ]
     knee, base, floor = _best_knee(points)
-    first = np.nanmin(only(points.tokens), 1)
-    rows.append({"base": base, "weights": floor, "saturation": 0.2 * first, "per_token": floor / knee, "sharpness": 8.0})
+    rows.append({"base": base, "weights": floor, "saturation": 0.2 * _smallest(points), "per_token": floor / knee, "sharpness": 8.0})
     common = {"sharpness": 2.0, "per_slot": 0.1 * low, "per_context": 0.1 * low, "window": context, "beyond": 0.5}
     values = [[np.broadcast_to((common | row)[term], low.shape) for term in family.TERMS] for row in rows]
     return family.parameters_of(np.moveaxis(np.array(values), -1, 0))
 
 
+def _smallest(points: Points) -> np.ndarray:
+    """The smallest number of tokens of each series that is not 0 (the largest is 1)."""
+    return np.where((points.weight > 0) & (points.tokens > 0), points.tokens, 1.0).min(1)
+
+
 def _best_knee(points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(tokens at the knee, base, floor) of the best `base + floor * max(1, tokens / knee)` of each series, robustly."""
     real = points.weight > 0
-    first = np.where(real, points.tokens, np.inf).min(1)
-    last = np.where(real, points.tokens, 0.0).max(1)
+    first, last = _smallest(points), np.where(real, points.tokens, 0.0).max(1)
     knees = first[:, None] * (last / first)[:, None] ** np.linspace(0.0, 1.0, _KNEES)
     # columns of the relative fit, shape (series, knees, points)
     flat = np.broadcast_to((real / points.time)[:, None], (*knees.shape, points.time.shape[1]))

@@ -55,7 +55,7 @@ MINIMAX_POWERS = (2.0, 4.0, 8.0, 8.0)
 FINISH_STEPS = 13
 _DAMPING = 1e-3
 """First damping, in largest curvatures: directions with next to no slope (terms at their bounds) must not run away."""
-_NO_GAIN = 1e-10
+_NO_GAIN = 1e-14
 """Share of the loss that is too little to go on for."""
 
 

@@ -64,7 +64,7 @@ def _refits(
     scale: Float[Array, ""],
 ) -> Float[Array, "draws terms"]:
     def one(weight: Float[Array, " points"]) -> Float[Array, " terms"]:
-        parameters, _ = optimise.finish(start, fixed, points._replace(weight=weight), scale, jnp.ones_like(scale), jnp.asarray(optimise.FINISH_STEPS))
+        parameters, _ = optimise.finish(start, fixed, points._replace(weight=weight), scale, jnp.ones_like(scale), jnp.asarray(float(optimise.FINISH_STEPS)))
         return family.coefficients(parameters, fixed)
 
     return jax.vmap(one)(weights)

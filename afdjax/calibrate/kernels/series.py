@@ -55,8 +55,9 @@ class SeriesFit:
     `form` names the form, `latency` is the fitted stage time and `covariance` that of its coefficients, in their order. What it
     was fitted as is `formula`, and `finished` its end (both None for a table). `residuals` are predicted / measured - 1 at each
     point, `scale` their robust standard deviation; `left_out` the root mean square of leave-one-out residuals (by refits up to 40
-    points, by the hat matrix beyond; of a table by interpolating its neighbours), `left_out_by_form` the same of every form that was
-    tried, and `worst_by_form` the largest relative residual of its robust fit. `minimax` says whether
+    points, by the hat matrix beyond, and of forms that cannot be the best; of a table by interpolating its neighbours),
+    `left_out_by_form` the same of every form that was tried, and `worst_by_form` the largest relative residual of its robust fit.
+    `minimax` says whether
     the worst residual was made small in the end (the form and not noise limits the fit), or the robust loss was the last word.
     """
 
