@@ -102,9 +102,7 @@ def test_ugly_series_are_fitted():
         "from zero": timings("attention", np.append(0.0, line), 5.0 + 0.1 * np.append(0.0, line), np.ones(10)),
         "decades": timings("ffn", line * 1e6, 1e-3 + 2.5 * line),
     }  # fmt: skip
-    named = [
-        Timings(part.frame.with_columns(operation=pl.lit(name)), part.source) for name, part in parts.items()
-    ]
+    named = [Timings(part.frame.with_columns(operation=pl.lit(name)), part.source) for name, part in parts.items()]
     for fit in fit_series(Timings.join(named)):
         numbers = [fit.left_out, fit.worst, *fit.left_out_by_form.values(), *np.ravel(fit.covariance)]
         assert np.all(np.isfinite(numbers)), fit.series

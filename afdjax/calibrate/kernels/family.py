@@ -1,9 +1,9 @@
 """One family of stage times that every parametric form is a restriction of, so that one program fits all forms.
 
 A form is the terms of `CappedRoofline` (`afdjax.deployment.forms`) that it has; the others are fixed, most at what is neutral.
-What the optimisers move is free of bounds: positive coefficients are its squares, scales (`saturation`, `window`) its exponentials,
-`sharpness` one plus a square. Points and times are of order one in here; `afdjax.calibrate.kernels.samples` scales them, and
-the coefficients back.
+What the optimisers move is free of bounds: positive coefficients are its squares, scales (`saturation`, `window`) its
+exponentials, `sharpness` one plus a square. Points and times are of order one in here; `afdjax.calibrate.kernels.samples`
+scales them, and the coefficients back.
 """
 
 import dataclasses

@@ -65,8 +65,12 @@ def to_the_end(run: Fits, first: Sequence[FormFit], minimax: Sequence[bool | Non
     judged = run.assess(robust)
     gross = [gross_outliers(r, s).any() for r, s in zip(judged.residuals, scales, strict=True)]
     wanted = np.array([not out if asked is None else asked for asked, out in zip(minimax, gross, strict=True)])
-    last = np.where(wanted[:, None], _least_worst(run, robust, judged.residuals), robust) if wanted.any() else robust
-    values, reached = judged.coefficients, run.assess(last).coefficients
+    last = (
+        np.where(wanted[:, None], _least_worst(run, robust, np.asarray(judged.residuals)), robust)
+        if wanted.any()
+        else robust
+    )
+    values, reached = np.asarray(judged.coefficients), np.asarray(run.assess(last).coefficients)
     found = []
     for i, scale in enumerate(scales):
         here = run.weight[i] > 0

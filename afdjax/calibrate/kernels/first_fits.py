@@ -1,8 +1,8 @@
 """The first fits, from which a form is chosen: every form of the family for every series, from every start.
 
 Series are padded to one of a few lengths, so that thousands of them need few sets of programs. A form is judged by what it
-says of points that it has not seen: up to `REFITTED` points it is fitted again without each, beyond that the hat matrix stands for
-the refits. Of a form that is not linear, or that is at a knee, the matrix says too much or too little by any factor.
+says of points that it has not seen: up to `REFITTED` points it is fitted again without each, beyond that the hat matrix stands
+for the refits. Of forms that are not linear the matrix says too much where few points decide a knee: up to 25 times.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _TYPICAL = 0.1
 """Relative residual at which the loss that chooses between starts begins to flatten."""
 _UNSEEN = 1e-30
 """Weight of a point that is left out: none, but its residual is told."""
-_REFIT_STEPS = 5
+_REFIT_STEPS = 8
 """Steps of a refit without one point, which starts at the fit with that point."""
 _KNEES, _KNEE_ROUNDS = 16, 4
 """Places that a knee is sought at, and rounds of reweighting at each."""
@@ -133,6 +133,8 @@ def _judged(
     seen = np.array([root_mean_square(row) for row in residuals]) * handicap
     small = np.array([len(series[i].tokens) <= REFITTED for i, _ in of])
     contend = np.flatnonzero(small & (seen <= np.array([least[i] for i, _ in of])))
+    # forms of as many terms need about as many steps: blocks of them end early together
+    contend = contend[np.argsort([len(of[int(k)][1].terms) for k in contend], kind="stable")]
     if len(contend):
         left_out[contend] = _refitted(run, parameters, scales, contend)
     return [
@@ -143,30 +145,42 @@ def _judged(
 
 def _refitted(run: BatchedFits, parameters: np.ndarray, scales: np.ndarray, which: np.ndarray) -> np.ndarray:
     """Left-out errors of these lanes by fits that each lack one of the points, from the fit to all of them."""
-    lane, point = np.nonzero(run.weight[which] > 0)
-    lane = which[lane]
+    owner, point = np.nonzero(run.weight[which] > 0)
+    lane = which[owner]
     weight = run.weight[lane]
     weight[np.arange(len(lane)), point] = _UNSEEN
     points = Points(*(column[lane] for column in run.points))._replace(weight=weight)
     _, residuals = BatchedFits(run.size, run.fixed[lane], points).finish(
         parameters[lane], EFFICIENT * scales[lane], 1.0, _REFIT_STEPS
     )
-    errors = residuals[np.arange(len(lane)), point]
-    return np.array([root_mean_square(errors[lane == k]) for k in which])
+    squares = np.clip(residuals[np.arange(len(lane)), point], -1.0, 1.0) ** 2
+    return np.sqrt(np.bincount(owner, squares) / np.bincount(owner))
 
 
 def _starts(points: Points) -> np.ndarray:
     """Parameters to start from, shape (series, starts, terms): the optimisers do not move what a form lacks."""
     real = points.weight > 0
     only = lambda values: np.where(real, values, np.nan)
-    tokens, low, high = np.nanmedian(only(points.tokens), 1), np.nanmin(only(points.time), 1), np.nanmax(only(points.time), 1)
+    tokens, low, high = (
+        np.nanmedian(only(points.tokens), 1),
+        np.nanmin(only(points.time), 1),
+        np.nanmax(only(points.time), 1),
+    )
     context = np.nanmedian(only(points.tokens / points.batch_size), 1)
     rows = [
         {"base": 0.5 * low, "weights": weights * low, "saturation": saturation * tokens, "per_token": high}
         for saturation, weights in _CRUDE
     ]
     knee, base, floor = _best_knee(points)
-    rows.append({"base": base, "weights": floor, "saturation": 0.2 * _smallest(points), "per_token": floor / knee, "sharpness": 8.0})
+    rows.append(
+        {
+            "base": base,
+            "weights": floor,
+            "saturation": 0.2 * _smallest(points),
+            "per_token": floor / knee,
+            "sharpness": 8.0,
+        }
+    )
     common = {"sharpness": 2.0, "per_slot": 0.1 * low, "per_context": 0.1 * low, "window": context, "beyond": 0.5}
     values = [[np.broadcast_to((common | row)[term], low.shape) for term in family.TERMS] for row in rows]
     return family.parameters_of(np.moveaxis(np.array(values), -1, 0))
@@ -185,15 +199,16 @@ def _best_knee(points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # columns of the relative fit, shape (series, knees, points)
     flat = np.broadcast_to((real / points.time)[:, None], (*knees.shape, points.time.shape[1]))
     bent = flat * np.maximum(1.0, points.tokens[:, None] / knees[..., None])
-    weight = np.broadcast_to(real[:, None].astype(float), flat.shape)
+    base, floor, misfit = np.zeros(knees.shape), np.zeros(knees.shape), np.zeros(flat.shape)
     for _ in range(_KNEE_ROUNDS):
+        weight = real[:, None] / (1.0 + (misfit / _TYPICAL) ** 2)
         aa, ab, bb = (np.sum(weight * left * right, -1) for left, right in ((flat, flat), (flat, bent), (bent, bent)))
         a, b = np.sum(weight * flat, -1), np.sum(weight * bent, -1)
-        floor = np.where(aa * bb - ab**2 > 1e-12 * aa * bb, (aa * b - ab * a) / np.maximum(aa * bb - ab**2, 1e-300), 0.0)
+        free = aa * bb - ab**2
+        floor = np.where(free > 1e-12 * aa * bb, (aa * b - ab * a) / np.maximum(free, 1e-300), 0.0)
         floor = np.clip(floor, 0.0, b / bb)
         base = np.maximum((a - ab * floor) / aa, 0.0)
         misfit = np.where(real[:, None], base[..., None] * flat + floor[..., None] * bent - 1.0, 0.0)
-        weight = real[:, None] / (1.0 + (misfit / _TYPICAL) ** 2)
     best = np.argmin(np.sum(np.log1p((misfit / _TYPICAL) ** 2), -1), axis=1)
     at = np.arange(len(best)), best
     return knees[at], base[at], floor[at]

@@ -1,8 +1,9 @@
 """The optimisers of one series and one form, on relative residuals; `jax.vmap` goes around them.
 
 1. Robust phase (optax): Adam on a soft absolute value of log(predicted / measured) finds the right basin from crude starts.
-2. Finish: Levenberg-Marquardt (our own: tracing that of optimistix took longer than most fits) on a Cauchy loss of the relative residuals, `sum c^2 log(1 + (r / c)^2)`, whose
-   influence fades for gross outliers; c is 2.385 robust standard deviations (95 % efficient for normal residuals).
+2. Finish: Levenberg-Marquardt on a Cauchy loss of the relative residuals, `sum c^2 log(1 + (r / c)^2)`, whose influence fades
+   for gross outliers; c is 2.385 robust standard deviations (95 % efficient for normal residuals). It is our own: tracing that
+   of optimistix took longer than 100 fits.
 3. Minimax: where the form and not noise limits the fit, the same solver goes on to the smallest worst residual, by least
    squares of rising powers of the residuals.
 """
@@ -45,7 +46,6 @@ class _State(NamedTuple):
     damping: Scalar
     tried: Any
     done: Any
-
 
 
 LEAST_SCALE = 1e-4

@@ -68,7 +68,9 @@ def first_own_fit(formula: OwnFormula, samples: Samples) -> FormFit:
     judged = run.assess(logs)
     residuals = np.asarray(judged.residuals[0])
     scale = robust_scale(residuals, optimise.LEAST_SCALE)
-    return FormFit(formula, logs[0], scale, float(np.abs(residuals).max()), root_mean_square(judged.left_out[0]))
+    return FormFit(
+        formula, logs[0], scale, float(np.abs(residuals).max()), root_mean_square(np.asarray(judged.left_out[0]))
+    )
 
 
 def finish_own_fit(samples: Samples, chosen: FormFit, minimax: bool | None) -> FinishedFit:

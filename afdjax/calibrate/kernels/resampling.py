@@ -64,7 +64,8 @@ def _refits(
     scale: Float[Array, ""],
 ) -> Float[Array, "draws terms"]:
     def one(weight: Float[Array, " points"]) -> Float[Array, " terms"]:
-        parameters, _ = optimise.finish(start, fixed, points._replace(weight=weight), scale, jnp.ones_like(scale), jnp.asarray(float(optimise.FINISH_STEPS)))
+        steps, power = jnp.asarray(float(optimise.FINISH_STEPS)), jnp.ones_like(scale)
+        parameters, _ = optimise.finish(start, fixed, points._replace(weight=weight), scale, power, steps)
         return family.coefficients(parameters, fixed)
 
     return jax.vmap(one)(weights)

@@ -237,7 +237,8 @@ def _fitted(
     latency = best.form.latency(finished.coefficients)
     seen = _seen(key, part, samples, residuals)
     return SeriesFit(
-        **seen | {"findings": seen["findings"] + _pattern(best, tried) + _closer(best, tried, float(np.abs(residuals).max()))},
+        **seen
+        | {"findings": seen["findings"] + _pattern(best, tried) + _closer(best, tried, float(np.abs(residuals).max()))},
         form=best.form.name,
         latency=latency,
         covariance=best.form.covariance_of(latency, finished.covariance),
@@ -308,8 +309,8 @@ def _closer(best: FormFit, tried: Sequence[FormFit], worst: float) -> list[Findi
     return [
         Finding(
             False,
-            f"'{closest.form.name}' has a smaller worst residual than '{best.form.name}', {closest.worst:.1%} for {worst:.1%}, but "
-            f"its held-out error is {closest.left_out:.1%} for {best.left_out:.1%}: measure between the points to tell them apart.",
+            f"'{closest.form.name}' has a smaller worst residual than '{best.form.name}', {closest.worst:.1%} for {worst:.1%}, "
+            f"but its held-out error is {closest.left_out:.1%} for {best.left_out:.1%}: measure between the points.",
         )
     ]
 
