@@ -27,6 +27,7 @@ from .deployment.forms import (
     Latency as Latency,
     OwnForm as OwnForm,
     Roofline as Roofline,
+    SaturatingLink as SaturatingLink,
     SlotCost as SlotCost,
     coefficient as coefficient,
     register_form as register_form,

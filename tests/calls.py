@@ -281,6 +281,7 @@ FORMS: dict[str, Callable[[], afd.Latency]] = {
     "AffineWithSlots": lambda: afd.AffineWithSlots(0.012, 0.3, 20.0),
     "ExpertHit": lambda: afd.ExpertHit(10.0, 40.0, 30.0, 0.1),
     "FloorLinear": lambda: afd.FloorLinear(30.0, 0.3, 5.0),
+    "SaturatingLink": lambda: afd.SaturatingLink(5.0, 30.0, 20.0, 0.1),
     "Roofline": lambda: afd.Roofline(5.0, 30.0, 20.0, 4.0, 0.1, 0.2, 0.01),
     "CappedRoofline": lambda: afd.CappedRoofline(5.0, 0.1, 16.0, 0.2, 30.0, 20.0, 4.0, 0.2, 0.01),
     "Table": lambda: afd.Table(

@@ -302,5 +302,7 @@ def test_forms_that_the_points_cannot_tell_are_refused():
         fit_series(timings("attention", tokens, 1e-3 * tokens + 20.0, batch), {"attention": "affine-with-slots"})
     with pytest.raises(ValueError, match="there are 1 different points"):
         fit_series(timings("ffn", [8.0], [100.0]))
-    with pytest.raises(ValueError, match="must be one of affine, floor-linear, expert-hit, roofline, table"):
+    with pytest.raises(
+        ValueError, match="must be one of affine, sharp-floor-linear, floor-linear, expert-hit, roofline, table"
+    ):
         fit_series(timings("ffn", [8.0, 16.0, 32.0, 64.0], [1.0, 2.0, 3.0, 4.0]), {"ffn": "cubic"})

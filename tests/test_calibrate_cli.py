@@ -64,7 +64,7 @@ def table(tmp_path):
 def test_from_timings_to_a_plan(run, table, tmp_path):
     report = run("calibrate", table, "-o", "profile.json", "--plot", "fit.png")
     assert (tmp_path / "fit.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    for text in ("Attention: affine-with-slots", "FFN: floor-linear", "Communication: affine", "paged on toy",
+    for text in ("Attention: affine-with-slots", "FFN: sharp-floor-linear", "Communication: affine", "paged on toy",
                  "95 % interval", "ns per token", "us per slot", "25; 2,048 to 524,288 tokens, batch sizes 8 to 128",
                  "held-out", "levelled", "afdjax plan --profile profile.json"):  # fmt: skip
         assert text in report, text
@@ -246,7 +246,7 @@ def test_too_few_or_contradicting_points(refused, tmp_path):
         (["-o", "missing/profile.json"], "must be in a folder that exists"),
         (["-o", "profile.json", "--plot", "fit.pdf"], "fit.pdf: must end in .png."),
         (["-o", "profile.json", "--ffn-form", "cubic"],
-         "--ffn-form must be one of affine, floor-linear, expert-hit, roofline, table, but it is cubic."),
+         "--ffn-form must be one of affine, sharp-floor-linear, floor-linear, expert-hit, roofline, table, but it is cubic."),
     ],
 )  # fmt: skip
 def test_options_that_are_refused(refused, table, arguments, message):

@@ -12,6 +12,10 @@ from afdjax.calibrate.robust import EFFICIENT
 
 NORMAL_95 = 1.96
 """Half of a 95 % interval in standard deviations of a normal law."""
+_LEAST_PRIOR = 1e-12
+"""Of directions that the data cannot see, where the residuals are all 0."""
+_NO_SLOPE = 1e-100
+"""Slopes below this are none: a term far beyond its bound (its variance would be no finite number)."""
 
 
 def gauss_newton(information: np.ndarray, prior: np.ndarray) -> np.ndarray:
@@ -26,15 +30,16 @@ def robust_covariance(slopes: np.ndarray, residuals: np.ndarray, scale: float) -
     """
     z = (residuals / (EFFICIENT * scale)) ** 2
     influence, slope = residuals / (1.0 + z), (1.0 - z) / (1.0 + z) ** 2
-    fitted = (slopes != 0).any(axis=0)
+    length = np.sqrt(np.sum(slopes**2, axis=0))
+    fitted = length > _NO_SLOPE
     freedom = max(len(residuals) - int(fitted.sum()), 1)
     variance = np.sum(influence**2) / freedom / max(float(np.mean(slope)), 0.1) ** 2
     # so that 1.96 standard deviations are the 95 % of Student's law: few points are less sure than they look
     variance *= (stdtrit(freedom, 0.975) / NORMAL_95) ** 2
-    size = np.where(fitted, np.sqrt(np.sum(slopes**2, axis=0)), 1.0)
+    size = np.where(fitted, length, 1.0)
     # a weak prior, that no term is unsure by more than the times themselves: without it what the data cannot see would
     # make everything unsure
-    prior = np.full(len(size), variance / len(residuals))
+    prior = np.full(len(size), max(variance / len(residuals), _LEAST_PRIOR))
     scaled = slopes / size
     inverse = gauss_newton(scaled.T @ scaled, prior) * np.outer(fitted, fitted)
     return variance * inverse / np.outer(size, size)

@@ -100,6 +100,8 @@ class Variant:
     name: str
     terms: tuple[str, ...]
     components: tuple[str, ...]
+    held: tuple[tuple[str, float], ...] = ()
+    """Terms that are not fitted but have this value, where that is not what leaves them out."""
 
 
 class RooflineForm(Latency):
@@ -204,7 +206,8 @@ class FloorLinear(RooflineForm):
 
     form: ClassVar[str] = "floor-linear"
     variants: ClassVar[tuple[Variant, ...]] = (
-        Variant("floor-linear", ("weights", "per_token", "base", "sharpness"), ("ffn", "communication")),
+        Variant("sharp-floor-linear", ("weights", "per_token", "base"), EVERYWHERE, (("sharpness", 64.0),)),
+        Variant("floor-linear", ("weights", "per_token", "base", "sharpness"), EVERYWHERE),
     )
 
     floor: Number = coefficient("time", term="weights")
@@ -249,6 +252,35 @@ class ExpertHit(RooflineForm):
 
     def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
         return self.base - self.weights * jnp.expm1(-(tokens / self.saturation)) + self.per_token * tokens
+
+
+@register_form
+class SaturatingLink(RooflineForm):
+    """`base + ramp * (1 - exp(-tokens / saturation)) + per_token * tokens`: a link whose bandwidth grows with the message.
+
+    A token of a small message takes `ramp / saturation` longer than one of a large message (`per_token`), for which protocols
+    and channels of a full bandwidth are in use: `ramp` [time] is what all of them lose together, `saturation` [tokens] the size
+    on which they come in. Measured all-to-all and NCCL times bend so; a line misses their small messages.
+    """
+
+    form: ClassVar[str] = "saturating-link"
+    variants: ClassVar[tuple[Variant, ...]] = (
+        Variant("saturating-link", ("base", "weights", "saturation", "per_token"), ("communication",)),
+    )
+
+    base: Number = coefficient("time")
+    ramp: Number = coefficient("time", term="weights")
+    saturation: Number = coefficient("tokens")
+    per_token: Number = coefficient("time per token")
+
+    def __check_init__(self):
+        checks.require_non_negative("base", self.base)
+        checks.require_non_negative("ramp", self.ramp)
+        checks.require_positive("saturation", self.saturation)
+        checks.require_non_negative("per_token", self.per_token)
+
+    def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
+        return self.base - self.ramp * jnp.expm1(-(tokens / self.saturation)) + self.per_token * tokens
 
 
 @register_form

@@ -1,5 +1,8 @@
 """Every public kernel table against the reference's fits, in one go; and refits in bulk against SciPy's loop."""
 
+import os
+import subprocess
+import sys
 import time
 
 import jax
@@ -80,9 +83,79 @@ def test_every_public_kernel(benchmark, shared_data, capsys):
                     alarmed.setdefault((g.dataset), []).append((g.config, finding.text))
         for name, found in alarmed.items():
             print(f"alarm: {name}: {len(found)}: {found[0]}")
+    _by_device(groups, ratio, capsys)
     assert seconds < 60.0
-    assert np.mean(ratio <= 1.02) >= 0.9
+    assert np.mean(ratio <= 1.02) >= 0.92
     assert np.median(ratio) <= 0.9
+
+
+def _by_device(groups, ratio, capsys) -> None:
+    """Shares within 1.02 by device and stage, where there are ten or more series."""
+    places = np.array([f"{g.kind} {g.device}" for g in groups])
+    names, counts = np.unique(places, return_counts=True)
+    shares = {str(name): float(np.mean(ratio[places == name] <= 1.02)) for name in names[counts >= 10]}
+    with capsys.disabled():
+        for name, share in shares.items():
+            print(f"{name:16} {(places == name).sum():6d} {share:12.1%}")
+    # five of 24 have points that took four times as long as their neighbours: the robust loss is the last word there
+    assert shares.pop("attn a100") >= 0.79
+    assert min(shares.values()) >= 0.8
+
+
+SECOND = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from afdjax.calibrate import fit_series
+from tests.benchmarks.test_calibration import thirty_two
+series = thirty_two()
+begin, cpu = time.perf_counter(), time.process_time()
+fit_series(series)
+print(time.perf_counter() - begin, time.process_time() - cpu)
+"""
+
+
+def thirty_two() -> Timings:
+    """32 attention series of 32 points, with noise and gross outliers."""
+    random = np.random.default_rng(7)
+    tokens, batch = grid()
+    draw = lambda: noisy(random, random.uniform(1e-4, 1e-3) * tokens + random.uniform(0.1, 1.0) * batch + 100.0)
+    return Timings.join([timings("attention", tokens, draw(), batch, operation=str(i)) for i in range(32)])
+
+
+def test_thirty_two_series(benchmark, tmp_path, capsys):
+    """Once compiled against SciPy on the same form and loss; and in a second process, with every form tried."""
+    series, form = thirty_two(), {"attention": "affine-with-slots"}
+    fits = fit_series(series, form, minimax=False)
+    begin = time.process_time()
+    benchmark.pedantic(lambda: fit_series(series, form, minimax=False), rounds=5, iterations=1)
+    own = (time.process_time() - begin) / 5.0
+    begin = time.process_time()
+    for fit in fits:
+        rows = [TERMS.index(name) for name in ("per_token", "per_slot", "base")]
+        units, at = fit.samples.coefficient_units[rows], fit.samples
+        residuals = lambda c, u=units, at=at: (
+            (u[0] * c[0] * at.tokens + u[1] * c[1] * at.batch_size + u[2] * c[2]) / at.time - 1.0
+        )
+        least_squares(
+            residuals, np.full(3, 0.1), bounds=(0.0, np.inf), loss="cauchy", f_scale=EFFICIENT * fit.finished.scale
+        )
+    scipy = time.process_time() - begin
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PLATFORMS": "cpu",
+    }  # fmt: skip
+    processes = [
+        subprocess.run(
+            [sys.executable, "-c", SECOND], env=environment, check=True, capture_output=True, text=True
+        ).stdout
+        for _ in range(2)
+    ]
+    wall, cpu = map(float, processes[1].split())
+    with capsys.disabled():
+        print(f"\n32 series: {own:.2f} s of CPU, SciPy {scipy:.2f} s ({own / scipy:.1f} times); ", end="")
+        print(f"every form in a second process: {wall:.2f} s, {cpu:.2f} s of CPU (first: {processes[0].strip()})")
+    assert own <= 2.0 * scipy
+    assert cpu <= 2.0
 
 
 def test_coverage_of_intervals(benchmark, capsys):

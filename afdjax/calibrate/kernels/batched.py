@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -15,7 +14,7 @@ from afdjax.calibrate.kernels.family import Points
 from afdjax.calibrate.kernels.samples import Samples
 
 
-_BLOCK_POINTS = 65_536
+_BLOCK_POINTS = 8_192
 
 
 def predictions(samples: Sequence[Samples], coefficients: np.ndarray) -> list[np.ndarray]:
@@ -42,21 +41,21 @@ def _predict(
 class BatchedFits(optimise.Fits):
     """Fits of one size (lanes), which run in blocks through the three programs of `optimise`."""
 
-    def __init__(self, size: int, masks: np.ndarray, points: Points):
-        self.size, self.masks, self.points = size, masks, points
-        self.block = lanes_at_once(size, len(masks))
+    def __init__(self, size: int, fixed: np.ndarray, points: Points):
+        self.size, self.fixed, self.points = size, fixed, points
+        self.block = lanes_at_once(size, len(fixed))
 
     def begin(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._blocks("begin", starts)
 
-    def finish(self, parameters: np.ndarray, scales: np.ndarray, power: float) -> np.ndarray:
-        return self._blocks("finish", parameters, scales, np.full(len(self.masks), power))
+    def finish(
+        self, parameters: np.ndarray, scales: np.ndarray, power: float, steps: int = optimise.FINISH_STEPS
+    ) -> tuple[np.ndarray, np.ndarray]:
+        every = np.ones(len(self.fixed))
+        return self._blocks("finish", parameters, scales, power * every, steps * every)
 
     def assess(self, parameters: np.ndarray) -> optimise.Assessment:
         return self._blocks("assess", parameters)
-
-    def coefficients(self, parameters: np.ndarray) -> np.ndarray:
-        return np.asarray(jax.vmap(family.coefficients)(jnp.asarray(parameters), jnp.asarray(self.masks)))
 
     @property
     def weight(self) -> np.ndarray:
@@ -65,12 +64,12 @@ class BatchedFits(optimise.Fits):
     def _blocks(self, name: str, parameters: np.ndarray, *extra: np.ndarray):
         program = _program(name, self.size, self.block)
         outputs = []
-        for first in range(0, len(self.masks), self.block):
+        for first in range(0, len(self.fixed), self.block):
             # the last block is filled up with copies of its last lane
-            rows = np.minimum(np.arange(first, first + self.block), len(self.masks) - 1)
+            rows = np.minimum(np.arange(first, first + self.block), len(self.fixed) - 1)
             points = Points(*(column[rows] for column in self.points))
-            output = program(parameters[rows], self.masks[rows], points, *(column[rows] for column in extra))
-            kept = min(self.block, len(self.masks) - first)
+            output = program(parameters[rows], self.fixed[rows], points, *(column[rows] for column in extra))
+            kept = min(self.block, len(self.fixed) - first)
             outputs.append(jax.tree.map(lambda leaf, kept=kept: np.asarray(leaf)[:kept], output))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
@@ -83,7 +82,7 @@ def compile_ahead(needs: Iterable[tuple[int, int]]) -> None:
         list(pool.map(lambda key: _program(*key), sorted(wanted)))
 
 
-_EXTRAS = {"begin": 0, "finish": 2, "assess": 0}
+_EXTRAS = {"begin": 0, "finish": 3, "assess": 0}
 """The programs of `optimise` that run over lanes, and how many numbers for each lane they take besides its points."""
 
 

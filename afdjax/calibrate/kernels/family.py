@@ -1,9 +1,9 @@
 """One family of stage times that every parametric form is a restriction of, so that one program fits all forms.
 
-A form is a mask: the terms of `CappedRoofline` (`afdjax.deployment.forms`) that it has; the others are neutral. What the
-optimisers move is free of bounds: positive coefficients are its squares, scales (`saturation`, `window`) its exponentials,
-`sharpness` one plus a square. Points and times are of order one in here; `afdjax.calibrate.kernels.samples` scales them, and
-the coefficients back.
+A form is the terms of `CappedRoofline` (`afdjax.deployment.forms`) that it has; the others are fixed, most at what is neutral.
+What the optimisers move is free of bounds: positive coefficients are its squares, scales (`saturation`, `window`) its
+exponentials, `sharpness` one plus a square. Points and times are of order one in here; `afdjax.calibrate.kernels.samples`
+scales them, and the coefficients back.
 """
 
 import dataclasses
@@ -43,16 +43,22 @@ _ZERO = 1e-12
 
 @dataclasses.dataclass(frozen=True)
 class FamilyForm:
-    """A form that is a restriction of the family: its class, the name of this variant and the terms that it has."""
+    """A form that is a restriction of the family: its class, the name of this variant, and the terms that are fitted.
+
+    `held` are terms with a value of their own that is not fitted.
+    """
 
     kind: type[RooflineForm]
     name: str
     terms: frozenset[str]
+    held: tuple[tuple[str, float], ...] = ()
 
     @property
-    def mask(self) -> np.ndarray:
-        """1 for the terms that are fitted, 0 for the others."""
-        return np.array([1.0 if term in self.terms else 0.0 for term in TERMS])
+    def fixed(self) -> np.ndarray:
+        """NaN for the terms that are fitted, their values for the others."""
+        held = dict(self.held)
+        others = [held.get(term, neutral) for term, neutral in zip(TERMS, _NEUTRAL, strict=True)]
+        return np.array([np.nan if term in self.terms else value for term, value in zip(TERMS, others, strict=True)])
 
     def latency(self, coefficients: Float[np.ndarray, " terms"]) -> RooflineForm:
         """The stage time with these coefficients (in the order of `TERMS`)."""
@@ -73,7 +79,7 @@ def family_forms(component: str) -> list[FamilyForm]:
     """The forms of the family that are tried for a component, simplest first."""
     kinds = [kind for kind in FORMS.values() if issubclass(kind, RooflineForm)]
     variants = [(kind, variant) for kind in kinds for variant in kind.variants if component in variant.components]
-    return [FamilyForm(kind, variant.name, frozenset(variant.terms)) for kind, variant in variants]
+    return [FamilyForm(kind, variant.name, frozenset(variant.terms), variant.held) for kind, variant in variants]
 
 
 def term_in_words(term: str) -> str:
@@ -92,12 +98,12 @@ class Points(NamedTuple):
     """How often the point counts; 0 where there is none."""
 
 
-def coefficients(parameters: Float[Array, " terms"], mask: Float[Array, " terms"]) -> Float[Array, " terms"]:
-    """What the unconstrained parameters stand for; neutral where the mask is 0."""
+def coefficients(parameters: Float[Array, " terms"], fixed: Float[Array, " terms"]) -> Float[Array, " terms"]:
+    """What the unconstrained parameters stand for, where `fixed` is NaN; elsewhere its values."""
     squares = parameters**2
     value = jnp.where(_LOGARITHMIC, jnp.exp(jnp.clip(parameters, -_WIDEST, _WIDEST)), squares)
     value = jnp.where(_FROM_ONE, jnp.minimum(1.0 + squares, _SHARPEST), value)
-    return jnp.where(mask > 0, value, _NEUTRAL)
+    return jnp.where(jnp.isnan(fixed), value, fixed)
 
 
 def parameters_of(values: Float[np.ndarray, "*batch terms"]) -> Float[np.ndarray, "*batch terms"]:
@@ -116,7 +122,7 @@ def time_at(values: Float[Array, " terms"], tokens: ScalarLike, batch_size: Scal
     return time_at_equal_contexts(CappedRoofline(*values), tokens, batch_size)
 
 
-def free(values: Float[Array, " terms"], mask: Float[Array, " terms"]) -> Float[Array, " terms"]:
+def free(values: Float[Array, " terms"], fixed: Float[Array, " terms"]) -> Float[Array, " terms"]:
     """1 for the coefficients that data decided, 0 for those that are not fitted or lie at a bound."""
     at_bound = jnp.where(_LOGARITHMIC, False, jnp.where(_FROM_ONE, values >= _SHARPEST, values <= _ZERO))
-    return jnp.where(at_bound, 0.0, mask)
+    return jnp.where(at_bound | ~jnp.isnan(fixed), 0.0, 1.0)

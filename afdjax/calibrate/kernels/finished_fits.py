@@ -41,7 +41,7 @@ def finish_fits(
         own = [i for i, one in enumerate(samples) if one.size == size]
         padded = [samples[i].padded(size) for i in own]
         points = Points(*(np.stack(column) for column in zip(*padded, strict=True)))  # pyright: ignore
-        run = BatchedFits(size, np.stack([chosen[i].form.mask for i in own]), points)
+        run = BatchedFits(size, np.stack([chosen[i].form.fixed for i in own]), points)
         fits = to_the_end(run, [chosen[i] for i in own], [minimax[i] for i in own])
         finished |= {i: fit.in_units(samples[i].coefficient_units) for i, fit in zip(own, fits, strict=True)}
     return [finished[i] for i in range(len(samples))]
@@ -59,15 +59,18 @@ def to_the_end(run: Fits, first: Sequence[FormFit], minimax: Sequence[bool | Non
     scales = np.array([fit.scale for fit in first])
     robust = np.stack([fit.parameters for fit in first])
     for _ in range(_ROUNDS - 1):
-        robust = run.finish(robust, EFFICIENT * scales, 1.0)
-        residuals = run.assess(robust).residuals
+        robust, residuals = run.finish(robust, EFFICIENT * scales, 1.0)
         scales = np.array([robust_scale(r[w > 0], LEAST_SCALE) for r, w in zip(residuals, run.weight, strict=True)])
-    robust = run.finish(robust, EFFICIENT * scales, 1.0)
+    robust, _ = run.finish(robust, EFFICIENT * scales, 1.0)
     judged = run.assess(robust)
     gross = [gross_outliers(r, s).any() for r, s in zip(judged.residuals, scales, strict=True)]
     wanted = np.array([not out if asked is None else asked for asked, out in zip(minimax, gross, strict=True)])
-    last = np.where(wanted[:, None], _least_worst(run, robust), robust) if wanted.any() else robust
-    values, reached = run.coefficients(robust), run.coefficients(last)
+    last = (
+        np.where(wanted[:, None], _least_worst(run, robust, np.asarray(judged.residuals)), robust)
+        if wanted.any()
+        else robust
+    )
+    values, reached = np.asarray(judged.coefficients), np.asarray(run.assess(last).coefficients)
     found = []
     for i, scale in enumerate(scales):
         here = run.weight[i] > 0
@@ -78,12 +81,12 @@ def to_the_end(run: Fits, first: Sequence[FormFit], minimax: Sequence[bool | Non
     return found
 
 
-def _least_worst(run: Fits, parameters: np.ndarray) -> np.ndarray:
+def _least_worst(run: Fits, parameters: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     """Parameters of the smallest worst residual, lane by lane."""
-    worst = np.abs(run.assess(parameters).residuals).max(axis=1)
+    worst = np.abs(residuals).max(axis=1)
     for power in MINIMAX_POWERS:
-        moved = run.finish(parameters, np.maximum(worst, 1e-9), power)
-        reached = np.abs(run.assess(moved).residuals).max(axis=1)
+        moved, residuals = run.finish(parameters, np.maximum(worst, 1e-9), power)
+        reached = np.abs(residuals).max(axis=1)
         better = reached < worst
         parameters, worst = np.where(better[:, None], moved, parameters), np.where(better, reached, worst)
     return parameters

@@ -1,6 +1,8 @@
 """The first fits, from which a form is chosen: every form of the family for every series, from every start.
 
-Series are padded to one of a few lengths, so that thousands of them need few sets of programs.
+Series are padded to one of a few lengths, so that thousands of them need few sets of programs. A form is judged by what it
+says of points that it has not seen: up to `REFITTED` points it is fitted again without each, beyond that the hat matrix stands
+for the refits. Of forms that are not linear the matrix says too much where few points decide a knee: up to 25 times.
 """
 
 import dataclasses
@@ -13,14 +15,20 @@ from afdjax.calibrate.kernels import family
 from afdjax.calibrate.kernels.batched import BatchedFits, compile_ahead
 from afdjax.calibrate.kernels.family import FamilyForm, Points
 from afdjax.calibrate.kernels.optimise import LEAST_SCALE
-from afdjax.calibrate.kernels.samples import PADDED_SIZES, Samples
+from afdjax.calibrate.kernels.samples import PADDED_SIZES, REFITTED, Samples
 from afdjax.calibrate.robust import EFFICIENT, robust_scale
 
 
+PENALTY = 0.01
+"""Each further term must lower the held-out error by this share."""
 _TYPICAL = 0.1
 """Relative residual at which the loss that chooses between starts begins to flatten."""
-_STARTS = ((0.1, 0.5), (2.0, 1.5))
-"""Saturation in medians of the tokens, and weights in least times, of each start."""
+_UNSEEN = 1e-30
+"""Weight of a point that is left out: none, but its residual is told."""
+_REFIT_STEPS = 8
+"""Steps of a refit without one point, which starts at the fit with that point."""
+_KNEES, _KNEE_ROUNDS = 16, 4
+"""Places that a knee is sought at, and rounds of reweighting at each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +40,24 @@ class FormFit:
     parameters: np.ndarray
     scale: float
     """Robust standard deviation of the relative residuals."""
+    worst: float
+    """Largest relative residual."""
     left_out: float
     """Root mean square of the leave-one-out relative residuals (each at most 100 %)."""
+
+    @property
+    def score(self) -> float:
+        """What is least for the form that is chosen."""
+        return self.left_out * _handicap(self.form)
+
+
+def _handicap(form: Any) -> float:
+    return 1.0 + PENALTY * len(form.terms)
+
+
+def root_mean_square(residuals: np.ndarray) -> float:
+    """Of relative residuals, each at most 100 %."""
+    return float(np.sqrt(np.mean(np.clip(residuals, -1.0, 1.0) ** 2)))
 
 
 def first_fits(series: Sequence[Samples], forms: Sequence[Sequence[FamilyForm]]) -> list[list[FormFit]]:
@@ -43,51 +67,148 @@ def first_fits(series: Sequence[Samples], forms: Sequence[Sequence[FamilyForm]])
     compile_ahead((size, len(own)) for size, own in lanes.items())
     found: list[list[FormFit]] = [[] for _ in series]
     for size, own in lanes.items():
-        for i, fit in _best_starts(size, series, own):
+        for i, fit in _fits_of_size(size, series, own):
             found[i].append(fit)
     return found
 
 
 def _lanes(i: int, forms: Sequence[FamilyForm]) -> list[tuple[int, FamilyForm, int]]:
-    """(series, form, start); forms without weights to read have one basin: one start is enough."""
-    return [(i, form, start) for form in forms for start in range(len(_STARTS) if "weights" in form.terms else 1)]
+    """(series, form, start)."""
+    return [(i, form, start) for form in forms for start in _starts_of(form)]
 
 
-def _best_starts(
+_CRUDE = ((0.1, 0.5), (2.0, 1.5))
+"""Saturation in medians of the tokens, and weights in least times, of each start that does not look at the shape."""
+_KNEE = len(_CRUDE)
+"""The start at the knee of the data."""
+
+
+def _starts_of(form: FamilyForm) -> list[int]:
+    """Without weights to read there is one basin; a floor has the knee; where weights saturate the two crude starts differ."""
+    if "weights" not in form.terms:
+        return [0]
+    if "saturation" not in form.terms:
+        return [0, _KNEE]
+    return [*range(len(_CRUDE)), _KNEE] if "sharpness" in form.terms else [*range(len(_CRUDE))]
+
+
+def _fits_of_size(
     size: int, series: Sequence[Samples], lanes: Sequence[tuple[int, FamilyForm, int]]
 ) -> Iterator[tuple[int, FormFit]]:
-    """The best start of each form of each series."""
-    points = {i: series[i].padded(size) for i in {i for i, _, _ in lanes}}
-    packed = Points(*(np.stack(column) for column in zip(*(points[i] for i, _, _ in lanes), strict=True)))
-    run = BatchedFits(size, np.stack([form.mask for _, form, _ in lanes]), packed)
-    begins = {i: _starts(own) for i, own in points.items()}
-    starts = np.stack([begins[i][start] for i, _, start in lanes])
-    parameters, scales = run.begin(starts)
-    parameters = run.finish(parameters, EFFICIENT * scales, 1.0)
-    judged = run.assess(parameters)
-    loss = np.sum(np.log1p(np.square(judged.residuals / _TYPICAL)), axis=1)
+    """The best start of each form of each series, judged."""
+    order = {i: place for place, i in enumerate(dict.fromkeys(i for i, _, _ in lanes))}
+    padded = [series[i].padded(size) for i in order]
+    points = Points(*(np.stack(column) for column in zip(*padded, strict=True)))
+    starts = _starts(points)
+    place = np.array([order[i] for i, _, _ in lanes])
+    packed = Points(*(column[place] for column in points))
+    run = BatchedFits(size, np.stack([form.fixed for _, form, _ in lanes]), packed)
+    parameters, scales = run.begin(starts[place, [start for _, _, start in lanes]])
+    parameters, residuals = run.finish(parameters, EFFICIENT * scales, 1.0)
+    loss = np.sum(np.log1p(np.square(residuals / _TYPICAL)), axis=1)
     best: dict[tuple[int, FamilyForm], int] = {}
     for lane, (i, form, _) in enumerate(lanes):
         if (i, form) not in best or loss[lane] < loss[best[i, form]]:
             best[i, form] = lane
-    for (i, form), lane in best.items():
-        here = packed.weight[lane] > 0
-        left_out = np.clip(judged.left_out[lane][here], -1.0, 1.0)
-        scale = robust_scale(np.asarray(judged.residuals)[lane][here], LEAST_SCALE)
-        yield i, FormFit(form, parameters[lane], scale, float(np.sqrt(np.mean(left_out**2))))
+    kept = np.array(list(best.values()))
+    chosen = BatchedFits(size, run.fixed[kept], Points(*(column[kept] for column in packed)))
+    for (i, form), fit in zip(best, _judged(chosen, parameters[kept], list(best), series), strict=True):
+        yield i, dataclasses.replace(fit, form=form)
+
+
+def _judged(
+    run: BatchedFits, parameters: np.ndarray, of: Sequence[tuple[int, FamilyForm]], series: Sequence[Samples]
+) -> list[FormFit]:
+    """The fits with their left-out errors; forms that cannot be the best are not refitted."""
+    assessed = run.assess(parameters)
+    here = [weight > 0 for weight in run.weight]
+    residuals = [row[real] for row, real in zip(np.asarray(assessed.residuals), here, strict=True)]
+    left_out = np.array([root_mean_square(row[real]) for row, real in zip(assessed.left_out, here, strict=True)])
+    scales = np.array([robust_scale(row, LEAST_SCALE) for row in residuals])
+    handicap = np.array([_handicap(form) for _, form in of])
+    least: dict[int, float] = {}
+    for (i, _), score in zip(of, left_out * handicap, strict=True):
+        least[i] = min(score, least.get(i, np.inf))
+    # no form does better on points that it has not seen than on those that it has
+    seen = np.array([root_mean_square(row) for row in residuals]) * handicap
+    small = np.array([len(series[i].tokens) <= REFITTED for i, _ in of])
+    contend = np.flatnonzero(small & (seen <= np.array([least[i] for i, _ in of])))
+    # forms of as many terms need about as many steps: blocks of them end early together
+    contend = contend[np.argsort([len(of[int(k)][1].terms) for k in contend], kind="stable")]
+    if len(contend):
+        left_out[contend] = _refitted(run, parameters, scales, contend)
+    return [
+        FormFit(form, parameters[k], scales[k], float(np.abs(residuals[k]).max()), float(left_out[k]))
+        for k, (_, form) in enumerate(of)
+    ]
+
+
+def _refitted(run: BatchedFits, parameters: np.ndarray, scales: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Left-out errors of these lanes by fits that each lack one of the points, from the fit to all of them."""
+    owner, point = np.nonzero(run.weight[which] > 0)
+    lane = which[owner]
+    weight = run.weight[lane]
+    weight[np.arange(len(lane)), point] = _UNSEEN
+    points = Points(*(column[lane] for column in run.points))._replace(weight=weight)
+    _, residuals = BatchedFits(run.size, run.fixed[lane], points).finish(
+        parameters[lane], EFFICIENT * scales[lane], 1.0, _REFIT_STEPS
+    )
+    squares = np.clip(residuals[np.arange(len(lane)), point], -1.0, 1.0) ** 2
+    return np.sqrt(np.bincount(owner, squares) / np.bincount(owner))
 
 
 def _starts(points: Points) -> np.ndarray:
-    """Parameters to start from, for every form alike: the optimisers do not move what a form lacks."""
+    """Parameters to start from, shape (series, starts, terms): the optimisers do not move what a form lacks."""
     real = points.weight > 0
-    tokens, low, high = np.median(points.tokens[real]), points.time[real].min(), points.time[real].max()
-    context = np.median(points.tokens[real] / points.batch_size[real])
-    rows = []
-    for saturation, weights in _STARTS:
-        values = {
-            "base": 0.5 * low, "weights": weights * low, "saturation": saturation * tokens, "sharpness": 2.0,
-            "per_token": high, "per_slot": 0.1 * low, "per_context": 0.1 * low, "window": context,
-            "beyond": 0.5,
-        }  # fmt: skip
-        rows.append([values[term] for term in family.TERMS])
-    return family.parameters_of(np.asarray(rows))
+    only = lambda values: np.where(real, values, np.nan)
+    tokens, low, high = (
+        np.nanmedian(only(points.tokens), 1),
+        np.nanmin(only(points.time), 1),
+        np.nanmax(only(points.time), 1),
+    )
+    context = np.nanmedian(only(points.tokens / points.batch_size), 1)
+    rows = [
+        {"base": 0.5 * low, "weights": weights * low, "saturation": saturation * tokens, "per_token": high}
+        for saturation, weights in _CRUDE
+    ]
+    knee, base, floor = _best_knee(points)
+    rows.append(
+        {
+            "base": base,
+            "weights": floor,
+            "saturation": 0.2 * _smallest(points),
+            "per_token": floor / knee,
+            "sharpness": 8.0,
+        }
+    )
+    common = {"sharpness": 2.0, "per_slot": 0.1 * low, "per_context": 0.1 * low, "window": context, "beyond": 0.5}
+    values = [[np.broadcast_to((common | row)[term], low.shape) for term in family.TERMS] for row in rows]
+    return family.parameters_of(np.moveaxis(np.array(values), -1, 0))
+
+
+def _smallest(points: Points) -> np.ndarray:
+    """The smallest number of tokens of each series that is not 0 (the largest is 1)."""
+    return np.where((points.weight > 0) & (points.tokens > 0), points.tokens, 1.0).min(1)
+
+
+def _best_knee(points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(tokens at the knee, base, floor) of the best `base + floor * max(1, tokens / knee)` of each series, robustly."""
+    real = points.weight > 0
+    first, last = _smallest(points), np.where(real, points.tokens, 0.0).max(1)
+    knees = first[:, None] * (last / first)[:, None] ** np.linspace(0.0, 1.0, _KNEES)
+    # columns of the relative fit, shape (series, knees, points)
+    flat = np.broadcast_to((real / points.time)[:, None], (*knees.shape, points.time.shape[1]))
+    bent = flat * np.maximum(1.0, points.tokens[:, None] / knees[..., None])
+    base, floor, misfit = np.zeros(knees.shape), np.zeros(knees.shape), np.zeros(flat.shape)
+    for _ in range(_KNEE_ROUNDS):
+        weight = real[:, None] / (1.0 + (misfit / _TYPICAL) ** 2)
+        aa, ab, bb = (np.sum(weight * left * right, -1) for left, right in ((flat, flat), (flat, bent), (bent, bent)))
+        a, b = np.sum(weight * flat, -1), np.sum(weight * bent, -1)
+        free = aa * bb - ab**2
+        floor = np.where(free > 1e-12 * aa * bb, (aa * b - ab * a) / np.maximum(free, 1e-300), 0.0)
+        floor = np.clip(floor, 0.0, b / bb)
+        base = np.maximum((a - ab * floor) / aa, 0.0)
+        misfit = np.where(real[:, None], base[..., None] * flat + floor[..., None] * bent - 1.0, 0.0)
+    best = np.argmin(np.sum(np.log1p((misfit / _TYPICAL) ** 2), -1), axis=1)
+    at = np.arange(len(best)), best
+    return knees[at], base[at], floor[at]

@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.types import ScalarLike
 from afdjax.calibrate.kernels import optimise
 from afdjax.calibrate.kernels.finished_fits import FinishedFit, to_the_end
-from afdjax.calibrate.kernels.first_fits import FormFit
+from afdjax.calibrate.kernels.first_fits import FormFit, root_mean_square
 from afdjax.calibrate.kernels.samples import Samples
 from afdjax.calibrate.robust import EFFICIENT, robust_scale
 from afdjax.calibrate.uncertainty import leave_one_out
@@ -65,11 +64,13 @@ def first_own_fit(formula: OwnFormula, samples: Samples) -> FormFit:
         checks.require_positive(name, value)
     run = _OneFit(formula, samples)
     logs, scales = run.begin(np.log(np.array([[start[name] for name in formula.names]], float)))
-    logs = run.finish(logs, EFFICIENT * scales, 1.0)
+    logs, _ = run.finish(logs, EFFICIENT * scales, 1.0)
     judged = run.assess(logs)
-    left_out = np.clip(judged.left_out[0], -1.0, 1.0)
-    scale = robust_scale(np.asarray(judged.residuals[0]), optimise.LEAST_SCALE)
-    return FormFit(formula, logs[0], scale, float(np.sqrt(np.mean(left_out**2))))
+    residuals = np.asarray(judged.residuals[0])
+    scale = robust_scale(residuals, optimise.LEAST_SCALE)
+    return FormFit(
+        formula, logs[0], scale, float(np.abs(residuals).max()), root_mean_square(np.asarray(judged.left_out[0]))
+    )
 
 
 def finish_own_fit(samples: Samples, chosen: FormFit, minimax: bool | None) -> FinishedFit:
@@ -93,14 +94,14 @@ class _OneFit(optimise.Fits):
         found, scale = _begin(self.formula, starts[0], self.points)
         return np.asarray(found)[None], np.asarray(scale)[None]
 
-    def finish(self, parameters: np.ndarray, scales: np.ndarray, power: float) -> np.ndarray:
-        return np.asarray(_finish(self.formula, parameters[0], self.points, scales[0], power))[None]
+    def finish(
+        self, parameters: np.ndarray, scales: np.ndarray, power: float, steps: int = optimise.FINISH_STEPS
+    ) -> tuple[np.ndarray, np.ndarray]:
+        found, residuals = _finish(self.formula, parameters[0], self.points, np.array([scales[0], power, steps]))
+        return np.asarray(found)[None], np.asarray(residuals)[None]
 
     def assess(self, parameters: np.ndarray) -> optimise.Assessment:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[None], _assess(self.formula, parameters[0], self.points))
-
-    def coefficients(self, parameters: np.ndarray) -> np.ndarray:
-        return np.exp(parameters)
 
 
 _Points = tuple[Float[Array, " points"], Float[Array, " points"], Float[Array, " points"]]
@@ -119,13 +120,14 @@ def _begin(formula: OwnFormula, logs: optimise.Terms, points: _Points):
 
 
 @_jit
-def _finish(formula: OwnFormula, logs: optimise.Terms, points: _Points, scale: ScalarLike, power: ScalarLike):
+def _finish(formula: OwnFormula, logs: optimise.Terms, points: _Points, how: Float[Array, " 3"]):
     relative = lambda p: _relative(formula, jnp.exp(p), points)
-    return optimise.least_squares(relative, jnp.ones_like(points[0]), logs, jnp.asarray(scale), jnp.asarray(power))
+    found = optimise.least_squares(relative, jnp.ones_like(points[0]), logs, *how)
+    return found, relative(found)
 
 
 @_jit
 def _assess(formula: OwnFormula, logs: optimise.Terms, points: _Points) -> optimise.Assessment:
     values = jnp.exp(logs)
     residuals, slopes = _relative(formula, values, points), jax.jacfwd(_relative, 1)(formula, values, points)
-    return optimise.Assessment(residuals, leave_one_out(residuals, slopes, jnp.ones_like(residuals)), slopes)
+    return optimise.Assessment(values, residuals, leave_one_out(residuals, slopes, jnp.ones_like(residuals)), slopes)

@@ -42,7 +42,7 @@ def bootstrap(fit: SeriesFit, key: Key[Array, ""], draws: int = 1000, block: int
         tokens, slots, time = samples.units
         points = Points(samples.tokens / tokens, samples.batch_size / slots, samples.time / time, np.ones(len(owner)))  # pyright: ignore
         start = family.parameters_of(finished.coefficients / samples.coefficient_units)
-        found = _refits(weights, start, terms.mask, points, jnp.asarray(EFFICIENT * finished.scale))
+        found = _refits(weights, start, terms.fixed, points, jnp.asarray(EFFICIENT * finished.scale))
     refitted = np.asarray(found) * samples.coefficient_units
     return np.stack(
         [
@@ -59,12 +59,13 @@ def bootstrap(fit: SeriesFit, key: Key[Array, ""], draws: int = 1000, block: int
 def _refits(
     weights: Float[Array, "draws points"],
     start: Float[Array, " terms"],
-    mask: Float[Array, " terms"],
+    fixed: Float[Array, " terms"],
     points: Points,
     scale: Float[Array, ""],
 ) -> Float[Array, "draws terms"]:
     def one(weight: Float[Array, " points"]) -> Float[Array, " terms"]:
-        parameters = optimise.finish(start, mask, points._replace(weight=weight), scale, jnp.ones_like(scale))
-        return family.coefficients(parameters, mask)
+        steps, power = jnp.asarray(float(optimise.FINISH_STEPS)), jnp.ones_like(scale)
+        parameters, _ = optimise.finish(start, fixed, points._replace(weight=weight), scale, power, steps)
+        return family.coefficients(parameters, fixed)
 
     return jax.vmap(one)(weights)

@@ -9,7 +9,9 @@ from afdjax.calibrate.kernels import family
 from afdjax.calibrate.kernels.family import Points
 
 
-PADDED_SIZES = (32, 256)
+REFITTED = 40
+"""Up to so many points what a form says of an unseen point is found by fits that lack it."""
+PADDED_SIZES = (REFITTED, 256)
 """Numbers of points that series are padded to; longer ones are thinned evenly (the fit is judged on all of their points)."""
 
 

@@ -31,20 +31,20 @@ from afdjax.calibrate.kernels.samples import Samples
 from afdjax.calibrate.robust import robust_scale
 from afdjax.calibrate.timings import Series, Timings
 from afdjax.calibrate.uncertainty import intervals, prediction_variance
-from afdjax.deployment.forms import Latency, time_at_equal_contexts
+from afdjax.deployment.forms import FloorLinear, Latency, Roofline, time_at_equal_contexts
 from afdjax.deployment.profile import Validity
 from afdjax.deployment.table import Table
 from afdjax.hardware.device_names import accelerator_named_in
 
 
-PENALTY = 0.01
-"""Each further term must lower the held-out error by this share."""
 SPARE = 2
 """A form needs at least this many points more than it has terms."""
 NOISY = 0.5
 """Where repeats scatter by this share of the residuals, noise limits the fit: the robust loss is the last word."""
 ROUGH = 0.2
 """Where the robust standard deviation is larger, the worst point says nothing about the others: no minimax."""
+CLOSER = 2.0 / 3.0
+"""A form that is not taken is named where its worst residual is smaller by this factor with no more terms."""
 TABLE = Table.form
 
 
@@ -54,8 +54,10 @@ class SeriesFit:
 
     `form` names the form, `latency` is the fitted stage time and `covariance` that of its coefficients, in their order. What it
     was fitted as is `formula`, and `finished` its end (both None for a table). `residuals` are predicted / measured - 1 at each
-    point, `scale` their robust standard deviation; `left_out` the root mean square of leave-one-out residuals (by the hat matrix;
-    of a table by interpolating its neighbours), `left_out_by_form` the same of every form that was tried. `minimax` says whether
+    point, `scale` their robust standard deviation; `left_out` the root mean square of leave-one-out residuals (by refits up to 40
+    points, by the hat matrix beyond, and of forms that cannot be the best; of a table by interpolating its neighbours),
+    `left_out_by_form` the same of every form that was tried, and `worst_by_form` the largest relative residual of its robust fit.
+    `minimax` says whether
     the worst residual was made small in the end (the form and not noise limits the fit), or the robust loss was the last word.
     """
 
@@ -70,6 +72,7 @@ class SeriesFit:
     scale: float
     left_out: float
     left_out_by_form: dict[str, float]
+    worst_by_form: dict[str, float]
     validity: Validity
     findings: list[Finding]
     lines: list[Line] = dataclasses.field(repr=False)
@@ -190,11 +193,7 @@ def _noise(part: Timings) -> float:
 def _chosen(fits: Sequence[FormFit], wanted: str | None) -> FormFit:
     """The form that is wanted, or that with the least penalised held-out error."""
     named = [found for found in fits if found.form.name == wanted]
-    return named[0] if named else min(fits, key=_score)
-
-
-def _score(found: FormFit) -> float:
-    return found.left_out * (1.0 + PENALTY * len(found.form.terms))
+    return named[0] if named else min(fits, key=lambda found: found.score)
 
 
 def _candidates(key: Series, samples: Samples, wanted: str | None) -> tuple[list[FamilyForm], list[OwnFormula]]:
@@ -220,8 +219,8 @@ def _candidates(key: Series, samples: Samples, wanted: str | None) -> tuple[list
     possible = [form for form in family if can_be_fitted(form)]
     if one_batch and key.component in ("attention", "step"):
         # with the batch fixed, what grows with it is base; a floor and experts are still to be seen
-        floors = [form for form in family_forms("communication") if "weights" in form.terms]
-        possible += [form for form in floors if different >= len(form.terms) + SPARE]
+        floors = [form for form in family_forms("communication") if form.kind in (FloorLinear, Roofline)]
+        possible += [form for form in floors if form not in possible and different >= len(form.terms) + SPARE]
     return possible, [form for form in own if can_be_fitted(form)]
 
 
@@ -238,7 +237,8 @@ def _fitted(
     latency = best.form.latency(finished.coefficients)
     seen = _seen(key, part, samples, residuals)
     return SeriesFit(
-        **seen | {"findings": seen["findings"] + _pattern(best, tried)},
+        **seen
+        | {"findings": seen["findings"] + _pattern(best, tried) + _closer(best, tried, float(np.abs(residuals).max()))},
         form=best.form.name,
         latency=latency,
         covariance=best.form.covariance_of(latency, finished.covariance),
@@ -246,6 +246,7 @@ def _fitted(
         finished=finished,
         left_out=best.left_out,
         left_out_by_form={found.form.name: found.left_out for found in tried},
+        worst_by_form={found.form.name: found.worst for found in tried},
     )
 
 
@@ -266,6 +267,7 @@ def _tabulated(key: Series, part: Timings, samples: Samples, tried: Sequence[For
         finished=None,
         left_out=left_out,
         left_out_by_form={found.form.name: found.left_out for found in tried} | {TABLE: left_out},
+        worst_by_form={found.form.name: found.worst for found in tried} | {TABLE: float(np.abs(residuals).max())},
     )
 
 
@@ -293,9 +295,24 @@ def _seen(key: Series, part: Timings, samples: Samples, residuals: np.ndarray) -
 
 
 def _pattern(best: FormFit, tried: Sequence[FormFit]) -> list[Finding]:
-    better = min(tried, key=_score)
+    better = min(tried, key=lambda found: found.score)
     extra = [term_in_words(term) for term in TERMS if term in better.form.terms - best.form.terms]
     return missing_terms(best.form.name, extra, best.left_out, better.form.name, better.left_out)
+
+
+def _closer(best: FormFit, tried: Sequence[FormFit], worst: float) -> list[Finding]:
+    """A form with no more terms that is much closer in its worst point, though not where it has not seen the point."""
+    rivals = [fit for fit in tried if fit is not best and len(fit.form.terms) <= len(best.form.terms)]
+    closest = min(rivals, key=lambda fit: fit.worst, default=best)
+    if closest is best or closest.worst >= CLOSER * worst:
+        return []
+    return [
+        Finding(
+            False,
+            f"'{closest.form.name}' has a smaller worst residual than '{best.form.name}', {closest.worst:.1%} for {worst:.1%}, "
+            f"but its held-out error is {closest.left_out:.1%} for {best.left_out:.1%}: measure between the points.",
+        )
+    ]
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
