@@ -13,6 +13,7 @@ from afdjax.calibrate.kernels import family
 from afdjax.calibrate.kernels.batched import BatchedFits, compile_ahead
 from afdjax.calibrate.kernels.family import FamilyForm, Points
 from afdjax.calibrate.kernels.optimise import LEAST_SCALE
+from afdjax.calibrate.kernels.outliers import HeldOut, common_outliers, held_out_error
 from afdjax.calibrate.kernels.samples import PADDED_SIZES, Samples
 from afdjax.calibrate.robust import EFFICIENT, robust_scale
 
@@ -32,8 +33,21 @@ class FormFit:
     parameters: np.ndarray
     scale: float
     """Robust standard deviation of the relative residuals."""
-    left_out: float
-    """Root mean square of the leave-one-out relative residuals (each at most 100 %)."""
+    held_out: np.ndarray
+    """Leave-one-out relative residuals, by point that was fitted."""
+    error: HeldOut
+    """Their root mean square, with and without outliers; the same until it is known which points are (`without_outliers`)."""
+
+    @property
+    def left_out(self) -> float:
+        """The held-out error that forms are chosen by: outliers say nothing of a form."""
+        return self.error.robust
+
+
+def without_outliers(fits: Sequence[FormFit], samples: Samples) -> list[FormFit]:
+    """The fits of one series, their errors without the points that are outliers whatever the form."""
+    outliers = common_outliers([fit.held_out for fit in fits], [fit.scale for fit in fits], samples.fitted)
+    return [dataclasses.replace(fit, error=held_out_error(fit.held_out, outliers)) for fit in fits]
 
 
 def first_fits(series: Sequence[Samples], forms: Sequence[Sequence[FamilyForm]]) -> list[list[FormFit]]:
@@ -72,9 +86,9 @@ def _best_starts(
             best[i, form] = lane
     for (i, form), lane in best.items():
         here = packed.weight[lane] > 0
-        left_out = np.clip(judged.left_out[lane][here], -1.0, 1.0)
+        left_out = np.asarray(judged.left_out)[lane][here]
         scale = robust_scale(np.asarray(judged.residuals)[lane][here], LEAST_SCALE)
-        yield i, FormFit(form, parameters[lane], scale, float(np.sqrt(np.mean(left_out**2))))
+        yield i, FormFit(form, parameters[lane], scale, left_out, held_out_error(left_out))
 
 
 def _starts(points: Points) -> np.ndarray:

@@ -16,6 +16,7 @@ from afdjax._tools.types import ScalarLike
 from afdjax.calibrate.kernels import optimise
 from afdjax.calibrate.kernels.finished_fits import FinishedFit, to_the_end
 from afdjax.calibrate.kernels.first_fits import FormFit
+from afdjax.calibrate.kernels.outliers import held_out_error
 from afdjax.calibrate.kernels.samples import Samples
 from afdjax.calibrate.robust import EFFICIENT, robust_scale
 from afdjax.calibrate.uncertainty import leave_one_out
@@ -67,9 +68,9 @@ def first_own_fit(formula: OwnFormula, samples: Samples) -> FormFit:
     logs, scales = run.begin(np.log(np.array([[start[name] for name in formula.names]], float)))
     logs = run.finish(logs, EFFICIENT * scales, 1.0)
     judged = run.assess(logs)
-    left_out = np.clip(judged.left_out[0], -1.0, 1.0)
+    left_out = np.asarray(judged.left_out[0])
     scale = robust_scale(np.asarray(judged.residuals[0]), optimise.LEAST_SCALE)
-    return FormFit(formula, logs[0], scale, float(np.sqrt(np.mean(left_out**2))))
+    return FormFit(formula, logs[0], scale, left_out, held_out_error(left_out))
 
 
 def finish_own_fit(samples: Samples, chosen: FormFit, minimax: bool | None) -> FinishedFit:
