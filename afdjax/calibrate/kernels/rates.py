@@ -7,8 +7,10 @@ one over the slope of the time, which an overhead cannot hide.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
+from scipy.optimize import least_squares
 from scipy.special import stdtrit
 
 from afdjax.calibrate.kernels.findings import Finding
@@ -34,7 +36,17 @@ SPAN = 4.0
 MOSTLY = 0.7
 """Share of the points that must be on lines at one batch size each."""
 DECIDES = 0.5
-"""An amount that takes less than this share of the time at the peak does not decide it: its slope may be anything."""
+"""An amount that takes more than this share of the time at the peak decides it: a floor and a knee lie before."""
+VISIBLE = 0.02
+"""An amount that takes less than this share of the time at the peak is not seen in it."""
+KNEE_POWERS = (1.5, 3.0, 16.0)
+"""Soft and sharp knees, `(floor^p + work^p)^(1/p)`, that a kernel can have."""
+EVIDENCE = 12.0
+"""Twice the log of the likelihood ratio, from which no curve that the part can do explains the times: 3.5 standard deviations."""
+KNEES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75)
+"""Shares of the points that are tried as lying on a floor."""
+TYPICAL = 0.05
+"""Relative residual at which the loss that chooses between them begins to flatten."""
 ROUNDS = 4
 """Refits with the weights of the Cauchy loss."""
 
@@ -52,7 +64,8 @@ class Costs:
 class Limit:
     """What a part can do at most: `peak` [1/s] of `amount` (by point); what is within `cached` need not be moved at all.
 
-    `share` of the time at the peak must be its own, or the slope says nothing: None where it never does.
+    `by_slope`: whether one more unit of it costs at least what it takes at the peak: not so where a call moves much whatever the
+    tokens.
     """
 
     what: str
@@ -60,7 +73,7 @@ class Limit:
     peak: float
     tolerance: float
     cached: float
-    share: float | None
+    by_slope: bool
     scale: float
     unit: str
     advice: str
@@ -99,17 +112,17 @@ def _limits(component: str, tokens: np.ndarray, costs: Costs, part: Accelerator)
     if costs.bytes is not None and component == "communication":
         link = max(float(part.scale_up.bandwidth), float(part.scale_out.bandwidth))
         advice = "are messages as large as the table says (bytes for elements), and is the unit right?"
-        limits.append(Limit("link bandwidth", costs.bytes, link, DATA_SHEET, 0.0, 0.0, 1e9, "GB/s", advice))
+        limits.append(Limit("link bandwidth", costs.bytes, link, DATA_SHEET, 0.0, True, 1e9, "GB/s", advice))
     elif costs.bytes is not None:
         memory, cache = float(part.bandwidth), float(part.cache)
         # an FFN reads its weights, and a token adds next to nothing to them
-        share = None if component == "ffn" else 0.0
+        by_slope = component != "ffn"
         advice = "were all tokens read (shared or cached blocks), and are shapes and unit right?"
-        limits.append(Limit("bandwidth", costs.bytes, memory, DATA_SHEET, cache, share, 1e12, "TB/s", advice))
+        limits.append(Limit("bandwidth", costs.bytes, memory, DATA_SHEET, cache, by_slope, 1e12, "TB/s", advice))
     if costs.operations is not None:
         peak = float(part.operations(costs.precision))
         advice = "are shapes, data types and unit right?"
-        limits.append(Limit("rate", costs.operations, peak, CLOCK, 0.0, DECIDES, 1e12, "TFLOP/s", advice))
+        limits.append(Limit("rate", costs.operations, peak, CLOCK, 0.0, True, 1e12, "TFLOP/s", advice))
     return limits
 
 
@@ -118,7 +131,9 @@ def _beyond_in_total(limit: Limit, time: np.ndarray, part: str) -> Finding | Non
     large = limit.amount > limit.cached
     rates = (limit.amount - limit.cached)[large] / time[large]
     above = rates > limit.tolerance * limit.peak
-    if above.sum() <= max(1.0, SPARED * len(above)):
+    largest = np.argsort(limit.amount[large])[-2:]
+    at_the_end = len(largest) == 2 and np.log(rates[largest]).mean() > np.log(limit.tolerance * limit.peak)
+    if above.sum() <= max(1.0, SPARED * len(above)) and not at_the_end:
         return None
     where = f"at {above.sum()} of {len(above)} points beyond its cache" if limit.cached else f"at {above.sum()} points"
     return Finding(
@@ -130,14 +145,20 @@ def _beyond_in_total(limit: Limit, time: np.ndarray, part: str) -> Finding | Non
 
 
 def _beyond_by_slope(limit: Limit, groups: np.ndarray, time: np.ndarray, part: str) -> Finding | None:
-    """The marginal rate, where this amount decides the time."""
-    if limit.share is None:
+    """The marginal rate, where this amount decides the time; elsewhere, where no curve that the part can do is as near."""
+    if not limit.by_slope:
         return None
-    rows = (limit.amount > limit.cached) & (limit.amount >= limit.share * limit.peak * time)
-    amount, groups, time = limit.amount[rows], groups[rows], time[rows]
     least = limit.tolerance * limit.peak
-    slope = marginal_rate(amount, groups, time)
-    if slope is None or slope.low <= least or not _holds(least, amount, groups, time):
+    beyond, share = limit.amount > limit.cached, limit.amount / (limit.peak * time)
+    chosen = [values[beyond & (share > DECIDES)] for values in (limit.amount, groups, time)]
+    slope = marginal_rate(*chosen)
+    if slope is not None:
+        found = _above(slope, least) and _holds(least, *chosen)
+    else:
+        chosen = [values[beyond & (share > VISIBLE)] for values in (limit.amount, groups, time)]
+        slope = marginal_rate(*chosen)
+        found = slope is not None and _above(slope, least) and _holds(least, *chosen) and not can_be(least, *chosen)
+    if slope is None or not found:
         return None
     return Finding(
         True,
@@ -145,6 +166,11 @@ def _beyond_by_slope(limit: Limit, groups: np.ndarray, time: np.ndarray, part: s
         f"above the peak of {part}, {limit.shown(limit.peak)}, whatever a call costs beside: {limit.advice}",
         "rate",
     )
+
+
+def _above(slope: "Slope", least: float) -> bool:
+    """Whether the times rise, and too little."""
+    return least < slope.low <= slope.high < np.inf
 
 
 def _far_below(limits: list[Limit], time: np.ndarray, part: str) -> Finding | None:
@@ -172,19 +198,47 @@ def _holds(least: float, amount: np.ndarray, groups: np.ndarray, time: np.ndarra
 
 
 def _above_the_floor(amount: np.ndarray, groups: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """The points after the knee: where one time for the shortest ones and a slope for the others describe all best."""
-    order = np.argsort(time)
-    choices = []
-    for share in (0.0, 0.15, 0.3, 0.45, 0.6, 0.75):
-        rows = np.ones(len(time), bool)
-        rows[order[: int(share * len(time))]] = False
-        fit = _line(amount[rows], groups[rows], time[rows])
+    """The points after the knee: where one time for the shortest and a slope for the others describe all better by a tenth."""
+    order, losses = np.argsort(time), {}
+    for flat in sorted({int(share * len(time)) for share in KNEES}):
+        fit = _line(*(values[np.sort(order[flat:])] for values in (amount, groups, time)))
         if fit is None:
             break
-        floor = np.log(time[~rows]) - np.log(time[~rows]).mean() if share else np.zeros(0)
-        misfit = np.sum(np.log1p((np.concatenate([fit.residuals, floor]) / 0.05) ** 2))
-        choices.append((misfit + (2.0 * np.log(len(time)) * 0.05 if share else 0.0), rows))
-    return min(choices, key=lambda choice: choice[0])[1] if choices else np.ones(len(time), bool)
+        floor = np.log(time[order[:flat]])
+        residuals = np.concatenate([fit.residuals, floor - floor.mean()]) if flat else fit.residuals
+        losses[flat] = np.sum(np.log1p((residuals / TYPICAL) ** 2)) / (1.0 if flat else 1.1)
+    return np.sort(order[min(losses, key=losses.__getitem__) if losses else 0 :])
+
+
+def can_be(least: float, amount: np.ndarray, groups: np.ndarray, time: np.ndarray) -> bool:
+    """Whether a curve of at most the rate `least` is about as near to the times as any: an overhead, a floor, a knee, work."""
+    unit = np.exp(np.log(time).mean())
+    at_least, share, measured = amount / least / unit, groups / groups.max(), time / unit
+
+    def nearest(slowest: float, scale: float) -> tuple[float, np.ndarray]:
+        """Loss and residuals of the best curve on which the work takes at least `slowest` of its time at that rate."""
+        found = []
+        for power, floor in itertools.product(KNEE_POWERS, (0.1, 0.9)):
+            curve = lambda c, power=power: (
+                c[0] + c[1] * share + (c[2] ** power + (c[3] * at_least) ** power) ** (1.0 / power)
+            )
+            start = [0.5 * measured.min(), 1e-3, floor * measured.min(), max(slowest, 0.5) + 1e-3]
+            low = [0.0, 0.0, 1e-9, max(slowest, 1e-6)]
+            fit = least_squares(
+                lambda c, curve=curve: curve(c) / measured - 1.0,
+                start,
+                bounds=(low, np.inf),
+                loss="cauchy",
+                f_scale=scale,
+            )
+            found.append((fit.cost, fit.fun))
+        return min(found, key=lambda one: one[0])
+
+    _, residuals = nearest(0.0, TYPICAL)
+    freedom = max(len(time) - 4, 1)
+    scale = EFFICIENT * robust_scale(residuals, LEAST_SCALE) * np.sqrt(len(time) / freedom)
+    difference = nearest(1.0, scale)[0] - nearest(0.0, scale)[0]
+    return 2.0 * difference / (scale / EFFICIENT) ** 2 < EVIDENCE
 
 
 def marginal_rate(amount: np.ndarray, groups: np.ndarray, time: np.ndarray) -> Slope | None:
@@ -232,7 +286,8 @@ def _line(amount: np.ndarray, groups: np.ndarray, time: np.ndarray) -> _Line | N
         slope, variance, residuals = _weighted(columns, where, time, weight)
     spread = np.sum(weight * residuals**2) / freedom
     margin = stdtrit(freedom, 0.975) * np.sqrt(spread * variance)
-    return _Line(slope / amount.max(), margin / amount.max(), residuals)
+    unit = float(amount.max())
+    return _Line(slope / unit, float(margin) / unit, residuals)
 
 
 def _weighted(
