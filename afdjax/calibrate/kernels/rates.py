@@ -238,7 +238,7 @@ def can_be(least: float, amount: np.ndarray, groups: np.ndarray, time: np.ndarra
     freedom = max(len(time) - 4, 1)
     scale = EFFICIENT * robust_scale(residuals, LEAST_SCALE) * np.sqrt(len(time) / freedom)
     difference = nearest(1.0, scale)[0] - nearest(0.0, scale)[0]
-    return 2.0 * difference / (scale / EFFICIENT) ** 2 < EVIDENCE
+    return bool(2.0 * difference / (scale / EFFICIENT) ** 2 < EVIDENCE)
 
 
 def marginal_rate(amount: np.ndarray, groups: np.ndarray, time: np.ndarray) -> Slope | None:
