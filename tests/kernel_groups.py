@@ -71,7 +71,7 @@ REGIONS: dict[str, Callable[[Points], np.ndarray]] = {
     "m<=512": lambda at: at["tokens"] <= 512,
 }
 NUMBERS = ("batch", "context", "tokens", "latency_us", "rows")
-SAID = ("device", "bytes_per_token", "flops_per_token", "precision")
+SAID = ("device", "bytes_per_token", "flops_per_token", "weight_bytes", "precision")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +88,7 @@ class Group:
     device: str | None
     bytes_per_token: float | None
     flops_per_token: float | None
+    weight_bytes: float | None
     precision: str | None
     repeats: int
     """Rows of the source that went into medians."""

@@ -274,3 +274,16 @@ def test_terms_without_effect_are_not_in_the_plan(run, table):
     assert plan.ratio_elasticities["attention.per_context"] == 0.0
     assert "attention.per_context" not in str(plan)
     assert "attention.per_token" in str(plan)
+
+
+def test_what_the_error_says_to_do_helps(run, refused, tmp_path):
+    """Each stage is named, with the option that takes its times as they are."""
+    rough = [(place, time * (1.0 if i % 2 else 4.0), size) for i, (place, time, size) in enumerate(ffn())]
+    table = write_table(tmp_path / "rough.csv", attention("NVIDIA H100", bytes_per_token="40000"), rough, link())
+    line = refused(table, "-o", "profile.json", "--batch", "8:64")
+    assert "attention: " in line and "ffn: " in line and "--ffn-form table" in line
+    assert "--attention-form" not in line
+    run("calibrate", table, "-o", "profile.json", "--ffn-form", "table", "--accept-implausible")
+    slow = write_table(tmp_path / "slow.csv", attention(), rough, link())
+    assert "--ffn-form table" in refused(slow, "-o", "profile.json")
+    run("calibrate", slow, "-o", "profile.json", "--ffn-form", "table")

@@ -55,7 +55,7 @@ def test_tidy_table(tmp_path):
     )
     assert (ffn["tokens"], ffn["latency_us"], ffn["layers"], ffn["operation"]) == (256.0, 3000.0, 1.0, "")
     assert [name for name, value in ffn.items() if value is None] == [
-        "device", "batch", "context", "spread_us", "repeats", "bytes_per_token", "flops_per_token", "precision",
+        "device", "batch", "context", "spread_us", "repeats", "bytes_per_token", "flops_per_token", "weight_bytes", "precision",
     ]  # fmt: skip
     assert (communication["operation"], communication["tokens"]) == ("phase=dispatch", 256.0)
     assert (step["tokens"], step["latency_us"]) == (800.0, 40000.0)

@@ -25,7 +25,7 @@ from afdjax.report.calibration import calibration_report
 
 
 class Implausible(ValueError):
-    """Timings that cannot be right; the message says what they imply."""
+    """Timings that cannot be right, or that no smooth form follows; the message names every such stage, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +127,19 @@ def fit(
         raise ValueError(f"`base` must be in us, as the fitted times are, but it is in {base.time_unit}.")
     present = {stage: part for stage, part in parts.items() if part is not None}
     fits = dict(zip(present, fit_series(Timings.join(list(present.values())), forms, options.minimax), strict=True))
-    alarms = [f"{stage}: {found.text}" for stage, one in fits.items() for found in one.findings if found.alarm]
+    alarms = [_alarm(stage, found) for stage, one in fits.items() for found in one.findings if found.alarm]
     if alarms and not options.accept_implausible:
-        raise Implausible(f"{timings.source}: {alarms[0]}")
+        raise Implausible(f"{timings.source}: {' '.join(alarms)}")
     with jax.enable_x64(True):
         profile = _profile(fits, base, options.shared_link, name, timings.source if source is None else source)
     asked = {"select": select, "forms": forms, "region": region.to_dict()} | dataclasses.asdict(options)
     return Calibration(in_default_precision(profile), fits, _made_by(timings, base, asked))
+
+
+def _alarm(stage: str, found: Finding) -> str:
+    """One alarm in words; what a table would follow is no reason to refuse one."""
+    advice = f" (`forms['{stage}'] = 'table'`, if they are right)" if found.about == "form" else ""
+    return f"{stage}: {found.text.rstrip('.')}{advice}."
 
 
 def _made_by(timings: Timings, base: Profile | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -191,11 +197,13 @@ def _stage_dict(fit: SeriesFit, time_unit: str) -> dict[str, Any]:
         },
         "worst_relative_residual": fit.worst,
         "median_relative_residual": fit.median,
-        "left_out_error": _finite(fit.left_out),
+        "left_out_error": _finite(fit.held_out.robust),
+        "left_out_error_with_outliers": _finite(fit.held_out.plain),
         "left_out_error_by_form": {name: _finite(error) for name, error in fit.left_out_by_form.items()},
         "levelled": fit.minimax,
         "interpolated": fit.formula is None,
         "gross_outliers": int(fit.outliers.sum()),
+        "outlier_rows": fit.outlier_rows(),
         "valid_tokens": list(fit.validity.tokens or ()),
         "valid_batch_size": None if fit.validity.batch_size is None else list(fit.validity.batch_size),
         "cliffs": [str(cliff) for cliff in fit.cliffs],

@@ -33,13 +33,18 @@ COLUMNS: dict[str, type[pl.DataType]] = {
     "repeats": pl.Int64,
     "bytes_per_token": pl.Float64,
     "flops_per_token": pl.Float64,
+    "weight_bytes": pl.Float64,
     "precision": pl.String,
+    "file": pl.String,
+    "row": pl.Int64,
 }
 """Columns of `Timings.frame`."""
 
 REQUIRED = ("component", "latency", "unit")
 OPTIONAL = ("batch", "context", "tokens", "operation", "device", "layers", "repeats", "spread")
-RATES = ("bytes_per_token", "flops_per_token", "precision")
+RATES = ("bytes_per_token", "flops_per_token", "weight_bytes", "precision")
+WHERE = ("file", "row")
+"""Columns that say where a measurement stands, and nothing about it."""
 TIDY = (*REQUIRED, *OPTIONAL, *RATES)
 """Columns of a tidy table, in which timings are written by hand."""
 
@@ -73,9 +78,12 @@ class Timings:
           elements (communication);
         - `layers`: layers that were timed together;
         - `latency_us` [µs]: time of one layer; `spread_us` [µs]: its standard deviation, or null; `repeats`, or null;
-        - `bytes_per_token` [B]: what one more token cannot do without moving through memory (its KV cache); or null;
+        - `bytes_per_token` [B]: what one more token cannot do without moving: through memory its KV cache (attention) or its
+          activations (ffn), over the link of a device its message (communication); or null;
         - `flops_per_token`: operations that one more token cannot do without; or null;
-        - `precision`: data type of the fastest arithmetic that can have been used; or null.
+        - `weight_bytes` [B]: what every call moves through memory whatever the tokens; or null;
+        - `precision`: data type of the fastest arithmetic that can have been used; or null;
+        - `file` and `row` (from 1): where the measurement stands.
     - `source`: where they come from, for messages.
     """
 
@@ -103,6 +111,7 @@ class Timings:
         check.numbers("repeats", "a whole number of at least 1 or empty", whole)
         check.numbers("bytes_per_token", f"{positive} or empty", pl.col("bytes_per_token") > 0)
         check.numbers("flops_per_token", f"{positive} or empty", pl.col("flops_per_token") > 0)
+        check.numbers("weight_bytes", f"{positive} or empty", pl.col("weight_bytes") > 0)
         slots = pl.col("component").is_in(["attention", "step"])
         check.numbers("batch", f"{positive} for attention and step", pl.col("batch") > 0, slots)
         check.numbers("context", f"{at_least_zero} for attention and step", pl.col("context") >= 0, slots)
@@ -122,11 +131,13 @@ class Timings:
             pl.col("repeats").cast(pl.Int64),
             "bytes_per_token",
             "flops_per_token",
+            "weight_bytes",
             _text("precision").str.to_lowercase().replace(MEASURED_AS),
-            "row",
+            pl.lit(source).alias("file"),
+            pl.col("row").cast(pl.Int64),
         )
         _refuse_contradictions(tidy, source)
-        return cls(tidy.drop("row"), source)
+        return cls(tidy, source)
 
     @staticmethod
     def join(parts: "Sequence[Timings]") -> "Timings":
@@ -151,7 +162,7 @@ class Timings:
 
     def digest(self) -> str:
         """SHA-256 of the table, whatever file it came from."""
-        return digest(self.frame.write_csv().encode())
+        return digest(self.frame.drop(WHERE).write_csv().encode())
 
     def to_dict(self) -> dict[str, Any]:
         """The series that there are, how many points they have and where they were measured, for JSON."""

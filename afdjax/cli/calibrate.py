@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afdjax._tools.write import write
-from afdjax.cli.common import Refusal, check_target, option, prepare, progress_bar, refusing, save_figure
+from afdjax.cli.common import Refusal, check_target, option, prepare, progress_bar, refusing, renamed, save_figure
 from afdjax.deployment.stages import STAGES
 
 
@@ -91,7 +91,7 @@ def calibrate(
                     options=FitOptions(minimax, shared_link, accept_implausible),
                 )
         except Implausible as error:
-            raise Refusal(f"{error} (--accept-implausible goes on in spite of it.)") from None
+            raise Refusal(f"{renamed(str(error), _named)} (--accept-implausible goes on in spite of it.)") from None
         profile = afdjax.profile_to_json(found.profile)
         if plot is not None:
             save_figure(plot, lambda figures: figures.calibration_figure(found.picture()))
@@ -112,6 +112,7 @@ def _named(name: str) -> str:
     """The option that stands for an argument of the library; what else is in backticks is a column of a table."""
     options = {f"select['{stage}']": f"--{stage}" for stage in STAGES}
     options |= {f"forms['{stage}']": f"--{stage}-form" for stage in STAGES}
+    options |= {f"forms['{stage}'] = 'table'": f"--{stage}-form table" for stage in STAGES}
     options |= {"region": " and ".join(f"--{part}" for part in REGION), "base": "--base"}
     return options.get(name, f"'{name}'")
 

@@ -61,10 +61,11 @@ def option(name: str) -> str:
 
 def in_options(message: str, names: dict[str, str] | None = None) -> str:
     """A message of the library in terms of the command's options: what it writes in backticks are names of arguments."""
-    return _renamed(message, lambda name: (names or {}).get(name) or option(name))
+    return renamed(message, lambda name: (names or {}).get(name) or option(name))
 
 
-def _renamed(message: str, named: Callable[[str], str]) -> str:
+def renamed(message: str, named: Callable[[str], str]) -> str:
+    """A message of the library, with what stands for each name that it writes in backticks."""
     return re.sub("`([^`]+)`", lambda match: named(match[1]), message)
 
 
@@ -82,7 +83,7 @@ def refusing(named: Callable[[str], str] = option) -> Iterator[None]:
     except (ValueError, TypeError) as error:
         if type(error) not in (ValueError, TypeError) and not isinstance(error, _file_error()):
             raise
-        raise Refusal(_renamed(str(error), named).replace("\n", " ")) from None
+        raise Refusal(renamed(str(error), named).replace("\n", " ")) from None
 
 
 def _file_error() -> type[Exception]:

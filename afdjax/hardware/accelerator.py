@@ -13,8 +13,13 @@ from afdjax.hardware.formats import arithmetic_of
 
 GIGA = 1e9
 GIBI = 2.0**30
+MEBI = 2.0**20
 TERA = 1e12
 MICRO = 1e-6
+
+UNKNOWN_CACHE = 256.0 * MEBI
+"""Bytes of the last level of cache where no source has a number: the most that one chip of the shipped parts has, so that nothing
+is taken for read from memory that may not have been."""
 
 
 class Link(eqx.Module):
@@ -40,7 +45,8 @@ def _floats(values: dict[str, Any]) -> dict[str, Any]:
 class Accelerator(eqx.Module):
     """One device (a GPU, an NPU package, a TPU chip) by its data sheet.
 
-    `memory` [bytes], `bandwidth` [bytes/s], `peak` [dense operations/s by data type of the arithmetic: bf16, fp8, int8, fp4],
+    `memory` [bytes], `bandwidth` [bytes/s], `cache` [bytes that the last level before the memory holds: repeated reads of so much
+    may be faster than memory], `peak` [dense operations/s by data type of the arithmetic: bf16, fp8, int8, fp4],
     `scale_up` and `scale_out`: its links (PCIe parts: one of them may be all there is). `price` [per hour, in the unit of its
     source], `relative_price` [an L20 is 1] and `power` [W] are None where no source is known.
     """
@@ -53,11 +59,13 @@ class Accelerator(eqx.Module):
     price: Scalar | None = eqx.field(default=None, converter=checks.as_float)
     relative_price: Scalar | None = eqx.field(default=None, converter=checks.as_float)
     power: Scalar | None = eqx.field(default=None, converter=checks.as_float)
+    cache: Scalar = eqx.field(default=UNKNOWN_CACHE, converter=checks.as_float)
     name: str = eqx.field(default="", static=True)
 
     def __check_init__(self):
         checks.require_positive("memory", self.memory)
         checks.require_positive("bandwidth", self.bandwidth)
+        checks.require_positive("cache", self.cache)
         if not self.peak:
             raise ValueError("`peak` must hold the operations per second of at least one data type.")
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from afdjax._tools.files import FileError, Strict, first_problem, parse_json, read_text
 from afdjax._tools.shipped import Shipped
-from afdjax.hardware.accelerator import GIBI, GIGA, MICRO, TERA, Accelerator, Link
+from afdjax.hardware.accelerator import GIBI, GIGA, MEBI, MICRO, TERA, UNKNOWN_CACHE, Accelerator, Link
 from afdjax.hardware.formats import Arithmetic
 
 
@@ -36,7 +36,7 @@ class _Link(Strict):
 
 
 class _AcceleratorFile(Strict):
-    """One accelerator; `device` is what timings of it say, where that is not its name."""
+    """One accelerator; `device` is what timings of it say, where that is not its name; `cache_mib` is its last-level cache."""
 
     schema_name: Literal["afdjax/accelerator/1"] = Field(alias="schema")
     name: str
@@ -45,6 +45,7 @@ class _AcceleratorFile(Strict):
     device: str = ""
     memory_gib: _Number
     memory_gb_per_s: _Number
+    cache_mib: _Number | None = None
     peak_tflops: dict[Arithmetic, _Number] = Field(min_length=1)
     scale_up: _Link
     scale_out: _Link | None = None
@@ -65,6 +66,7 @@ class _AcceleratorFile(Strict):
             price=optional(self.price_per_hour),
             relative_price=optional(self.price_relative),
             power=optional(self.power_w),
+            cache=UNKNOWN_CACHE if self.cache_mib is None else self.cache_mib.value * MEBI,
             name=self.name,
         )
 

@@ -12,6 +12,8 @@ from afdjax.report.layout import headline, pairs, render
 STAGE_NAMES = {"attention": "Attention", "ffn": "FFN", "communication": "Communication"}
 SHOWN_CLIFFS = 3
 """Cliffs that are shown; the others are counted."""
+SHOWN_OUTLIERS = 5
+"""Outliers whose rows are shown; the others are in the document."""
 
 _NOTHING = 1e-12
 """Coefficients [us] below this are at their bound, 0."""
@@ -49,10 +51,12 @@ def _stage(name: str, stage: dict[str, Any], time_unit: str) -> list:
     worst, median = _share(stage["worst_relative_residual"]), _share(stage["median_relative_residual"])
     rows = [
         ("series", f"{stage['operation'] or 'unnamed'}{device}"),
-        ("points", f"{stage['points']:,}{_outliers(stage['gross_outliers'])}; {_validity(stage)}"),
+        ("points", f"{stage['points']:,}; {_validity(stage)}"),
         ("held-out error", _errors(stage)),
         ("residuals", f"worst {worst}, median {median}; {_effort(stage)}"),
     ]
+    if stage["outlier_rows"]:
+        rows.append(("gross outliers", _outliers(stage["outlier_rows"], time_unit)))
     if stage["cliffs"]:
         rows.append(("cliffs", _cliffs(stage["cliffs"])))
     found = [Text(f"- {'ALARM: ' if text in stage['alarms'] else ''}{text}") for text in stage["findings"]]
@@ -93,7 +97,8 @@ def _errors(stage: dict[str, Any]) -> str:
     """The form that was taken, then the others from good to bad."""
     errors = {name: error for name, error in stage["left_out_error_by_form"].items() if name != stage["form"]}
     others = sorted(errors, key=lambda name: (errors[name] is None, errors[name] or 0.0, name))
-    taken = f"{stage['form']} {_share(stage['left_out_error'])} (taken)"
+    outliers = f"; {_share(stage['left_out_error_with_outliers'])} with its outliers" if stage["outlier_rows"] else ""
+    taken = f"{stage['form']} {_share(stage['left_out_error'])} (taken{outliers})"
     return ", ".join([taken, *(f"{name} {_share(errors[name])}" for name in others)])
 
 
@@ -105,8 +110,20 @@ def _effort(stage: dict[str, Any]) -> str:
     return "robust: noise and outliers have little weight"
 
 
-def _outliers(number: int) -> str:
-    return f" ({number} gross outlier{'s' if number > 1 else ''})" if number else ""
+def _outliers(found: list[dict[str, Any]], time_unit: str) -> str:
+    """The farthest ones, by file and row."""
+    lines = [_outlier(one, time_unit) for one in found[:SHOWN_OUTLIERS]]
+    more = len(found) - len(lines)
+    return "\n".join([*lines, *([f"and {more} more"] if more else [])])
+
+
+def _outlier(one: dict[str, Any], time_unit: str) -> str:
+    batch = one["batch_size"]
+    place = (
+        f"{one['tokens']:,.0f} tokens" if batch is None else f"batch {batch:,.0f}, context {one['tokens'] / batch:,.0f}"
+    )
+    off = f"{_number(one['time'])} {time_unit}, {one['measured_over_fitted']:.3g} times the form"
+    return f"row {one['row']} of {one['file']}: {place}: {off}"
 
 
 def _validity(stage: dict[str, Any]) -> str:
@@ -123,15 +140,13 @@ def _cliffs(cliffs: list[str]) -> str:
 
 def _next(stages: dict[str, Any], profile_file: str) -> list:
     advice = []
-    errors = {name: stage["left_out_error"] or 0.0 for name, stage in stages.items()}
-    worst = max(errors, key=errors.__getitem__)
-    if errors[worst] > 0.1:
-        advice.append(
-            Text(
-                f"- {STAGE_NAMES[worst]} is off by more than 10 %: measure again, closer around the loads that you serve, or "
-                f"interpolate (--{worst}-form table)."
-            )
-        )
+    beyond = [name for name, stage in stages.items() if (stage["left_out_error"] or 0.0) > 0.1]
+    if beyond:
+        names = " and ".join(STAGE_NAMES[name] for name in beyond)
+        tables = [f"--{name}-form table" for name in beyond if not stages[name]["interpolated"]]
+        other = f", or interpolate ({' '.join(tables)})" if tables else ""
+        off = f"{names} {'is' if len(beyond) == 1 else 'are'} off by more than 10 %"
+        advice.append(Text(f"- {off}: measure again, closer around the loads that you serve{other}."))
     command = Text(f"- Plan with it: afdjax plan --profile {profile_file} --layers LAYERS")
     return [headline("What to do next"), *advice, command]
 

@@ -42,9 +42,12 @@ def as_timings(groups) -> Timings:
                     "repeats": None,
                     "bytes_per_token": group.bytes_per_token,
                     "flops_per_token": group.flops_per_token,
+                    "weight_bytes": group.weight_bytes,
                     "precision": group.precision,
+                    "file": group.dataset,
+                    "row": np.arange(1, len(group.x) + 1),
                 },
-                schema_overrides={"device": pl.String, "spread_us": pl.Float64, "repeats": pl.Int64,
+                schema_overrides={"device": pl.String, "weight_bytes": pl.Float64, "spread_us": pl.Float64, "repeats": pl.Int64,
                                   "bytes_per_token": pl.Float64, "flops_per_token": pl.Float64, "precision": pl.String},
             ).with_columns(pl.col("batch", "context").fill_nan(None))
         )  # fmt: skip

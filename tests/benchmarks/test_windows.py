@@ -42,5 +42,5 @@ def test_regrets_are_those_of_simulated_windows(name, batch_size, shared_data, b
     said, simulated, error, promise = rows.T
     shown = lambda shares: " ".join(f"{100.0 * share:.2f}" for share in shares)
     print(f"\n{name}, {batch_size} slots, {found.attention_workers} workers for the log: regrets {shown(said)} %, simulated "
-          f"{shown(simulated)} +- {shown([error.max()])} %; throughputs of windows at most {shown([abs(promise).max()])} % off")  # fmt: skip
+          f"{shown(simulated)} +- {shown([error.max()])} %; promises {shown([abs(promise).max()])} % off")  # fmt: skip
     assert (np.abs(said - simulated) <= 1e-3 + 3.0 * error).all()

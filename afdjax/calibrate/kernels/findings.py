@@ -2,33 +2,34 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
-from afdjax.hardware.accelerator import Accelerator
+from afdjax.calibrate.kernels.outliers import GROSS, Misfit
 
 
-BEYOND_CACHES = 2.5e8
-"""Bytes that no cache holds: smaller working sets may be faster than memory."""
-TOLERANCE = 1.05
-"""Timers and data sheets are not more exact than this."""
-GROSS = 2.0
-"""A point off by this factor is a gross outlier (if it also is `FAR` standard deviations off)."""
-FAR = 6.0
 SHARE_OF_REVERSALS = 0.08
 """Where a larger share of the steps to more work take less than half of the time, something else was timed."""
 NO_FORM = 0.5
 """With a larger robust standard deviation the times follow none of the forms."""
+OR_A_TABLE = "measure again, or interpolate"
+"""What to do about times that may be true and yet are not smooth."""
+SHOWN_MISFITS = 3
 CLIFF = 1.25
 """A step that costs this much more than work in proportion would is a cliff."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line about a series. `alarm`: do not use the data; otherwise good to know."""
+    """One line about a series. `alarm`: do not use the data; otherwise good to know.
+
+    `about`: `rate` where the times cannot be right, `form` where no smooth form follows them, `note` otherwise.
+    """
 
     alarm: bool
     text: str
+    about: Literal["rate", "form", "note"] = "note"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,63 +51,33 @@ class Cliff:
         return f"{self.along} {self.before:,.0f} to {self.after:,.0f}{where}: time x {self.factor:.2f}"
 
 
-def rates(
-    tokens: np.ndarray,
-    time_us: np.ndarray,
-    bytes_per_token: float | None,
-    flops_per_token: float | None,
-    precision: str | None,
-    part: Accelerator | None,
-) -> list[Finding]:
-    """Alarms where the measured times imply more than the part can do (points that no cache can help)."""
-    if part is None:
-        return []
-    found = []
-    limits = [
-        ("bandwidth", bytes_per_token, float(part.bandwidth), "TB/s"),
-        ("rate", flops_per_token, float(part.operations(precision)), "TFLOP/s"),
-    ]
-    large = tokens * (bytes_per_token or 0.0) > BEYOND_CACHES
-    for what, per_token, peak, unit in limits:
-        if per_token is None or not large.any():
-            continue
-        implied = tokens[large] * per_token / (time_us[large] * 1e-6)
-        beyond = implied > TOLERANCE * peak
-        if beyond.sum() >= 2 or beyond.mean() > 0.5:
-            found.append(
-                Finding(
-                    True,
-                    f"the implied {what}, {implied.max() / 1e12:,.1f} {unit}, is above the peak of {part.name}, "
-                    f"{peak / 1e12:,.2f} {unit}, at {beyond.sum()} of {large.sum()} large points: "
-                    "were all tokens read (shared or cached blocks)?",
-                )
-            )
-    return found
-
-
-def gross_outliers(residuals: np.ndarray, scale: float) -> np.ndarray:
-    """Which points are off by a factor of `GROSS` and by `FAR` robust standard deviations."""
-    off = np.abs(np.log1p(np.maximum(residuals, -1.0 + 1e-9)))
-    return (off > np.log(GROSS)) & (off > FAR * scale)
-
-
-def disorder(residuals: np.ndarray, scale: float, lines: "list[Line]") -> list[Finding]:
+def disorder(scale: float, lines: "list[Line]") -> list[Finding]:
     """Alarms where no form describes the times, or where more work often takes less than half of the time."""
     factors = np.concatenate([line.factors for line in lines]) if lines else np.ones(1)
     reversals = float(np.mean(factors < 1.0 / GROSS))
-    gross = float(gross_outliers(residuals, scale).mean())
     found = []
     if scale > NO_FORM:
-        found.append(
-            Finding(True, f"the times follow no form: even the best is off by {scale:.0%} (robust standard deviation).")
-        )
+        off = f"the times follow no form: even the best is off by {scale:.0%} (robust standard deviation)"
+        found.append(Finding(True, f"{off}: {OR_A_TABLE}.", "form"))
     if reversals > SHARE_OF_REVERSALS and (factors < 1.0 / GROSS).sum() > 1:
-        found.append(
-            Finding(True, f"{reversals:.0%} of the steps to more work take less than half of the time: measure again.")
-        )
-    if gross > 0:
-        found.append(Finding(False, f"{gross:.1%} of the points are gross outliers and have little influence."))
+        less = f"{reversals:.0%} of the steps to more work take less than half of the time"
+        found.append(Finding(True, f"{less}: {OR_A_TABLE}.", "form"))
     return found
+
+
+def off_together(found: Sequence[Misfit]) -> list[Finding]:
+    """Where the form misfits: all points of a line are off together."""
+    if not found:
+        return []
+    more = len(found) - SHOWN_MISFITS
+    text = "; ".join([*map(str, found[:SHOWN_MISFITS]), *([f"and {more} more such lines"] if more > 0 else [])])
+    return [Finding(False, f"{text}: another path of the kernel, or a slip in that column.")]
+
+
+def far_off(outliers: np.ndarray) -> list[Finding]:
+    """How many gross outliers there are, if there are any."""
+    share = f"{outliers.mean():.1%} of the points are gross outliers and have little influence"
+    return [Finding(False, f"{share}: the held-out error is without them.")] if outliers.any() else []
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,9 @@ import numpy as np
 
 from afdjax.calibrate.kernels.batched import BatchedFits
 from afdjax.calibrate.kernels.family import Points
-from afdjax.calibrate.kernels.findings import gross_outliers
 from afdjax.calibrate.kernels.first_fits import FormFit
 from afdjax.calibrate.kernels.optimise import LEAST_SCALE, MINIMAX_POWERS, Fits
+from afdjax.calibrate.kernels.outliers import gross_outliers
 from afdjax.calibrate.kernels.samples import Samples
 from afdjax.calibrate.robust import EFFICIENT, robust_scale
 from afdjax.calibrate.uncertainty import robust_covariance

@@ -15,6 +15,7 @@ from afdjax.calibrate.kernels import family
 from afdjax.calibrate.kernels.batched import BatchedFits, compile_ahead
 from afdjax.calibrate.kernels.family import FamilyForm, Points
 from afdjax.calibrate.kernels.optimise import LEAST_SCALE
+from afdjax.calibrate.kernels.outliers import HeldOut, common_outliers, held_out_error
 from afdjax.calibrate.kernels.samples import PADDED_SIZES, REFITTED, Samples
 from afdjax.calibrate.robust import EFFICIENT, robust_scale
 
@@ -42,8 +43,15 @@ class FormFit:
     """Robust standard deviation of the relative residuals."""
     worst: float
     """Largest relative residual."""
-    left_out: float
-    """Root mean square of the leave-one-out relative residuals (each at most 100 %)."""
+    held_out: np.ndarray
+    """Leave-one-out relative residuals, by point that was fitted."""
+    error: HeldOut
+    """Their root mean square, with and without outliers; the same until it is known which points are (`without_outliers`)."""
+
+    @property
+    def left_out(self) -> float:
+        """The held-out error that forms are chosen by: outliers say nothing of a form."""
+        return self.error.robust
 
     @property
     def score(self) -> float:
@@ -51,13 +59,14 @@ class FormFit:
         return self.left_out * _handicap(self.form)
 
 
+def without_outliers(fits: Sequence[FormFit], samples: Samples) -> list[FormFit]:
+    """The fits of one series, their errors without the points that are outliers whatever the form."""
+    outliers = common_outliers([fit.held_out for fit in fits], [fit.scale for fit in fits], samples.fitted)
+    return [dataclasses.replace(fit, error=held_out_error(fit.held_out, outliers)) for fit in fits]
+
+
 def _handicap(form: Any) -> float:
     return 1.0 + PENALTY * len(form.terms)
-
-
-def root_mean_square(residuals: np.ndarray) -> float:
-    """Of relative residuals, each at most 100 %."""
-    return float(np.sqrt(np.mean(np.clip(residuals, -1.0, 1.0) ** 2)))
 
 
 def first_fits(series: Sequence[Samples], forms: Sequence[Sequence[FamilyForm]]) -> list[list[FormFit]]:
@@ -122,29 +131,34 @@ def _judged(
     """The fits with their left-out errors; forms that cannot be the best are not refitted."""
     assessed = run.assess(parameters)
     here = [weight > 0 for weight in run.weight]
-    residuals = [row[real] for row, real in zip(np.asarray(assessed.residuals), here, strict=True)]
-    left_out = np.array([root_mean_square(row[real]) for row, real in zip(assessed.left_out, here, strict=True)])
+    residuals, left_out = (
+        [row[real] for row, real in zip(np.asarray(rows), here, strict=True)]
+        for rows in (assessed.residuals, assessed.left_out)
+    )
     scales = np.array([robust_scale(row, LEAST_SCALE) for row in residuals])
     handicap = np.array([_handicap(form) for _, form in of])
-    least: dict[int, float] = {}
-    for (i, _), score in zip(of, left_out * handicap, strict=True):
-        least[i] = min(score, least.get(i, np.inf))
     # no form does better on points that it has not seen than on those that it has
-    seen = np.array([root_mean_square(row) for row in residuals]) * handicap
+    unseen, seen = (np.array([held_out_error(row).plain for row in rows]) * handicap for rows in (left_out, residuals))
+    least: dict[int, float] = {}
+    for (i, _), score in zip(of, unseen, strict=True):
+        least[i] = min(score, least.get(i, np.inf))
     small = np.array([len(series[i].tokens) <= REFITTED for i, _ in of])
     contend = np.flatnonzero(small & (seen <= np.array([least[i] for i, _ in of])))
     # forms of as many terms need about as many steps: blocks of them end early together
     contend = contend[np.argsort([len(of[int(k)][1].terms) for k in contend], kind="stable")]
     if len(contend):
-        left_out[contend] = _refitted(run, parameters, scales, contend)
+        for k, refitted in zip(contend, _refitted(run, parameters, scales, contend), strict=True):
+            left_out[k] = refitted
     return [
-        FormFit(form, parameters[k], scales[k], float(np.abs(residuals[k]).max()), float(left_out[k]))
+        FormFit(
+            form, parameters[k], scales[k], float(np.abs(residuals[k]).max()), left_out[k], held_out_error(left_out[k])
+        )
         for k, (_, form) in enumerate(of)
     ]
 
 
-def _refitted(run: BatchedFits, parameters: np.ndarray, scales: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Left-out errors of these lanes by fits that each lack one of the points, from the fit to all of them."""
+def _refitted(run: BatchedFits, parameters: np.ndarray, scales: np.ndarray, which: np.ndarray) -> list[np.ndarray]:
+    """Left-out residuals of these lanes by fits that each lack one of the points, from the fit to all of them."""
     owner, point = np.nonzero(run.weight[which] > 0)
     lane = which[owner]
     weight = run.weight[lane]
@@ -153,8 +167,7 @@ def _refitted(run: BatchedFits, parameters: np.ndarray, scales: np.ndarray, whic
     _, residuals = BatchedFits(run.size, run.fixed[lane], points).finish(
         parameters[lane], EFFICIENT * scales[lane], 1.0, _REFIT_STEPS
     )
-    squares = np.clip(residuals[np.arange(len(lane)), point], -1.0, 1.0) ** 2
-    return np.sqrt(np.bincount(owner, squares) / np.bincount(owner))
+    return np.split(np.asarray(residuals)[np.arange(len(lane)), point], np.cumsum(np.bincount(owner))[:-1])
 
 
 def _starts(points: Points) -> np.ndarray:

@@ -4,6 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from afdjax.calibrate.kernels.optimise import LEAST_SCALE
+from afdjax.calibrate.kernels.outliers import MOST, HeldOut, gross_outliers, held_out_error
+from afdjax.calibrate.robust import robust_scale
 from afdjax.deployment.table import Table
 
 
@@ -27,11 +30,17 @@ def tabulate(tokens: np.ndarray, batch_size: np.ndarray, time: np.ndarray, per_s
     return Table(jnp.asarray(common), jnp.asarray(batches), jnp.asarray(rising), per_slot=per_slot)
 
 
-def left_out_error(table: Table) -> float:
+SPOILT = 3.0
+"""Places whose interpolation one outlier spoils: its own and those of its neighbours."""
+
+
+def left_out_error(table: Table) -> HeldOut:
     """Root mean square of the relative error when a place is interpolated from its neighbours (each at most 100 %)."""
     x, y = np.log(np.asarray(table.places)), np.log(np.asarray(table.times))
     if len(x) < 3:
-        return float("nan")
+        return HeldOut(float("nan"), float("nan"))
     share = (x[1:-1] - x[:-2]) / (x[2:] - x[:-2])
     between = (1.0 - share) * y[:, :-2] + share * y[:, 2:]
-    return float(np.sqrt(np.mean(np.clip(np.expm1(between - y[:, 1:-1]), -1.0, 1.0) ** 2)))
+    errors = np.expm1(between - y[:, 1:-1]).ravel()
+    gross = gross_outliers(errors, robust_scale(errors, LEAST_SCALE))
+    return held_out_error(errors, gross if gross.mean() <= SPOILT * MOST else None)

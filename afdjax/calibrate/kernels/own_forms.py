@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 from afdjax._tools import checks
 from afdjax.calibrate.kernels import optimise
 from afdjax.calibrate.kernels.finished_fits import FinishedFit, to_the_end
-from afdjax.calibrate.kernels.first_fits import FormFit, root_mean_square
+from afdjax.calibrate.kernels.first_fits import FormFit
+from afdjax.calibrate.kernels.outliers import held_out_error
 from afdjax.calibrate.kernels.samples import Samples
 from afdjax.calibrate.robust import EFFICIENT, robust_scale
 from afdjax.calibrate.uncertainty import leave_one_out
@@ -66,11 +67,9 @@ def first_own_fit(formula: OwnFormula, samples: Samples) -> FormFit:
     logs, scales = run.begin(np.log(np.array([[start[name] for name in formula.names]], float)))
     logs, _ = run.finish(logs, EFFICIENT * scales, 1.0)
     judged = run.assess(logs)
-    residuals = np.asarray(judged.residuals[0])
+    residuals, left_out = np.asarray(judged.residuals[0]), np.asarray(judged.left_out[0])
     scale = robust_scale(residuals, optimise.LEAST_SCALE)
-    return FormFit(
-        formula, logs[0], scale, float(np.abs(residuals).max()), root_mean_square(np.asarray(judged.left_out[0]))
-    )
+    return FormFit(formula, logs[0], scale, float(np.abs(residuals).max()), left_out, held_out_error(left_out))
 
 
 def finish_own_fit(samples: Samples, chosen: FormFit, minimax: bool | None) -> FinishedFit:

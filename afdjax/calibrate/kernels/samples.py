@@ -43,12 +43,22 @@ class Samples:
         }  # fmt: skip
         return np.array([units.get(term, time) for term in family.TERMS])
 
+    def chosen(self, size: int) -> np.ndarray:
+        """The points that are fitted where there is room for `size` of them."""
+        if len(self.tokens) <= size:
+            return np.arange(len(self.tokens))
+        order = np.lexsort((self.batch_size, self.tokens))
+        return order[np.linspace(0, len(order) - 1, size).round().astype(int)]
+
+    @functools.cached_property
+    def fitted(self) -> "Samples":
+        """The points that are fitted."""
+        rows = self.chosen(self.size)
+        return Samples(self.tokens[rows], self.batch_size[rows], self.time[rows])
+
     def padded(self, size: int) -> Points:
         """The points in scaled units, padded (or thinned) to `size`."""
-        chosen = np.arange(len(self.tokens))
-        if len(chosen) > size:
-            order = np.lexsort((self.batch_size, self.tokens))
-            chosen = order[np.linspace(0, len(order) - 1, size).round().astype(int)]
+        chosen = self.chosen(size)
         tokens, slots, time = self.units
         pad = lambda values, unit: np.concatenate([values[chosen] / unit, np.ones(size - len(chosen))])
         weight = np.concatenate([np.ones(len(chosen)), np.zeros(size - len(chosen))])

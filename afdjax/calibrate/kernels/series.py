@@ -17,19 +17,21 @@ from afdjax.calibrate.kernels.findings import (
     Finding,
     Line,
     disorder,
-    gross_outliers,
+    far_off,
     lines_of,
     missing_terms,
-    rates,
+    off_together,
 )
 from afdjax.calibrate.kernels.finished_fits import FinishedFit, finish_fits
-from afdjax.calibrate.kernels.first_fits import FormFit, first_fits
+from afdjax.calibrate.kernels.first_fits import FormFit, first_fits, without_outliers
 from afdjax.calibrate.kernels.interpolate import left_out_error, tabulate
 from afdjax.calibrate.kernels.optimise import LEAST_SCALE
+from afdjax.calibrate.kernels.outliers import HeldOut, alone, gross_outliers, misfits
 from afdjax.calibrate.kernels.own_forms import OwnFormula, finish_own_fit, first_own_fit, own_formulas
+from afdjax.calibrate.kernels.rates import Costs, impossible_rates
 from afdjax.calibrate.kernels.samples import Samples
 from afdjax.calibrate.robust import robust_scale
-from afdjax.calibrate.timings import Series, Timings
+from afdjax.calibrate.timings import WHERE, Series, Timings
 from afdjax.calibrate.uncertainty import intervals, prediction_variance
 from afdjax.deployment.forms import FloorLinear, Latency, Roofline, time_at_equal_contexts
 from afdjax.deployment.profile import Validity
@@ -54,11 +56,11 @@ class SeriesFit:
 
     `form` names the form, `latency` is the fitted stage time and `covariance` that of its coefficients, in their order. What it
     was fitted as is `formula`, and `finished` its end (both None for a table). `residuals` are predicted / measured - 1 at each
-    point, `scale` their robust standard deviation; `left_out` the root mean square of leave-one-out residuals (by refits up to 40
-    points, by the hat matrix beyond, and of forms that cannot be the best; of a table by interpolating its neighbours),
-    `left_out_by_form` the same of every form that was tried, and `worst_by_form` the largest relative residual of its robust fit.
-    `minimax` says whether
-    the worst residual was made small in the end (the form and not noise limits the fit), or the robust loss was the last word.
+    point, `scale` their robust standard deviation; `held_out` the root mean square of leave-one-out residuals (by refits up to 40
+    points, by the hat matrix beyond, and of forms that cannot be the best; of a table by interpolating its neighbours), without
+    outliers and with them, `left_out_by_form` that without them of every form that was tried, and `worst_by_form` the largest
+    relative residual of its robust fit. `minimax` says whether the worst residual was made small in the end (the form and not
+    noise limits the fit), or the robust loss was the last word. `rows` says where each point stands (columns `file`, `row`).
     """
 
     series: Series
@@ -70,12 +72,13 @@ class SeriesFit:
     finished: FinishedFit | None
     residuals: np.ndarray
     scale: float
-    left_out: float
+    held_out: HeldOut
     left_out_by_form: dict[str, float]
     worst_by_form: dict[str, float]
     validity: Validity
     findings: list[Finding]
     lines: list[Line] = dataclasses.field(repr=False)
+    rows: pl.DataFrame = dataclasses.field(repr=False)
 
     @property
     def minimax(self) -> bool:
@@ -98,9 +101,30 @@ class SeriesFit:
         return sorted(found, key=lambda cliff: -abs(np.log(cliff.factor)))
 
     @property
+    def left_out(self) -> float:
+        """The held-out error without outliers."""
+        return self.held_out.robust
+
+    @functools.cached_property
     def outliers(self) -> np.ndarray:
-        """Which points are gross outliers."""
-        return gross_outliers(self.residuals, self.scale)
+        """Which points are gross outliers, and not off with all of their line."""
+        return alone(gross_outliers(self.residuals, self.scale), self.samples)
+
+    def outlier_rows(self) -> list[dict[str, Any]]:
+        """The outliers, the farthest first: file, row, where, what was measured, and measured over predicted."""
+        order = np.argsort(-np.abs(np.log1p(np.maximum(self.residuals, -1.0 + 1e-9))), kind="stable")
+        places = self.rows.rows(named=True)
+        return [
+            places[i]
+            | {
+                "tokens": float(self.samples.tokens[i]),
+                "batch_size": None if self.validity.batch_size is None else float(self.samples.batch_size[i]),
+                "time": float(self.samples.time[i]),
+                "measured_over_fitted": float(1.0 / (1.0 + self.residuals[i])),
+            }
+            for i in map(int, order)
+            if self.outliers[i]
+        ]
 
     def intervals(self) -> dict[str, tuple[float, float, float]]:
         """Value, and ends of the 95 % interval, of each coefficient."""
@@ -138,6 +162,7 @@ def fit_series(
         tried = first_fits(samples, [family for family, _ in possible])
         for fits, one, (_, own) in zip(tried, samples, possible, strict=True):
             fits += [first_own_fit(formula, one) for formula in own]
+        tried = [without_outliers(fits, one) for fits, one in zip(tried, samples, strict=True)]
         chosen = [_chosen(fits, name) for fits, name in zip(tried, wanted, strict=True)]
         decided = [
             False if minimax is None and (best.scale > ROUGH or _noise(part) > NOISY * best.scale) else minimax
@@ -236,15 +261,18 @@ def _fitted(
     residuals = predicted / samples.time - 1.0
     latency = best.form.latency(finished.coefficients)
     seen = _seen(key, part, samples, residuals)
+    # points that are left out cannot bend the form to themselves
+    where = misfits(best.held_out, best.scale, samples.fitted)
+    seen["findings"] += off_together(where) + _pattern(best, tried)
+    seen["findings"] += _closer(best, tried, float(np.abs(residuals).max()))
     return SeriesFit(
-        **seen
-        | {"findings": seen["findings"] + _pattern(best, tried) + _closer(best, tried, float(np.abs(residuals).max()))},
+        **seen,
         form=best.form.name,
         latency=latency,
         covariance=best.form.covariance_of(latency, finished.covariance),
         formula=best.form,
         finished=finished,
-        left_out=best.left_out,
+        held_out=best.error,
         left_out_by_form={found.form.name: found.left_out for found in tried},
         worst_by_form={found.form.name: found.worst for found in tried},
     )
@@ -256,17 +284,19 @@ def _tabulated(key: Series, part: Timings, samples: Samples, tried: Sequence[For
     except ValueError as error:
         raise ValueError(f"{_title(key)}: the form '{TABLE}' cannot be fitted: {error}.") from None
     residuals = _times(table, samples) / samples.time - 1.0
-    left_out = left_out_error(table)
+    held_out, seen = left_out_error(table), _seen(key, part, samples, residuals)
+    # a table follows what no smooth form does
+    seen["findings"] = [dataclasses.replace(found, alarm=found.about == "rate") for found in seen["findings"]]
     return SeriesFit(
-        **_seen(key, part, samples, residuals),
+        **seen,
         form=TABLE,
         latency=table,
         # one factor on all times: the noise of one measurement, averaged
         covariance=np.array([[np.mean(residuals**2) / len(residuals)]]),
         formula=None,
         finished=None,
-        left_out=left_out,
-        left_out_by_form={found.form.name: found.left_out for found in tried} | {TABLE: left_out},
+        held_out=held_out,
+        left_out_by_form={found.form.name: found.left_out for found in tried} | {TABLE: held_out.robust},
         worst_by_form={found.form.name: found.worst for found in tried} | {TABLE: float(np.abs(residuals).max())},
     )
 
@@ -277,21 +307,27 @@ def _seen(key: Series, part: Timings, samples: Samples, residuals: np.ndarray) -
     frame = part.frame
     grid = [None if frame[name].null_count() else frame[name].to_numpy() for name in ("batch", "context")]
     lines = lines_of(samples.tokens, grid[0], grid[1], samples.time)
-    first = lambda name: frame[name].drop_nulls().first()
-    sparse = frame["bytes_per_token"].n_unique() > 1
-    findings = rates(
-        samples.tokens, samples.time, None if sparse else first("bytes_per_token"), first("flops_per_token"),
-        first("precision"), accelerator_named_in(key.device),
-    )  # fmt: skip
+    part_of = accelerator_named_in(key.device)
+    findings = impossible_rates(key.component, samples.tokens, samples.batch_size, samples.time, _costs(part), part_of)
     return {
         "series": key,
         "samples": samples,
         "residuals": residuals,
         "scale": scale,
         "validity": Validity(_range(samples.tokens), _range(samples.batch_size) if grid[0] is not None else None),
-        "findings": findings + disorder(residuals, scale, lines),
+        "findings": findings + disorder(scale, lines) + far_off(alone(gross_outliers(residuals, scale), samples)),
         "lines": lines,
+        "rows": frame.select(*WHERE),
     }
+
+
+def _costs(part: Timings) -> Costs:
+    """What the source knows of the work at each point; nothing where it says so of some points only."""
+    frame, tokens = part.frame, pl.col("tokens")
+    moved = tokens * pl.col("bytes_per_token") + pl.col("weight_bytes").fill_null(0.0)
+    columns = frame.select(moved.alias("bytes"), (tokens * pl.col("flops_per_token")).alias("operations"))
+    moved, done = (None if one.null_count() else one.to_numpy() for one in columns)
+    return Costs(moved, done, next(iter(frame["precision"].drop_nulls()), None))
 
 
 def _pattern(best: FormFit, tried: Sequence[FormFit]) -> list[Finding]:

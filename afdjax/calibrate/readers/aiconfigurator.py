@@ -11,14 +11,17 @@ import polars as pl
 
 from afdjax._tools.tables import NoTable
 from afdjax.calibrate.readers.labels import (
+    dense_product,
     device_of,
     element_bytes,
+    gated_experts,
     grouped_query,
     latent,
     numbers,
     operation,
     pieces_of,
     precision_of,
+    sent,
     tidy,
 )
 
@@ -52,20 +55,24 @@ def latent_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 def moe(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Mixture-of-experts layers; the timed rank is the most loaded one of its group."""
-    more = [numbers("num_tokens").alias("tokens"), pl.col("moe_dtype").alias("precision")]
+    split = numbers("moe_ep_size") * (numbers("moe_tp_size") if "moe_tp_size" in table.columns else 1.0)
+    work = gated_experts(numbers("hidden_size"), numbers("inter_size"), numbers("topk") / split)
+    more = [numbers("num_tokens").alias("tokens"), pl.col("moe_dtype").alias("precision"), work]
     return _rows(table, path, "ffn", MOE, "latency", *more)
 
 
 def gemm(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Dense products of m tokens with a k x n matrix."""
-    more = [numbers("m").alias("tokens"), pl.col("gemm_dtype").alias("precision")]
+    costs = dense_product(numbers("k"), numbers("n"), element_bytes(pl.col("gemm_dtype")))
+    more = [numbers("m").alias("tokens"), pl.col("gemm_dtype").alias("precision"), *costs]
     return _rows(table, path, "ffn", ["op_name", "kernel_source", "gemm_dtype", "n", "k"], "latency", *more)
 
 
 def collective(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """NCCL; tokens are message elements."""
     labels = ["op_name", "kernel_source", "nccl_dtype", "num_gpus"]
-    return _rows(table, path, "communication", labels, "latency", numbers("message_size").alias("tokens"))
+    message = sent(pl.col("op_name").cast(pl.String), numbers("num_gpus"), element_bytes(pl.col("nccl_dtype")))
+    return _rows(table, path, "communication", labels, "latency", numbers("message_size").alias("tokens"), message)
 
 
 def alltoall(table: pl.DataFrame, path: Path) -> pl.DataFrame:

@@ -86,6 +86,34 @@ def grouped_query(heads: pl.Expr, kv_heads: pl.Expr, head_size: pl.Expr, kv_byte
     ]
 
 
+def dense_product(rows: pl.Expr, columns: pl.Expr, element: pl.Expr) -> list[pl.Expr]:
+    """What a product of the tokens with a matrix costs: the matrix once, each token in (as the weights) and out (16-bit)."""
+    return [
+        _known(rows * columns * element).alias("weight_bytes"),
+        _known(rows * pl.min_horizontal(element, pl.lit(2.0)) + 2.0 * columns).alias("bytes_per_token"),
+        _known(2.0 * rows * columns).alias("flops_per_token"),
+    ]
+
+
+def gated_experts(hidden: pl.Expr, inner: pl.Expr, share: pl.Expr) -> pl.Expr:
+    """Operations of one token in experts of three matrices; `share` of a token's experts are on the worker, in whole ones."""
+    return _known(6.0 * hidden * inner * share).alias("flops_per_token")
+
+
+def sent(collective: pl.Expr, devices: pl.Expr, element: pl.Expr) -> pl.Expr:
+    """Bytes that one element of a message cannot do without on the busiest link of a device, one way.
+
+    What stays on the device is not sent. All else is once in or out, also where a switch adds or copies; `element` is in bytes.
+    """
+    stays = collective.str.contains("(?i)all_?gather|all_?to_?all|reduce_?scatter")
+    return _known(element * pl.when(stays).then(1.0 - 1.0 / devices).otherwise(1.0)).alias("bytes_per_token")
+
+
+def _known(cost: pl.Expr) -> pl.Expr:
+    """A cost, null where the table has no numbers for it."""
+    return pl.when(cost.is_finite() & (cost > 0)).then(cost)
+
+
 def latent(heads: pl.Expr, kv_bytes: pl.Expr, dense: pl.Expr, rank: int = LATENT, rope: int = ROPE) -> list[pl.Expr]:
     """What one KV token costs in multi-head latent attention: one latent vector for all heads; null where not `dense`."""
     return [

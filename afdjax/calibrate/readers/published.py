@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from afdjax.calibrate.readers.labels import device_in, device_of, element_bytes, numbers
+from afdjax.calibrate.readers.labels import device_in, device_of, element_bytes, numbers, sent
 from afdjax.calibrate.readers.simulators import rows
 
 
@@ -19,7 +19,8 @@ def nccl_tests(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     Sizes of 0 bytes are left out: they time a launch.
     """
     table = table.filter(numbers("count") != 0)
-    more = [numbers("count").alias("tokens"), device_of(table, path, "gpu").alias("device")]
+    message = sent(pl.col("collective").cast(pl.String), numbers("num_gpus"), element_bytes(pl.col("type")))
+    more = [numbers("count").alias("tokens"), device_of(table, path, "gpu").alias("device"), message]
     labels = ["collective", "type", "num_gpus"]
     return rows(table, path, "communication", numbers("time_us"), "us", labels, *more)
 
@@ -31,8 +32,10 @@ def apex_nccl(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """
     found = re.search(r"alltoall|all_gather|all_reduce|reduce_scatter|sendrecv", path.name)
     table = table.filter(numbers("size(kb)") != 0)
-    elements = numbers("size(kb)") * 1024.0 / element_bytes(pl.col("dtype"))
-    more = [elements.alias("tokens"), device_of(table, path, "gpu").alias("device")]
+    element = element_bytes(pl.col("dtype"))
+    message = sent(pl.lit(found[0] if found else ""), numbers("num_nodes") * numbers("num_gpus_per_node"), element)
+    elements = numbers("size(kb)") * 1024.0 / element
+    more = [elements.alias("tokens"), device_of(table, path, "gpu").alias("device"), message]
     labels = ["num_nodes", "num_gpus_per_node", "dtype"]
     return rows(table, path, "communication", numbers("time(us)"), "us", labels, *more, collective=found and found[0])
 

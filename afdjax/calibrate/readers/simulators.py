@@ -5,9 +5,11 @@ from pathlib import Path
 
 import polars as pl
 
+from afdjax.calibrate.readers.heads import head_size
 from afdjax.calibrate.readers.labels import (
     device_in,
     element_bytes,
+    gated_experts,
     grouped_query,
     latent,
     model_in,
@@ -15,12 +17,9 @@ from afdjax.calibrate.readers.labels import (
     operation,
     pieces_of,
     precision_of,
+    sent,
     tidy,
 )
-
-
-HEAD_SIZE = 128
-"""Assumed where a table of attention heads does not give their size; true of Llama 3, the model of those tables."""
 
 
 def rows(
@@ -80,14 +79,16 @@ def infersim_indexer(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 def infersim_gemm(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """InferSim, dense products of m tokens with a k x n matrix."""
-    return rows(table, path, "ffn", numbers("latency_us"), "us", ["n", "k"], numbers("m").alias("tokens"))
+    work = (2.0 * numbers("n") * numbers("k")).alias("flops_per_token")
+    return rows(table, path, "ffn", numbers("latency_us"), "us", ["n", "k"], numbers("m").alias("tokens"), work)
 
 
 def infersim_experts(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """InferSim, the two grouped products of a mixture-of-experts layer as one call; tokens are those of one GPU."""
     labels = ["num_experts", "num_gpus", "num_local_experts", "topk", "hidden_size", "intermediate_size"]
     both = numbers("up_proj_us") + numbers("down_proj_us")
-    return rows(table, path, "ffn", both, "us", labels, numbers("batch_size_per_gpu").alias("tokens"))
+    work = gated_experts(numbers("hidden_size"), numbers("intermediate_size"), numbers("topk"))
+    return rows(table, path, "ffn", both, "us", labels, numbers("batch_size_per_gpu").alias("tokens"), work)
 
 
 def vidur_mlp(table: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -98,9 +99,10 @@ def vidur_mlp(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def vidur_network(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Vidur, send/recv or all-reduce (the file name says which); tokens are 16-bit message elements."""
+    """Vidur, send/recv or all-reduce (the file name says which); tokens are bytes of the message, as its profiler writes them."""
     found = re.search(r"send_recv|all_reduce|all_gather|reduce_scatter", path.name)
-    more = [numbers("size").alias("tokens")]
+    message = sent(pl.lit(found[0] if found else ""), numbers("num_workers"), pl.lit(1.0))
+    more = [numbers("size").alias("tokens"), message]
     if "std_ms" in table.columns:
         more.append(numbers("std_ms").alias("spread"))
     labels = ["num_workers", "devices_per_node"]
@@ -111,7 +113,7 @@ def whole_model_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Frontier and LLMServingSim v0: heads are the model's, which tensor parallelism divides; 16-bit cache assumed."""
     workers = numbers("num_tensor_parallel_workers")
     heads, kv_heads = numbers("n_q_head"), numbers("n_kv_head")
-    size = numbers("n_embd") / heads if "n_embd" in table.columns else pl.lit(float(HEAD_SIZE))
+    size = head_size(table, model_in(path))
     # a KV head that is shared by several workers is held by each of them
     costs = grouped_query(heads / workers, pl.max_horizontal(kv_heads / workers, pl.lit(1.0)), size, pl.lit(2.0))
     more = [*_slots("batch_size", "kv_cache_size"), *costs]
@@ -126,8 +128,15 @@ def frontier_experts(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Frontier, the grouped products of a mixture-of-experts layer on one worker."""
     labels = ["num_experts", "num_experts_per_device", "expert_parallel_size", "router_topk", "hidden_dim"]
     labels += ["expert_hidden_dim", "num_tensor_parallel_workers", "load_distribution"]
-    time, tokens = numbers("moe_grouped_gemm_median_ms"), numbers("num_tokens").alias("tokens")
-    return rows(table, path, "ffn", time, "ms", labels, tokens, model=model_in(path))
+    time, more = numbers("moe_grouped_gemm_median_ms"), [numbers("num_tokens").alias("tokens")]
+    shape = {"router_topk", "num_experts_per_device", "hidden_dim", "expert_hidden_dim", "load_distribution"}
+    if shape <= set(table.columns):
+        # even loads, or nothing is known of what this worker does
+        even = pl.col("load_distribution").cast(pl.String).is_in(["uniform", "balanced"])
+        here = numbers("router_topk") * numbers("num_experts_per_device") / numbers("num_experts")
+        share = pl.when(even).then(here / numbers("num_tensor_parallel_workers"))
+        more.append(gated_experts(numbers("hidden_dim"), numbers("expert_hidden_dim"), share))
+    return rows(table, path, "ffn", time, "ms", labels, *more, model=model_in(path))
 
 
 def llmservingsim_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
