@@ -1,6 +1,7 @@
 """What `calibrate` says of timings that cannot be right, of outliers and of misfits: alarms by slope, rows, places."""
 
 import json
+import re
 
 import numpy as np
 import polars as pl
@@ -198,7 +199,8 @@ def test_the_report_and_the_document_list_rows():
 def test_a_misfit_is_named_by_its_place():
     time = noisy(1e-3 * TOKENS + 0.5 * BATCH + 30.0) * np.where(CONTEXT == 4096.0, 3.0, 1.0)
     [fit] = fit_series(together([Made("attention", "toy", TOKENS, BATCH, time, 1.0)]))
-    assert any("all 5 points at context 4,096 take 3.0" in found.text for found in fit.findings)
+    said = r"all 5 points at context 4,096 take (2\.9|3\.0)"
+    assert any(re.match(said, found.text) for found in fit.findings)
     # they are off together: none of them is an outlier, and the error counts them
     assert not fit.outliers.any() and fit.held_out.robust == fit.held_out.plain > 0.2
 
