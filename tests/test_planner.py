@@ -70,3 +70,23 @@ def test_plan_and_ratio_are_one_optimum(planned):
     other = afd.plan(planned.workload, planned.profile, afd.Bundle(256, in_flight=3), afd.Gaussian())
     for plan in (planned, other):
         assert max(disagreement(plan).values()) < 1e-9
+
+
+def test_the_error_of_a_ratio_is_split_by_source():
+    """Log and stages that do not depend on each other add up to the interval; a stage without errors has none, not zero."""
+    workload = afd.Requests([100, 900, 2_000] * 200, [20, 300, 80] * 200)
+    stages = afd.Affine(1e-3, 20.0), afd.Affine(0.1, 40.0), afd.Affine(0.05, 10.0)
+    names = list(afd.Profile(*stages).coefficients())
+    values = np.array([float(value) for value in afd.Profile(*stages).coefficients().values()])
+    known = np.array([not name.startswith("communication") for name in names])
+    profile = afd.Profile(*stages, covariance=jnp.diag((0.05 * values * known) ** 2))
+    plan = afd.plan(workload, profile, afd.Bundle(64))
+    errors = plan.ratio_errors
+    assert errors is not None and plan.ratio_interval is not None
+    assert errors["communication"] is None and all(errors[name] > 0.0 for name in ("log", "attention", "ffn"))
+    total = np.sqrt(sum(error**2 for error in errors.values() if error is not None))
+    np.testing.assert_allclose(np.log(plan.ratio_interval[1] / plan.ratio), 1.96 * total, rtol=1e-9)
+    # the log alone is what there is without a covariance
+    alone = afd.plan(workload, afd.Profile(*stages), afd.Bundle(64))
+    np.testing.assert_allclose(np.log(alone.ratio_interval[1] / alone.ratio), 1.96 * errors["log"], rtol=1e-9)
+    assert "communication not given" in str(plan) and "attention not given" in str(alone)

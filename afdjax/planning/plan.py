@@ -51,7 +51,8 @@ class Plan:
     `attention_workers` the best whole number for the bundle's FFN workers, `at_best` what it does there.
     `theta_interval` is for this log's mean, `theta_later_interval` for a later window: the requests that follow the log, a tenth
     as many. `ratio_interval` and `throughput_interval` are 95 % intervals from the sampling error of the trace, joined with that
-    of the coefficients where the profile has a covariance; None where neither is known. `ratio_elasticities` and
+    of the coefficients where the profile has a covariance; None where neither is known. `ratio_errors`: the relative standard
+    deviation of r* that the log and each stage alone give, None for a source whose error is not stated. `ratio_elasticities` and
     `throughput_elasticities` are d log r* / d log parameter and d log throughput / d log parameter (throughput at r*).
     `slot_cost`: mean and standard deviation of what a slot costs, where attention goes by that and not by its tokens.
     `whole_bundles` has the best xA-yF for y = 1 to 4: a larger y meets r* more closely, but more workers wait for each other.
@@ -75,6 +76,7 @@ class Plan:
     slot_load: float
     closed_form: ClosedForm | None
     ratio: float
+    ratio_errors: dict[str, float | None] | None
     ratio_interval: tuple[float, float] | None
     throughput_interval: tuple[float, float] | None
     attention_workers: int
@@ -162,6 +164,7 @@ class Plan:
         return {
             "ratio": self.ratio,
             "ratio_ci95": _listed(self.ratio_interval),
+            "ratio_error_by_source": self.ratio_errors,
             "attention_workers": self.attention_workers,
             "ffn_workers": _number(self.bundle.ffn_workers),
             "regime": self.regime,

@@ -23,6 +23,7 @@ from afdjax.cycles.loads import WorkerLoad
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.forms import Affine, SlotCost
 from afdjax.deployment.profile import Profile
+from afdjax.deployment.stages import STAGES
 from afdjax.planning.cautions import cautions
 from afdjax.planning.mean_field import ClosedForm, closed_form, horizon_load
 from afdjax.planning.plan import Curve, Plan, WholeBundle, workload_title
@@ -167,6 +168,7 @@ def _plan(
         slot_load=slot_load,
         closed_form=_closed_form(slot_load, profile, bundle),
         ratio=optimum.ratio,
+        ratio_errors=covariances.by_source(optimum.of_ratio, parameters) if optimum.inside else None,
         ratio_interval=covariances.interval(optimum.ratio, optimum.of_ratio, parameters) if optimum.inside else None,
         throughput_interval=covariances.interval(rate, optimum.of_throughput, parameters),
         attention_workers=int(curve.attention_workers[best]),
@@ -304,22 +306,47 @@ class _Covariances(NamedTuple):
         self, value: float, elasticities: dict[str, float], parameters: dict[str, Scalar]
     ) -> tuple[float, float] | None:
         """95 % interval of `value` by the delta method on its logarithm, so that it stays positive."""
-        numbers = {name: float(number) for name, number in parameters.items()}
-        relative = {name: elasticity / numbers[name] for name, elasticity in elasticities.items() if numbers[name]}
-        sources = [
-            (TOKENS, self.slot),
-            (COSTS, self.slot),
-            (tuple(self.profile.coefficients()), self.profile.covariance),
-        ]
-        known = [(names, np.asarray(covariance)) for names, covariance in sources if covariance is not None]
-        if not known:
+        coefficients, covariance = tuple(self.profile.coefficients()), self.profile.covariance
+        of_log = self._variance_by_log(elasticities, parameters)
+        of_fit = (
+            None if covariance is None else _variance(elasticities, parameters, coefficients, np.asarray(covariance))
+        )
+        if of_log is None and of_fit is None:
             return None
-        variance = 0.0
-        for names, covariance in known:
-            slopes = np.array([relative.get(name, 0.0) for name in names])
-            variance += float(slopes @ covariance @ slopes)
-        factor = float(np.exp(1.96 * np.sqrt(max(variance, 0.0))))
+        factor = float(np.exp(1.96 * np.sqrt((of_log or 0.0) + (of_fit or 0.0))))
         return value / factor, value * factor
+
+    def by_source(self, elasticities: dict[str, float], parameters: dict[str, Scalar]) -> dict[str, float | None]:
+        """Relative standard deviation that the log and each stage give; None where no error of a source is stated."""
+        names = list(self.profile.coefficients())
+        variances = {"log": self._variance_by_log(elasticities, parameters)}
+        for stage in STAGES:
+            own = [i for i, name in enumerate(names) if name.startswith(f"{stage}.")]
+            block = np.zeros((0, 0))
+            if self.profile.covariance is not None:
+                block = np.asarray(self.profile.covariance)[np.ix_(own, own)]
+            of_stage = tuple(names[i] for i in own)
+            # a stage that was taken from elsewhere has no errors, not errors of zero
+            variances[stage] = _variance(elasticities, parameters, of_stage, block) if block.any() else None
+        return {name: None if variance is None else float(np.sqrt(variance)) for name, variance in variances.items()}
+
+    def _variance_by_log(self, elasticities: dict[str, float], parameters: dict[str, Scalar]) -> float | None:
+        if self.slot is None:
+            return None
+        return sum(_variance(elasticities, parameters, names, self.slot) for names in (TOKENS, COSTS))
+
+
+def _variance(
+    elasticities: dict[str, float], parameters: dict[str, Scalar], names: tuple[str, ...], covariance: np.ndarray
+) -> float:
+    """Of the logarithm of what has these elasticities by `parameters`, of which those of `names` have this covariance."""
+    slopes = np.array(
+        [
+            elasticities[name] / float(parameters[name]) if name in elasticities and float(parameters[name]) else 0.0
+            for name in names
+        ]
+    )
+    return max(float(slopes @ covariance @ slopes), 0.0)
 
 
 def _covariances(workload: SlotLoad, profile: Profile) -> tuple[_Covariances, SamplingError]:

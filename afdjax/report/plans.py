@@ -102,7 +102,15 @@ def _certainty(plan: Document) -> list[Any]:
         rows.append(
             ("interval of r*", f"covers {errors}; not the model's own error, nor a change of load or of what is served")
         )
+    if plan["optimum"]["ratio_error_by_source"] is not None:
+        by_source = plan["optimum"]["ratio_error_by_source"].items()
+        rows.append(("r* by source", ", ".join(f"{name} {_half_width(error)}" for name, error in by_source)))
     return [headline("How sure"), pairs(rows)]
+
+
+def _half_width(error: float | None) -> str:
+    """Of the 95 % interval that one source alone would give."""
+    return "not given" if error is None else f"+-{1.96 * error:.1%}"
 
 
 def _theta(ends: list[float]) -> str:
