@@ -43,6 +43,7 @@ from .deployment.profile import (
 from .deployment.table import Table as Table
 from .hardware.accelerator import Accelerator as Accelerator
 from .hardware.files import load_accelerator as load_accelerator
+from .planning.comparison import Comparison as Comparison, compare as compare
 from .planning.mean_field import ClosedForm as ClosedForm, closed_form as closed_form, horizon_load as horizon_load
 from .planning.model_check import (
     ModelCheck as ModelCheck,

@@ -75,6 +75,7 @@ MADE_BY = {
     "calibrate.SeriesFit": "calibrate.fit_series",
     "calibrate.StepFit": "calibrate.fit_steps",
     "calibrate.Timings": "calibrate.load_timings",
+    "Comparison": "compare",
     "WindowPlans": "plan_windows",
     "explore.Corrections": "explore.search",
     "explore.Exploration": "explore.search",
@@ -522,6 +523,14 @@ def planned(workload: afd.SlotLoad, profile: afd.Profile, bundle: afd.Bundle) ->
 def _():
     found = planned(*scenario())
     return found, found.to_dict(), str(found)
+
+
+@call("compare", agrees=1e-6)
+def _():
+    law, slow, provisioned = scenario()
+    fast = slow.with_coefficients({name: 0.9 * float(value) for name, value in slow.coefficients().items()})
+    found = afd.compare(slow, fast, law, provisioned, max_ratio=8)
+    return found.to_dict(), str(found)
 
 
 @call("plan_windows", agrees=1e-6)

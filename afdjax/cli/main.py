@@ -9,6 +9,7 @@ import typer
 
 from afdjax.cli.calibrate import calibrate
 from afdjax.cli.common import Refusal
+from afdjax.cli.compare import compare
 from afdjax.cli.explore import explore
 from afdjax.cli.plan import plan
 from afdjax.cli.simulate import simulate
@@ -36,6 +37,7 @@ COMMANDS = {
         calibrate_steps,
         "steps.csv --prior kernels.json --unknown ffn -o profile.json --predict more.csv",
     ),
+    "compare": (compare, "deepseek-v3-ascend-910c fitted.json --workload azure-2023-code"),
     "explore": (explore, "--model deepseek-v3.2 --gpus 128xb200 --workload chat --ttft 50ms --tpot 15ms"),
 }
 """The commands by name, each with the arguments of an example."""
