@@ -167,9 +167,7 @@ def test_single_precision_sees_few_slow_workers(requests):
     ("prompt", "decode", "weight", "batch_size"),
     [
         ((100, 50_000), (20, 200), (9_999, 1), 4),
-        ((100, 50_000), (20, 200), (999, 1), 64),
         ((10, 200, 80_000), (1, 30, 5), (500, 500, 0.5), 1),
-        ((50, 2_000, 30_000), (1, 1, 1), (1e5, 10, 1), 30),
     ],
 )
 def test_a_few_requests_that_are_much_longer(double, prompt, decode, weight, batch_size):
@@ -203,7 +201,7 @@ def test_the_caution_for_a_coarse_lattice_is_good_advice():
     assert not [line for line in of(afd.Exact(1048576)).warnings if "nodes" in line]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(5))
 def test_single_precision_on_laws_with_steps(seed):
     """`tests/benchmarks/test_exact_rounds.py` has 400 of them."""
     np.testing.assert_allclose(*in_both_precisions(np.random.default_rng([seed, 11])), rtol=1e-3)

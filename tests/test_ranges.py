@@ -76,6 +76,7 @@ def test_help_says_the_range(of, name, help_text):
             "replicas": (1, MOST_REPLICAS),
             "seed": (0, MOST_SEED),
             "horizon_requests": (1, 1e12),
+            "resize_cost": (0, 1e9),
         }
         assert (low, high) == known[name]
 

@@ -422,6 +422,7 @@ def test_hiccups_are_listed_and_have_little_influence():
     assert set(fit.outliers) == set(rows)
     assert fit.to_dict()["outlier_rows"][0] - 1 in rows
     assert any(line.startswith("16 rows are gross outliers and have little influence: row ") for line in fit.advice())
+    assert not any(line.startswith("misfit") for line in fit.advice())
     assert fit.held_out < 1.25 * clean.held_out
     assert all(abs(off) < 4.0 for off in off_by(fit, truth).values())
 
@@ -435,3 +436,39 @@ def test_predictions_that_nothing_determines_are_said_to_be_none():
     _, low, high = fit.predict(far)
     assert document["prediction"]["not_determined"] == int((high > 2.0 * low).sum()) > 0
     assert "are not determined: their intervals span more than a factor of 2." in steps_report(document)
+
+
+def test_predictions_are_of_the_other_log():
+    """Three in flight and more layers, predicted from two in flight and one layer."""
+    log, truth = drawn_log(2, 300, seed=6, noise=0.005)
+    fit = fit_steps(log, truth, 0.1)
+    other, _ = drawn_log(3, 40, seed=6, noise=0.0)
+    with jax.enable_x64(True):
+        there = problem_of(other, truth, 1.0, afd.Gaussian(), afd.WorkerWise(), None)
+        expected = np.exp(np.asarray(there.steps_and_slopes(there.middle)[0]))
+    np.testing.assert_allclose(fit.predict(other)[0], expected, rtol=0.05)
+    np.testing.assert_allclose(fit.predict(dataclasses.replace(other, layers=60.0))[0], 60.0 * expected, rtol=0.05)
+
+
+def test_where_the_misfit_is_flat_nothing_is_told():
+    """At the edge of a flat side the curvature says more than the log does: the interval holds the truth, or is the prior's."""
+    for seed in range(4):
+        rng = np.random.default_rng(100 + seed)
+        slots, workers = rng.choice([16.0, 64.0, 256.0], 120), rng.choice([2.0, 8.0, 32.0], 120)
+        log = StepLog(
+            slots,
+            slots * rng.uniform(500, 3000, 120),
+            np.sqrt(slots) * 1500.0,
+            workers,
+            np.ones(120),
+            np.ones(120),
+            in_flight=3,
+        )
+        truth = afd.Profile(afd.Affine(1.2e-3, 20.0), afd.Affine(0.3, 40.0), afd.Affine(0.1, 15.0), time_unit="us")
+        with jax.enable_x64(True):
+            problem = problem_of(log, truth, 1.0, afd.Gaussian(), afd.WorkerWise(), None)
+            steps, _ = problem.steps_and_slopes(problem.middle)
+        fit = fit_steps(dataclasses.replace(log, step_us=np.exp(np.asarray(steps) + 0.015 * rng.standard_normal(120))))
+        for name, (_, low, high) in fit.intervals().items():
+            if name.startswith("communication"):
+                assert low < float(truth.coefficients()[name]) < high, (seed, name, low, high)

@@ -97,9 +97,23 @@ def test_every_request_is_in_one_window():
     log = afd.Requests(rng.integers(1, 2_000, 3_000), rng.integers(1, 50, 3_000), time=time)
     found = afd.plan_windows(log, PROFILE, windows=1_000)
     assert sum(window.requests for window in found.windows) == 3_000
-    # in windows without requests there is nothing to plan
-    gap = afd.Requests([100] * 4, [20] * 4, time=[0.0, 1.0, 98.0, 99.0])
-    assert [window.requests for window in afd.plan_windows(gap, PROFILE, windows=10).windows] == [2, 2]
+    # in windows without requests there is nothing to plan, and nothing to save
+    gap = afd.plan_windows(
+        afd.Requests([100, 100, 900, 900], [20] * 4, time=[0.0, 1.0, 98.0, 99.0]), PROFILE, windows=10
+    )
+    assert [window.requests for window in gap.windows] == [2, 2]
+    assert "8 windows have no requests and are left out." in gap.warnings
+    near = afd.plan_windows(
+        afd.Requests([100, 100, 900, 900], [20] * 4, time=[0.0, 1.0, 18.0, 19.0]), PROFILE, windows=10
+    )
+    np.testing.assert_allclose(gap.breakeven, near.breakeven, rtol=1e-9)
+
+
+def test_small_windows_and_the_end_of_the_search_are_said():
+    found = afd.plan_windows(log_of([100, 900], each=50), PROFILE, windows="50s", max_ratio=8)
+    assert any(line.startswith("Windows hold 50 requests on average") for line in found.warnings)
+    assert "In 1 windows throughput still rises at the end of the search: raise `max_ratio`." in found.warnings
+    assert "Windows hold 50 requests" in str(found)
 
 
 @pytest.mark.parametrize("double", [True, False])

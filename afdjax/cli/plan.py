@@ -34,7 +34,7 @@ def plan(
     ] = None,
     resize_cost: Annotated[
         float | None,
-        typer.Option(help="With --windows: seconds of serving that a change of the number of workers costs."),
+        typer.Option(help="With --windows: seconds of serving that a change of the number of workers costs, 0 to 1e9."),
     ] = None,
     json: options.Json = False,
     plot: Annotated[Path | None, typer.Option(help="Write the throughput curve to this PNG file.")] = None,
@@ -73,6 +73,8 @@ def plan(
                 given.workload, given.profile, given.bundle, given.barrier,
                 windows=windows, max_ratio=max_ratio, resize_cost=resize_cost, workload_name=given.workload_name,
             ).to_dict()  # fmt: skip
+            found = document["windows"]
+            found["warnings"] = [in_options(warning, {}) for warning in found["warnings"]]
         if check:
             document["check"] = afdjax.check_plan(result).to_dict()
         if plot is not None:

@@ -79,6 +79,8 @@ class WindowPlans:
     - `least_worst`: the number whose largest regret in a window is the smallest, and that regret.
     - `breakeven` [s]: a change that costs more than this never pays; 0 where one number is best in every window.
     - `resizing`: the best schedule for a given cost, None where none was given.
+
+    Seconds are those of a fleet that the fixed number keeps busy in all windows that have requests.
     """
 
     workload_name: str
@@ -92,6 +94,7 @@ class WindowPlans:
     least_worst: tuple[int, float]
     breakeven: float
     resizing: Resizing | None
+    warnings: list[str]
     made_by: dict[str, Any]
 
     @property
@@ -116,6 +119,7 @@ class WindowPlans:
             "resizing": None
             if self.resizing is None
             else dataclasses.asdict(self.resizing) | {"changes": self.resizing.changes},
+            "warnings": self.warnings,
             "made_by": self.made_by,
         }
 
@@ -162,7 +166,7 @@ def plan_windows(
     edges = _edges(time, windows)
     owner = np.clip(np.searchsorted(edges, time - time[0], side="right") - 1, 0, len(edges) - 2)
     prompt, decode, weight = (np.asarray(column) for column in (workload.prompt, workload.decode, workload.weight))
-    which = [(number, owner == number) for number in np.unique(owner)]
+    which = [(int(number), owner == number) for number in np.unique(owner)]
     parts = [(number, Requests(prompt[own], decode[own], weight[own])) for number, own in which]
     curves = np.array([throughput_curve(part, profile, bundle, barrier, max_ratio) for _, part in parts])
     steps = np.array([float(np.sum(weight[own] * decode[own])) for _, own in which])
@@ -171,8 +175,9 @@ def plan_windows(
     fixed, own = int(np.argmin(needed.sum(axis=0))), np.argmax(curves, axis=1)
     regrets = 1.0 - curves / curves.max(axis=1, keepdims=True)
     safest = int(np.argmin(regrets.max(axis=0)))
-    # a fleet that the fixed number keeps busy for as long as the log is
-    seconds = needed * (edges[-1] / needed[:, fixed].sum())
+    # a fleet that the fixed number keeps busy for as long as there are requests
+    busy = float(sum(edges[number + 1] - edges[number] for number, _ in parts))
+    seconds = needed * (busy / needed[:, fixed].sum())
     return WindowPlans(
         workload_name=workload_name or workload_title(workload),
         profile=profile,
@@ -191,12 +196,33 @@ def plan_windows(
         least_worst=(safest + 1, float(regrets[:, safest].max())),
         breakeven=_breakeven(seconds),
         resizing=None if resize_cost is None else _resizing(seconds, float(resize_cost)),
+        warnings=_cautions(parts, own, curves.shape[1], len(edges) - 1),
         made_by={
-            "options": {"windows": windows, "max_ratio": float(max_ratio), "resize_cost": resize_cost},
+            "options": {
+                "windows": windows if isinstance(windows, str) else float(windows),
+                "max_ratio": float(max_ratio),
+                "resize_cost": None if resize_cost is None else float(resize_cost),
+            },
             "digests": {"workload": digest_of(workload), "profile": digest_of(profile)},
             "versions": versions(),
         },
     )  # fmt: skip
+
+
+def _cautions(parts: list[tuple[int, Requests]], own: np.ndarray, numbers: int, windows: int) -> list[str]:
+    """What to keep in mind: windows that are mostly noise, the end of the search, windows without requests."""
+    notes, mean = [], sum(len(part.prompt) for _, part in parts) / len(parts)
+    if len(parts) > 1 and mean < FEWEST_REQUESTS:
+        notes.append(
+            f"Windows hold {mean:,.0f} requests on average: much of what differs between them is chance, and looks like a gain. "
+            f"Take longer windows, of {FEWEST_REQUESTS} requests and more."
+        )
+    at_end = int(np.count_nonzero(own == numbers - 1))
+    if at_end:
+        notes.append(f"In {at_end} windows throughput still rises at the end of the search: raise `max_ratio`.")
+    if windows > len(parts):
+        notes.append(f"{windows - len(parts)} windows have no requests and are left out.")
+    return notes
 
 
 def _with_times(workload: SlotLoad) -> Requests:
@@ -224,7 +250,7 @@ def _edges(time: np.ndarray, windows: str | int | float) -> np.ndarray:
 
 def _seconds(windows: str | int | float) -> float:
     text = str(windows).strip()
-    match = re.fullmatch(r"([0-9.eE+]+)\s*(s|min|h|d)?", text)
+    match = re.fullmatch(r"([0-9.eE+-]+)\s*(s|min|h|d)?", text)
     try:
         length = float(match[1]) * _UNITS[match[2] or "s"] if match else math.nan
     except ValueError:

@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from afdjax.report.layout import headline, render
+from afdjax.report.layout import headline, notes, render
 
 
 def windows_report(document: dict[str, Any]) -> str:
@@ -38,7 +38,8 @@ def windows_report(document: dict[str, Any]) -> str:
     gain = document["throughput_resized"] / document["throughput_per_instance"] - 1.0
     lines.append(
         f"One number for all of the log: {fixed} attention workers, {document['throughput_per_instance'] * scale:,.4g} {unit} an "
-        f"instance (mean over windows, harmonic, by decode steps); it loses {document['worst_regret']:.2%} in its worst window."
+        f"instance (mean over windows, harmonic, by decode steps); it loses {document['worst_regret']:.2%} in its worst window. "
+        "(A plan of the whole log is for slots that hold requests of all windows at once.)"
     )
     if safest["attention_workers"] != fixed:
         lines.append(f"{safest['attention_workers']} workers lose least in their worst window: {safest['regret']:.2%}.")
@@ -54,7 +55,7 @@ def windows_report(document: dict[str, Any]) -> str:
         lines.append(
             f"Where a change costs {found['cost']:g} s: {found['changes']} changes, which save {found['saved']:.2%} of the time."
         )
-    return render(headline("By window"), table, *map(Text, lines))
+    return render(headline("By window"), table, *map(Text, lines), *notes(document["warnings"]))
 
 
 def _time(seconds: float) -> str:

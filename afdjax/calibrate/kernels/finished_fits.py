@@ -54,7 +54,7 @@ _ROUNDS = 3
 def to_the_end(run: Fits, first: Sequence[FormFit], minimax: Sequence[bool | None]) -> list[FinishedFit]:
     """Fits to convergence of the robust loss.
 
-    They go on to the smallest worst residual where `minimax` is True, or None and no point is a gross outlier.
+    They go on to the smallest worst residual where `minimax` is True, or None and no point looks like a slip.
     """
     scales = np.array([fit.scale for fit in first])
     robust = np.stack([fit.parameters for fit in first])
@@ -63,8 +63,8 @@ def to_the_end(run: Fits, first: Sequence[FormFit], minimax: Sequence[bool | Non
         scales = np.array([robust_scale(r[w > 0], LEAST_SCALE) for r, w in zip(residuals, run.weight, strict=True)])
     robust, _ = run.finish(robust, EFFICIENT * scales, 1.0)
     judged = run.assess(robust)
-    gross = [gross_outliers(r, s).any() for r, s in zip(judged.residuals, scales, strict=True)]
-    wanted = np.array([not out if asked is None else asked for asked, out in zip(minimax, gross, strict=True)])
+    slips = [_slips(r[w > 0], s) for r, w, s in zip(np.asarray(judged.residuals), run.weight, scales, strict=True)]
+    wanted = np.array([not slip if asked is None else asked for asked, slip in zip(minimax, slips, strict=True)])
     last = (
         np.where(wanted[:, None], _least_worst(run, robust, np.asarray(judged.residuals)), robust)
         if wanted.any()
@@ -79,6 +79,21 @@ def to_the_end(run: Fits, first: Sequence[FormFit], minimax: Sequence[bool | Non
         covariance = covariance + np.outer(reached[i] - values[i], reached[i] - values[i])
         found.append(FinishedFit(reached[i], covariance, float(scale), bool(wanted[i])))
     return found
+
+
+def _slips(residuals: np.ndarray, scale: float) -> bool:
+    """Whether some points are off like slips: by a factor, or few and much farther than the form is off at all others.
+
+    What a form cannot follow at a knee is off by more than most points too, but at several points, and not by as much.
+    """
+    off = np.sort(np.abs(np.log1p(np.maximum(residuals, -1.0 + 1e-9))) / scale)
+    most = max(1, int(_FEW * len(off)))
+    few_and_far = len(off) > most + 1 and off[-1] > _SLIP and (off > _SLIP / 2.0).sum() <= most
+    return bool(gross_outliers(residuals, scale).any() or few_and_far)
+
+
+_SLIP, _FEW = 10.0, 0.05
+"""Robust standard deviations that a slip is off by, and the share of points that may be slips."""
 
 
 def _least_worst(run: Fits, parameters: np.ndarray, residuals: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ from afdjax.calibrate.uncertainty import intervals, prediction_variance
 from afdjax.deployment.forms import FloorLinear, Latency, Roofline, time_at_equal_contexts
 from afdjax.deployment.profile import Validity
 from afdjax.deployment.table import Table
+from afdjax.hardware.accelerator import Accelerator
 from afdjax.hardware.device_names import accelerator_named_in
 
 
@@ -308,26 +309,49 @@ def _seen(key: Series, part: Timings, samples: Samples, residuals: np.ndarray) -
     grid = [None if frame[name].null_count() else frame[name].to_numpy() for name in ("batch", "context")]
     lines = lines_of(samples.tokens, grid[0], grid[1], samples.time)
     part_of = accelerator_named_in(key.device)
-    findings = impossible_rates(key.component, samples.tokens, samples.batch_size, samples.time, _costs(part), part_of)
+    outliers = alone(gross_outliers(residuals, scale), samples)
+    findings = _rates(key.component, samples, _costs(part), part_of, ~outliers)
     return {
         "series": key,
         "samples": samples,
         "residuals": residuals,
         "scale": scale,
         "validity": Validity(_range(samples.tokens), _range(samples.batch_size) if grid[0] is not None else None),
-        "findings": findings + disorder(scale, lines) + far_off(alone(gross_outliers(residuals, scale), samples)),
+        "findings": findings + disorder(scale, lines) + far_off(outliers),
         "lines": lines,
         "rows": frame.select(*WHERE),
     }
 
 
 def _costs(part: Timings) -> Costs:
-    """What the source knows of the work at each point; nothing where it says so of some points only."""
+    """What the source knows of the work at each point; NaN where it does not say."""
     frame, tokens = part.frame, pl.col("tokens")
-    moved = tokens * pl.col("bytes_per_token") + pl.col("weight_bytes").fill_null(0.0)
-    columns = frame.select(moved.alias("bytes"), (tokens * pl.col("flops_per_token")).alias("operations"))
-    moved, done = (None if one.null_count() else one.to_numpy() for one in columns)
+    moved = pl.sum_horizontal(tokens * pl.col("bytes_per_token"), pl.col("weight_bytes"))
+    known = pl.col("bytes_per_token").is_not_null() | pl.col("weight_bytes").is_not_null()
+    columns = frame.select(
+        pl.when(known).then(moved).alias("bytes"), (tokens * pl.col("flops_per_token")).alias("operations")
+    )
+    moved, done = (one.cast(pl.Float64).fill_null(np.nan).to_numpy() for one in columns)
     return Costs(moved, done, next(iter(frame["precision"].drop_nulls()), None))
+
+
+def _rates(
+    component: str, samples: Samples, costs: Costs, part: Accelerator | None, sound: np.ndarray
+) -> list[Finding]:
+    """Alarms about what the part can do, from the points that are no outliers and whose work is known."""
+    known = {name: np.isfinite(getattr(costs, name)) & sound for name in ("bytes", "operations")}
+    found: list[Finding] = []
+    # of both where both are known, of one where only that is
+    both = known["bytes"] & known["operations"]
+    for names in [list(known)] if both.any() else [[name] for name in known]:
+        rows = np.logical_and.reduce([known[name] for name in names])
+        if rows.any():
+            amounts = {name: getattr(costs, name)[rows] if name in names else None for name in known}
+            here = Costs(amounts["bytes"], amounts["operations"], costs.precision)
+            found += impossible_rates(
+                component, samples.tokens[rows], samples.batch_size[rows], samples.time[rows], here, part
+            )
+    return found
 
 
 def _pattern(best: FormFit, tried: Sequence[FormFit]) -> list[Finding]:

@@ -23,7 +23,7 @@ from afdjax.calibrate.robust import robust_scale
 from afdjax.calibrate.steps.log import ENOUGH, TIMER, StepLog, contradictions
 from afdjax.calibrate.steps.problem import ORDER_OF_MAGNITUDE, Problem, plain_prior, problem_of
 from afdjax.calibrate.steps.result import Freed, StepFit
-from afdjax.calibrate.uncertainty import deviations, gauss_newton
+from afdjax.calibrate.uncertainty import NORMAL_95, deviations, gauss_newton
 from afdjax.cycles.barrier import Barrier, Gaussian
 from afdjax.deployment.bundle import Start, WorkerWise
 from afdjax.deployment.profile import Profile
@@ -75,7 +75,7 @@ def fit_steps(
         binding=binding,
         binding_intervals=binding_intervals,
         freed=freed,
-        contradictions=contradictions(log, found.scatter),
+        contradictions=contradictions(log, found.residuals, found.scatter),
         made_by=_made_by(log, prior, workload, problem),
     )
 
@@ -100,7 +100,25 @@ def _fitted(problem: Problem, logs: np.ndarray, simulated: bool) -> _Fitted:
         if not simulated and abs(scatter / before - 1.0) < _SETTLED:
             break
     residuals, covariance, scatter = _judged(problem, logs, scatter)
-    return _Fitted(problem, logs, covariance, residuals, scatter)
+    return _Fitted(problem, logs, _not_sure_where_flat(problem, logs, covariance, scatter), residuals, scatter)
+
+
+def _not_sure_where_flat(problem: Problem, logs: np.ndarray, covariance: np.ndarray, scatter: float) -> np.ndarray:
+    """The covariance, with the prior's variance beside it where the misfit does not rise as it says.
+
+    A stage that hardly ever decides has a flat side: a fit that ends at its edge sees the wall on the other side only. The
+    misfit of a normal law is 3.84 above its least at the ends of a 95 % interval, and nine times as much three times as far.
+    """
+    least = problem.misfit(logs, scatter)
+    flat = np.zeros(len(logs))
+    for i, deviation in enumerate(deviations(covariance)):
+        # the others follow, or stay where they are: beyond the edge of a flat side they need not move
+        follow, stay = covariance[:, i] / deviation, deviation * (np.arange(len(logs)) == i)
+        ends = [side * _FARTHER * NORMAL_95 * along for along in (follow, stay) for side in (-1.0, 1.0)]
+        rises = [problem.misfit(logs + end, scatter) - least for end in ends]
+        if deviation < np.asarray(problem.width)[i] and min(rises) < NORMAL_95**2:
+            flat[i] = float(np.asarray(problem.width)[i]) ** 2
+    return covariance + np.diag(flat)
 
 
 def _freed(found: _Fitted, simulated: bool) -> Freed | None:
@@ -170,6 +188,8 @@ _GAIN = 1e-6
 CONTRADICTED = 4.0
 """Standard deviations between the prior and the log alone: of seven coefficients one in 2,000 logs has such a one by chance."""
 _DRAWS, _ROWS_OF_SHARES = 40, 32
+_FARTHER = 3.0
+"""Half widths of an interval from the fit, where it is looked whether the misfit has risen."""
 _CLIPPED = 3.0
 """Standard deviations that a residual counts as at most."""
 _FOLDS = 4

@@ -186,20 +186,29 @@ _STEPS, _REPLICAS = 1_000, 8
 """Of a simulation that corrects the formula: its error is some tenths of a percent."""
 
 
-def contradictions(log: StepLog, scatter: float) -> list[str]:
+def hiccups(residuals: np.ndarray) -> np.ndarray:
+    """Rows (from 0) whose log residual is far beyond that of all others, the worst first."""
+    off = np.abs(residuals) / robust_scale(residuals, TIMER)
+    found = np.flatnonzero((off > _HICCUP) & (np.abs(residuals) > CLEARLY)) if len(off) >= ENOUGH else np.zeros(0, int)
+    return found[np.argsort(-off[found])]
+
+
+def contradictions(log: StepLog, residuals: np.ndarray, scatter: float) -> list[str]:
     """Pairs of settings where at least as much of everything took clearly less time, the worst first, at most three.
 
     `scatter`: standard deviation of the logarithm of one row's time about the fit. Rows of the same workers and slots are taken
-    together by their loads; a pair counts where its medians are further apart than noise explains.
+    together by their loads, without hiccups; a pair counts where its medians are further apart than noise explains.
     """
     merged = log.attention_workers * log.batch_size / log.ffn_workers
     settings = np.stack([log.batch_size, merged, log.attention_workers, log.ffn_workers], axis=1)
     different, owner = np.unique(settings, axis=0, return_inverse=True)
     owner = owner.ravel()
+    owner[hiccups(residuals)] = -1
     most = max(_MOST_GROUPS // len(different), 1)
     groups = [
         part for i in range(len(different)) for part in _by_load(np.flatnonzero(owner == i), log.token_load, most)
     ]
+    groups = [rows for rows in groups if len(rows)]
     groups = [max(groups[i::_MOST_GROUPS], key=len) for i in range(min(len(groups), _MOST_GROUPS))]
     of = lambda column, summary: np.array([summary(column[rows]) for rows in groups])
     logs, count = np.log(log.step_us), np.array([len(rows) for rows in groups])
@@ -242,6 +251,8 @@ def _counted(rows: np.ndarray) -> str:
 
 ENOUGH = 20
 """Rows that say how much their times vary, and tell a hiccup from noise."""
+_HICCUP = 6.0
+"""A row that is off by so many (robust) standard deviations has a hiccup in it."""
 TIMER = 0.002
 """Relative error that no measurement is better than."""
 CLEARLY = 0.05

@@ -1,5 +1,6 @@
 """The model between a log of whole steps and stage times: log coefficients with a prior, step times and their derivatives."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -88,11 +89,18 @@ class Problem(eqx.Module):
         """Log step times, and their derivatives by the log coefficients."""
         return self.log_steps(logs), jax.jacfwd(self.log_steps)(jnp.asarray(logs))
 
-    def at(self, rows: Row) -> "Problem":
-        """The same model at other rows, nothing measured there."""
+    def at(self, rows: Row, in_flight: int | None = None, layers: float | None = None) -> "Problem":
+        """The same model at other rows, nothing measured there; with others in flight, or other layers, where they are given."""
         zero = jnp.zeros(len(rows.batch_size))
-        fields = lambda problem: (problem.rows, problem.table, problem.correction, problem.measured)
-        return eqx.tree_at(fields, self, (rows, table_of(rows, _is_smooth(self.barrier)), zero, zero))
+        return dataclasses.replace(
+            self,
+            rows=rows,
+            table=table_of(rows, _is_smooth(self.barrier)),
+            correction=zero,
+            measured=zero,
+            in_flight=self.in_flight if in_flight is None else in_flight,
+            layers=self.layers if layers is None else layers,
+        )
 
     def with_width(self, width: np.ndarray) -> "Problem":
         """With another standard deviation of the prior."""
@@ -145,6 +153,13 @@ class Problem(eqx.Module):
             "max_nfev": 200,
         }
         return scipy.optimize.least_squares(misfits, np.asarray(logs), **options).x
+
+    def misfit(self, logs: np.ndarray, scatter: float) -> float:
+        """Sum of squares of the misfits and of what the prior says, in units of their variances; of hiccups only a little."""
+        steps, _ = self.steps_and_slopes(logs)
+        squares = ((np.asarray(steps) - np.asarray(self.measured)) / (EFFICIENT * scatter)) ** 2
+        beside = ((logs - np.asarray(self.middle)) / np.asarray(self.width)) ** 2
+        return float(EFFICIENT**2 * np.sum(np.log1p(squares)) + np.sum(beside))
 
     def binding(self, logs: ArrayLike) -> dict[str, float]:
         """Mean probability over the rows that each circuit decides."""

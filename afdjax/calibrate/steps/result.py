@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from afdjax.calibrate.robust import robust_scale
-from afdjax.calibrate.steps.log import CLEARLY, ENOUGH, TIMER, StepLog
+from afdjax.calibrate.steps.log import StepLog, hiccups
 from afdjax.calibrate.steps.problem import Problem
 from afdjax.calibrate.uncertainty import NORMAL_95, deviations, intervals, prediction_variance
 from afdjax.deployment.profile import Profile
@@ -21,8 +20,6 @@ UNTOUCHED = 0.9
 """A coefficient whose standard deviation is at least this share of the prior's is the prior's."""
 CONFOUNDED = 0.95
 """Two coefficients with a larger correlation (in size) are confounded."""
-GROSS = 6.0
-"""A row that is off by so many (robust) standard deviations has a hiccup in it."""
 DETERMINED = 2.0
 """A prediction whose interval spans more than this factor is not one."""
 
@@ -31,8 +28,8 @@ DETERMINED = 2.0
 class Freed:
     """The fit without the parts of a prior that the log contradicts, several standard deviations off.
 
-    `names`: by coefficient the prior's value, and the value of the log alone with its relative standard deviation; `scatter` and
-    `held_out` as of the fit.
+    `names`: by coefficient the prior's value, and the value that the log (with the rest of the prior) gives instead, with its
+    relative standard deviation; `scatter` and `held_out` as of the fit.
     """
 
     names: dict[str, tuple[float, float, float]]
@@ -96,10 +93,7 @@ class StepFit:
     @property
     def outliers(self) -> np.ndarray:
         """Rows (from 0) with a hiccup in them, the worst first."""
-        logs = np.log1p(self.residuals)
-        off = np.abs(logs) / robust_scale(logs, TIMER)
-        found = np.flatnonzero((off > GROSS) & (np.abs(logs) > CLEARLY)) if len(off) >= ENOUGH else np.zeros(0, int)
-        return found[np.argsort(-off[found])]
+        return hiccups(np.log1p(self.residuals))
 
     def intervals(self) -> dict[str, tuple[float, float, float]]:
         """Value, and ends of the 95 % interval, of each coefficient."""
@@ -112,7 +106,7 @@ class StepFit:
         with jax.enable_x64(True):
             values = self.profile.coefficients()
             logs = np.log([float(values[name]) for name in self.names])
-            there = self.problem.at(log.rows()).corrected(logs)
+            there = self.problem.at(log.rows(), log.in_flight, log.layers).corrected(logs)
             steps, slopes = map(np.asarray, there.steps_and_slopes(logs))
         variance = prediction_variance(slopes, self.covariance) + self.held_out**2
         factor = np.exp(NORMAL_95 * np.sqrt(variance))
@@ -203,10 +197,10 @@ class StepFit:
             f"{name} is {value:.4g} +- {error:.0%} by the log, {prior:.4g} by the prior"
             for name, (prior, value, error) in self.freed.names.items()
         )
-        return [
-            f"the log contradicts the prior: {said}. Without that part of it steps are off by {self.freed.scatter:.1%}, "
-            f"not {self.scatter:.1%}: give these coefficients more room (`unsure`)."
-        ]
+        worth = "no less: what the two say differently, other coefficients make up for"
+        if self.freed.scatter < 0.95 * self.scatter:
+            worth = f"{self.freed.scatter:.1%}, not {self.scatter:.1%}: give these coefficients more room (`unsure`)"
+        return [f"the log contradicts the prior: {said}. Without that part of it steps are off by {worth}."]
 
     def _hiccups(self) -> list[str]:
         rows, most = self.outliers, 5
