@@ -129,8 +129,8 @@ class Exact(Barrier):
 _POINTS, _MOST_SEEN, MOST_POINTS = 2**11, 2**17, 2**20
 
 MOST_BLUR = 1 / 80
-"""Of a lattice that is fine enough: laws of two to twenty lengths of many orders of magnitude have less than 0.3 % of the
-cycle time wrong there (`tests/benchmarks/test_exact_rounds.py`)."""
+"""Of a lattice that is fine enough: laws of a few lengths of many orders of magnitude are within 0.1 % of sums of whole tokens
+there (`tests/test_exact_rounds.py`)."""
 
 
 def points_needed(load: LatticeLoad) -> int | None:

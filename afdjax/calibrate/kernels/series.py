@@ -150,7 +150,7 @@ def fit_series(
 
     **Arguments:** `forms` names the form of a component (`{"attention": "affine"}`); the others are chosen by their
     held-out error, 1 % more for each term. `minimax` makes the worst residual small at the end (True), keeps to the robust loss
-    (False), or decides by the data (None: small unless repeats show noise or there are gross outliers).
+    (False), or decides by the data (None: small unless repeats show noise or some points look like slips).
 
     Raises `ValueError`, naming the series, where it has too few different points for the form.
     """
@@ -341,9 +341,9 @@ def _rates(
     """Alarms about what the part can do, from the points that are no outliers and whose work is known."""
     known = {name: np.isfinite(getattr(costs, name)) & sound for name in ("bytes", "operations")}
     found: list[Finding] = []
-    # of both where both are known, of one where only that is
-    both = known["bytes"] & known["operations"]
-    for names in [list(known)] if both.any() else [[name] for name in known]:
+    # of both together where both are known at the same points, each of its own points otherwise
+    together = bool((known["bytes"] == known["operations"]).all())
+    for names in [list(known)] if together else [[name] for name in known]:
         rows = np.logical_and.reduce([known[name] for name in names])
         if rows.any():
             amounts = {name: getattr(costs, name)[rows] if name in names else None for name in known}

@@ -109,15 +109,15 @@ def _not_sure_where_flat(problem: Problem, logs: np.ndarray, covariance: np.ndar
     A stage that hardly ever decides has a flat side: a fit that ends at its edge sees the wall on the other side only. The
     misfit of a normal law is 3.84 above its least at the ends of a 95 % interval, and nine times as much three times as far.
     """
-    least = problem.misfit(logs, scatter)
+    least, width = problem.misfit(logs, scatter), np.asarray(problem.width)
     flat = np.zeros(len(logs))
     for i, deviation in enumerate(deviations(covariance)):
         # the others follow, or stay where they are: beyond the edge of a flat side they need not move
         follow, stay = covariance[:, i] / deviation, deviation * (np.arange(len(logs)) == i)
         ends = [side * _FARTHER * NORMAL_95 * along for along in (follow, stay) for side in (-1.0, 1.0)]
         rises = [problem.misfit(logs + end, scatter) - least for end in ends]
-        if deviation < np.asarray(problem.width)[i] and min(rises) < NORMAL_95**2:
-            flat[i] = float(np.asarray(problem.width)[i]) ** 2
+        if deviation < width[i] and min(rises) < NORMAL_95**2:
+            flat[i] = width[i] ** 2
     return covariance + np.diag(flat)
 
 
