@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from afdjax.cli import scenario as options
-from afdjax.cli.common import Refusal, check_target, in_options, prepare, refusing, save_figure
+from afdjax.cli.common import Refusal, check_target, in_options, prepare, progress_bar, refusing, save_figure
 
 
 def plan(
@@ -69,12 +69,13 @@ def plan(
         document = result.to_dict()
         document["warnings"] = [in_options(warning, {"check_plan": "--check"}) for warning in document["warnings"]]
         if windows is not None:
-            document["windows"] = afdjax.plan_windows(
-                given.workload, given.profile, given.bundle, given.barrier,
-                windows=windows, max_ratio=max_ratio, resize_cost=resize_cost, workload_name=given.workload_name,
-            ).to_dict()  # fmt: skip
-            found = document["windows"]
-            found["warnings"] = [in_options(warning, {}) for warning in found["warnings"]]
+            with progress_bar("planning each window"):
+                found = afdjax.plan_windows(
+                    given.workload, given.profile, given.bundle, given.barrier,
+                    windows=windows, max_ratio=max_ratio, resize_cost=resize_cost, workload_name=given.workload_name,
+                )  # fmt: skip
+            document["windows"] = found.to_dict()
+            document["windows"]["warnings"] = [in_options(warning, {}) for warning in found.warnings]
         if check:
             document["check"] = afdjax.check_plan(result).to_dict()
         if plot is not None:

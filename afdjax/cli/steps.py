@@ -12,6 +12,10 @@ from afdjax.cli.common import Refusal, check_target, prepare, progress_bar, refu
 from afdjax.deployment.stages import STAGES
 
 
+UNSURE = 0.3
+"""How far a prior may be off where nobody says so."""
+
+
 def calibrate_steps(
     log: Annotated[Path, typer.Argument(help="Log of steps: CSV or Parquet.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The profile to write (JSON).")] = None,
@@ -20,7 +24,7 @@ def calibrate_steps(
     ] = None,
     unsure: Annotated[
         float, typer.Option(help="How far the prior may be off, 1e-6 to 100: 0.3 is 30 % (one standard deviation).")
-    ] = 0.3,
+    ] = UNSURE,
     unknown: Annotated[
         list[str] | None, typer.Option(help="A stage whose prior is only an order of magnitude (may be repeated).")
     ] = None,
@@ -49,6 +53,10 @@ def calibrate_steps(
     with refusing(lambda name: "--unsure" if name == "unsure" else f"'{name}'"):
         if output is not None:
             check_target(output, ".json")
+        if prior is None and (unknown or unsure != UNSURE):
+            raise Refusal(
+                "--unsure and --unknown must come with --prior, the profile that they are about: give one, or neither."
+            )
         for stage in unknown or ():
             if stage not in STAGES:
                 raise Refusal(f"--unknown must be one of {', '.join(STAGES)}, but it is {stage}.")

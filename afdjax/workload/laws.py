@@ -166,6 +166,13 @@ class Dependence:
     settles: bool | None = None
     later_margin: float | None = None
 
+    def __post_init__(self) -> None:
+        checks.require_between("degrees", self.degrees, 1, math.inf)
+        if self.settles not in (True, False, None):
+            raise ValueError(f"`settles` must be True, False or None, but it is {checks.shown(self.settles)}.")
+        if self.later_margin is not None:
+            checks.require_non_negative("later_margin", self.later_margin)
+
 
 class Requests(Workload):
     """The empirical law of a request log, or of a weighted histogram of one.
