@@ -65,12 +65,14 @@ def best_log_ratio(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio
     low, high = lax.stop_gradient((-jnp.log(bundle.ffn_workers), jnp.log(checks.as_float(max_ratio))))
     evenly = lambda count: low + (high - low) * np.linspace(0.0, 1.0, count).astype(low.dtype)
     # laws with steps may have a hill before and behind each
-    places, hills = (evenly(17), 2) if load.has_steps else (evenly(7), 1)
+    places, hills, halved = (evenly(17), 2, 0) if load.has_steps else (evenly(7), 1, 0)
     if profile.communication.queues and bundle.in_flight == 2:
         # corners of a staircase may be closer to each other than any grid: one for each, and hills between them
         corners = _staircase_corners(lax.stop_gradient(scenario), evenly(129))
         places, hills = jnp.sort(jnp.concatenate([evenly(33), corners])), 3
-    return highest_top(scenario, places, function=log_throughput, hills=hills)
+        # two corners and a law with steps: a hill and a valley between neighbours
+        halved = 8
+    return highest_top(scenario, places, function=log_throughput, hills=hills, halved=halved)
 
 
 # compiled where nobody compiles, once for all calls
