@@ -21,6 +21,7 @@ from afdjax.calibrate.timings import Timings
 from afdjax.deployment.forms import Latency
 from afdjax.deployment.profile import PerWorker, Profile, Provenance, Shared, Validity
 from afdjax.deployment.stages import STAGES
+from afdjax.hardware.accelerator import Accelerator
 from afdjax.report.calibration import calibration_report
 
 
@@ -37,11 +38,18 @@ class FitOptions:
     - `minimax`: see `fit_series`.
     - `shared_link`: communication is one link for the merged batch, not one for each worker.
     - `accept_implausible`: go on in spite of alarms.
+    - `accelerator`: the part whose data sheet times are checked against; the shipped one that the timings name by default.
     """
 
     minimax: bool | None = None
     shared_link: bool = False
     accept_implausible: bool = False
+    accelerator: Accelerator | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the accelerator by its name."""
+        named = {"accelerator": None if self.accelerator is None else self.accelerator.name}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +134,14 @@ def fit(
     if missing and base is not None and base.time_unit != "us":
         raise ValueError(f"`base` must be in us, as the fitted times are, but it is in {base.time_unit}.")
     present = {stage: part for stage, part in parts.items() if part is not None}
-    fits = dict(zip(present, fit_series(Timings.join(list(present.values())), forms, options.minimax), strict=True))
+    every = fit_series(Timings.join(list(present.values())), forms, options.minimax, options.accelerator)
+    fits = dict(zip(present, every, strict=True))
     alarms = [_alarm(stage, found) for stage, one in fits.items() for found in one.findings if found.alarm]
     if alarms and not options.accept_implausible:
         raise Implausible(f"{timings.source}: {' '.join(alarms)}")
     with jax.enable_x64(True):
         profile = _profile(fits, base, options.shared_link, name, timings.source if source is None else source)
-    asked = {"select": select, "forms": forms, "region": region.to_dict()} | dataclasses.asdict(options)
+    asked = {"select": select, "forms": forms, "region": region.to_dict()} | options.to_dict()
     return Calibration(in_default_precision(profile), fits, _made_by(timings, base, asked))
 
 
@@ -207,6 +216,7 @@ def _stage_dict(fit: SeriesFit, time_unit: str) -> dict[str, Any]:
         "valid_tokens": list(fit.validity.tokens or ()),
         "valid_batch_size": None if fit.validity.batch_size is None else list(fit.validity.batch_size),
         "cliffs": [str(cliff) for cliff in fit.cliffs],
+        "data_sheet": dataclasses.asdict(fit.data_sheet),
         "findings": [found.text for found in fit.findings],
         "alarms": [found.text for found in fit.findings if found.alarm],
     }

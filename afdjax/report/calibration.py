@@ -54,6 +54,7 @@ def _stage(name: str, stage: dict[str, Any], time_unit: str) -> list:
         ("points", f"{stage['points']:,}; {_validity(stage)}"),
         ("held-out error", _errors(stage)),
         ("residuals", f"worst {worst}, median {median}; {_effort(stage)}"),
+        ("data sheet", _data_sheet(stage)),
     ]
     if stage["outlier_rows"]:
         rows.append(("gross outliers", _outliers(stage["outlier_rows"], time_unit)))
@@ -62,6 +63,18 @@ def _stage(name: str, stage: dict[str, Any], time_unit: str) -> list:
     found = [Text(f"- {'ALARM: ' if text in stage['alarms'] else ''}{text}") for text in stage["findings"]]
     table = _coefficients(stage["coefficients"], time_unit)
     return [headline(f"{STAGE_NAMES.get(name, name)}: {stage['form']}"), pairs(rows), Text(), table, *found]
+
+
+def _data_sheet(stage: dict[str, Any]) -> str:
+    """What the times were checked against, or why they were not."""
+    found = stage["data_sheet"]
+    known = " and ".join(name for name in ("bytes", "operations") if found[name])
+    if not known:
+        return "not checked: the table does not say what a call moves and computes"
+    if found["accelerator"] is None:
+        unknown = f"none is shipped for {stage['device']}" if stage["device"] else "the table names no device"
+        return f"not checked: {unknown} (--accelerator names one)"
+    return f"{known} per second checked against {found['accelerator']}"
 
 
 def _coefficients(coefficients: dict[str, Any], time_unit: str) -> Table:
