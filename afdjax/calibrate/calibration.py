@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import block_diag
 
+from afdjax._tools import checks
+from afdjax._tools.objects.arguments import advised, checked
 from afdjax._tools.precision import in_default_precision
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.calibrate.kernels.findings import Finding
@@ -28,6 +30,7 @@ class Implausible(ValueError):
     """Timings that cannot be right, or that no smooth form follows; the message names every such stage, and what to do."""
 
 
+@advised("calibrate.FitOptions(shared_link=True)")
 @dataclasses.dataclass(frozen=True)
 class FitOptions:
     """How timings are fitted, and what is accepted.
@@ -44,7 +47,7 @@ class FitOptions:
     accept_implausible: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Calibration:
     """A profile and the fits that it is made of. `str(calibration)` is the report, `to_dict()` the JSON document."""
 
@@ -80,10 +83,15 @@ class Calibration:
             "stages": {stage: stage_picture(fit) for stage, fit in self.fits.items()},
         }
 
+    def __repr__(self) -> str:
+        fitted = ", ".join(f"{stage} {fit.form} within {fit.worst:.1%}" for stage, fit in self.fits.items())
+        return f"Calibration of {self.profile.provenance.name}: {fitted}"
+
     def __str__(self) -> str:
         return calibration_report(self.to_dict())
 
 
+@checked
 def fit(
     timings: Timings,
     *,
@@ -114,6 +122,9 @@ def fit(
     Raises `ValueError` in one line that says what is missing, what several series there are or why a form cannot be
     fitted; `Implausible` where the timings imply more than the accelerator can do or follow no form.
     """
+    for asked_for, value in (("select", select), ("forms", forms)):
+        if value is not None:
+            checks.require_known(asked_for, value, list(STAGES))
     select, forms = dict(select or {}), dict(forms or {})
     region, options = region or Region(), options or FitOptions()
     parts = {stage: one_series(timings, stage, select.get(stage), region) for stage in STAGES}

@@ -5,9 +5,11 @@ import math
 
 import polars as pl
 
+from afdjax._tools.objects.arguments import advised
 from afdjax.calibrate.timings import Timings
 
 
+@advised("calibrate.Region(batch=(1, 256))")
 @dataclasses.dataclass(frozen=True)
 class Region:
     """Which measurements count: ranges (ends included) of batch size, context and tokens; None where any does."""

@@ -16,7 +16,9 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.lattice import MARGIN, LatticeLoad
 from afdjax.cycles.loads import PointLoad, WorkerLoad, at_least_tiny, double_precision, negligible
@@ -25,7 +27,7 @@ from afdjax.workload.lattice import lattice_width
 from afdjax.workload.slots import SlotLoad
 
 
-class Slowest(eqx.Module):
+class Slowest(Module):
     """Law of the load W of the slowest of `workers` attention workers [tokens]."""
 
     load: WorkerLoad
@@ -43,13 +45,15 @@ class Slowest(eqx.Module):
         return level + self.load.excess(level, self.workers)
 
 
-class Barrier(eqx.Module):
+@advised("afd.Gaussian()")
+class Barrier(Module):
     """How much of the law of a worker's load is used. Abstract; `MeanField`, `Gaussian`, `Exact`."""
 
     @abc.abstractmethod
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> WorkerLoad:
         """Law of the load of one worker with `batch_size` slots."""
 
+    @checked
     def slowest(self, workload: SlotLoad, batch_size: ScalarLike, workers: ScalarLike) -> Slowest:
         """Law of the load of the slowest of `workers` workers (any real number > 0)."""
         checks.require_positive("batch_size", batch_size)

@@ -7,12 +7,15 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.arguments import advised
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.profile import Profile
 
 
-class Start(eqx.Module):
+@advised("afd.Together()")
+class Start(Module):
     """When an attention worker may begin its next microbatch. Abstract; `WorkerWise` or `Together`."""
 
     runs_ahead: ClassVar[bool]
@@ -60,7 +63,8 @@ RANGES = {
 """Least and most of a bundle's real numbers. Counts may be below 1, so that differences around 1 can be taken."""
 
 
-class Bundle(eqx.Module):
+@advised("afd.Bundle(256)", from_text="afd.load_bundle({})", from_number="afd.Bundle({})")
+class Bundle(Module):
     """The fixed part of an `xA-yF` bundle.
 
     **Arguments:**

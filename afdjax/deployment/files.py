@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from afdjax._tools.files import FileError, Strict, first_problem, parse_json, suggestion
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.shipped import Shipped
 from afdjax.deployment.bundle import Bundle, Start, Together, WorkerWise
 from afdjax.deployment.forms import FORMS, Latency, coefficient_fields
@@ -144,6 +145,7 @@ class _ProfileFile(Strict):
         return self
 
 
+@checked
 def load_profile(name_or_path: str | Path) -> Profile:
     """The profile shipped under this name, or read from this JSON file.
 
@@ -152,6 +154,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     return parse_profile(_SHIPPED.text(name_or_path), str(name_or_path))
 
 
+@checked
 def load_bundle(name_or_path: str | Path) -> Bundle | None:
     """The bundle that this profile was written for, as `afdjax explore` does; None where its file has none.
 
@@ -194,6 +197,7 @@ def _parse(text: str, name: str) -> _ProfileFile:
         return _ProfileFile.model_validate(document)
 
 
+@checked
 def profile_to_json(profile: Profile, bundle: Bundle | None = None) -> str:
     """The JSON document that `load_profile` reads back to the same profile, and `load_bundle` to the same bundle.
 

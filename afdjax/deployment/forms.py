@@ -23,7 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.arguments import advised
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module, check_again
+from afdjax._tools.objects.showing import known, text_of
+from afdjax._tools.quantities import shown_time
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.stages import STAGES
 
@@ -34,10 +38,11 @@ def coefficient(unit: str, default: Any = dataclasses.MISSING, term: str | None 
     `unit` is in words, "time" standing for the profile's unit ("time per token"); `term` the coefficient of `Roofline` that this
     one is, if it has another name; `explanation` what a stage does where this coefficient matters.
     """
-    return number(default, metadata={"unit": unit, "term": term, "explanation": explanation})
+    return number(default, unit=unit, term=term, explanation=explanation)
 
 
-class Latency(eqx.Module):
+@advised("afd.Affine(per_token=0.01, base=5.0)", from_number="afd.Affine(0.0, {})")
+class Latency(Module):
     """Time of one stage. Abstract: `RooflineForm` and `OwnForm` are what calibration fits, `Table` is interpolated.
 
     Coefficients of the forms here are at most 1e30; those at least 0 may be 0, those above 0 are at least 1e-30.
@@ -55,14 +60,35 @@ class Latency(eqx.Module):
         return {field.name: getattr(self, field.name) for field in coefficient_fields(type(self))}
 
     def with_coefficients(self, values: dict[str, Any]) -> "Latency":
-        """The same form with the named coefficients replaced."""
+        """The same form with the named coefficients replaced.
+
+        Raises `ValueError` for a name that is none of `coefficients()`, and for numbers out of the range of the form.
+        """
+        checks.require_known("values", values, list(self.coefficients()))
         numbers = [checks.as_float(value) for value in values.values()]
-        return eqx.tree_at(lambda form: [getattr(form, name) for name in values], self, numbers)
+        changed = eqx.tree_at(lambda form: [getattr(form, name) for name in values], self, numbers)
+        check_again(changed)
+        return changed
+
+    def in_words(self, time_unit: str) -> str:
+        """The form and its coefficients, for people: times in the unit that suits them."""
+        fields = {field.name: field.metadata.get("unit", "-") for field in dataclasses.fields(self)}
+        words = [f"{name} {_in_words(value, fields[name], time_unit)}" for name, value in self.coefficients().items()]
+        return f"{type(self).__name__}, {', '.join(words)}"
 
     def units(self, time_unit: str) -> dict[str, str]:
         """Unit of each coefficient, in words ("us per token")."""
         fields = coefficient_fields(type(self))
         return {field.name: re.sub(r"\btime\b", time_unit, field.metadata.get("unit", "-")) for field in fields}
+
+
+def _in_words(value: Any, unit: str, time_unit: str) -> str:
+    number = checks.concrete(value) if known(value) else None
+    if number is None:
+        return text_of(value)
+    if re.match(r"time\b", unit):
+        return shown_time(float(number), time_unit) + unit.removeprefix("time")
+    return text_of(value) if unit == "-" else f"{text_of(value)} {unit}"
 
 
 class SlotCost(Latency):

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.precision import in_default_precision
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.explain.record import as_numbers, asked, finite, target_numbers
@@ -152,6 +153,7 @@ def _meanings(levels: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {code: meaning for code, meaning in {**REASONS, **BINDINGS}.items() if code in codes}
 
 
+@checked
 def search(
     setting: Setting,
     devices: int | Sequence[int] | Fleet,

@@ -6,7 +6,9 @@ import equinox as eqx
 from jaxtyping import Float
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.arguments import advised
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar
 from afdjax.hardware.formats import arithmetic_of
 
@@ -22,7 +24,8 @@ UNKNOWN_CACHE = 256.0 * MEBI
 is taken for read from memory that may not have been."""
 
 
-class Link(eqx.Module):
+@advised("Link(bandwidth=450e9, latency=3e-6, devices=8)")
+class Link(Module):
     """One tier of the network, as a device sees it.
 
     `bandwidth` [bytes/s, one way, per device], `latency` [s of one message], `devices` that the tier connects at full
@@ -42,7 +45,8 @@ def _floats(values: dict[str, Any]) -> dict[str, Any]:
     return {name: checks.as_float(value) for name, value in values.items()}
 
 
-class Accelerator(eqx.Module):
+@advised("afd.load_accelerator('h100')", from_text="afd.load_accelerator({})")
+class Accelerator(Module):
     """One device (a GPU, an NPU package, a TPU chip) by its data sheet.
 
     `memory` [bytes], `bandwidth` [bytes/s], `cache` [bytes that the last level before the memory holds: repeated reads of so much

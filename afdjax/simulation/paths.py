@@ -30,6 +30,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int32, PRNGKeyArray, UInt32
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.module import Module
 from afdjax.simulation.requirements import check_capacity
 from afdjax.workload.laws import Workload
 from afdjax.workload.sampling import Lengths, RequestSampler, Words, threefry
@@ -93,7 +95,8 @@ class Slots(eqx.Module):
     load: Loads
 
 
-class InitialState(eqx.Module):
+@advised("afd.Cold()")
+class InitialState(Module):
     """What the slots hold before the first step. Abstract; `Stationary` or `Cold`."""
 
     @abc.abstractmethod
@@ -234,6 +237,7 @@ def _request_words(words: UInt32[Array, "cells 2"], served: UInt32[Array, "cells
     return lambda pair: threefry(stream, (jnp.broadcast_to(slot + jnp.uint32(pair << 24), served.shape), served))
 
 
+@checked
 def load_paths(
     key: PRNGKeyArray,
     workload: Workload,

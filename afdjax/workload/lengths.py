@@ -16,6 +16,9 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Real
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.module import Module
+from afdjax._tools.objects.showing import in_brief, known, text_of
 from afdjax._tools.types import Scalar, ScalarLike
 
 
@@ -31,7 +34,8 @@ _LOG_NONE = -40.0
 """The logarithm of a probability that sums in double precision do not see."""
 
 
-class Length(eqx.Module):
+@advised("afd.Geometric(500.0)", from_number="afd.Geometric({})")
+class Length(Module):
     """Law of a whole-numbered length on `0..maximum`."""
 
     maximum: eqx.AbstractVar[int]
@@ -70,6 +74,7 @@ class Geometric(Length):
     success: Scalar
     maximum: int = eqx.field(static=True)
 
+    @checked
     def __init__(self, mean: ScalarLike, maximum: int | None = None):
         checks.require_between("mean", mean, 1, LARGEST_MEAN)
         number = checks.concrete(mean)
@@ -80,6 +85,11 @@ class Geometric(Length):
         checks.require_whole("maximum", maximum, most=LONGEST)
         self.success = 1.0 / checks.as_float(mean)
         self.maximum = maximum
+
+    def __repr__(self) -> str:
+        if not known(self.success):
+            return in_brief(self)
+        return f"Geometric(mean={text_of(1.0 / np.asarray(self.success))}, maximum={self.maximum})"
 
     def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
         tail = jnp.power(1.0 - self.success, jnp.maximum(k, 0).astype(float))
@@ -97,6 +107,7 @@ class Lognormal(Length):
     sigma: Scalar
     maximum: int = eqx.field(static=True)
 
+    @checked
     def __init__(self, median: ScalarLike, sigma: ScalarLike, maximum: int = CONTEXT_WINDOW):
         checks.require_whole("maximum", maximum, most=LONGEST)
         checks.require_between("median", median, 1e-3, maximum)
@@ -125,6 +136,7 @@ class Pareto(Length):
     alpha: Scalar
     maximum: int = eqx.field(static=True)
 
+    @checked
     def __init__(self, minimum: ScalarLike, alpha: ScalarLike, maximum: int = CONTEXT_WINDOW):
         checks.require_whole("maximum", maximum, most=LONGEST)
         checks.require_between("minimum", minimum, 1e-3, LONGEST)
@@ -151,6 +163,9 @@ class Deterministic(Length):
     def __init__(self, value: int):
         checks.require_whole("value", value, 0, LONGEST)
         self.maximum = value
+
+    def __repr__(self) -> str:
+        return f"Deterministic(value={self.maximum})"
 
     def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
         return jnp.where(k < self.maximum, 1.0, 0.0)

@@ -2,7 +2,10 @@
 
 import dataclasses
 
+from afdjax._tools.objects.arguments import advised
 
+
+@advised("afd.LogOptions(prompt_column='input', decode_column='output')")
 @dataclasses.dataclass(frozen=True)
 class LogOptions:
     """What a request log does not say itself.

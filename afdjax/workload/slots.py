@@ -7,11 +7,12 @@ A slot that serves a request (P, D) holds P + a tokens at age a; `afdjax.workloa
 import abc
 from collections.abc import Callable
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 
 
@@ -19,7 +20,8 @@ Cost = Callable[[ScalarLike], ScalarLike]
 """What a slot costs, by the tokens of its context."""
 
 
-class SlotLoad(eqx.Module):
+@advised("afd.load_workload('azure-2023-conversation')", from_text="afd.load_workload({})")
+class SlotLoad(Module):
     """What the planner needs to know of one slot: mean and standard deviation of its stationary token load."""
 
     @property
@@ -83,6 +85,7 @@ class Moments(_GivenMoments):
     **Arguments:** `theta` (0.001 to 1e9) and `nu` (0 to 1e9) [tokens], scalars (batch them with `jax.vmap`).
     """
 
+    @checked
     def __init__(self, theta: ScalarLike, nu: ScalarLike):
         checks.require_between("theta", theta, 1e-3, 1e9)
         checks.require_between("nu", nu, 0, 1e9)
@@ -116,12 +119,15 @@ class Moments(_GivenMoments):
 class Rescaled(_GivenMoments):
     """The slot load of `base`, moved and stretched to another mean and standard deviation.
 
-    For derivatives with respect to `theta` and `nu`: the shape of the law in standard units is kept.
+    For derivatives with respect to `theta` and `nu` (0 to 1e30): the shape of the law in standard units is kept.
     """
 
     base: SlotLoad
 
+    @checked
     def __init__(self, base: SlotLoad, theta: ScalarLike, nu: ScalarLike):
+        checks.require_non_negative("theta", theta)
+        checks.require_non_negative("nu", nu)
         self.base = base
         self._theta = checks.as_float(theta)
         self._nu = checks.as_float(nu)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from afdjax._tools.files import FileError, first_problem, parse_json, suggestion
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.shipped import Shipped
 from afdjax.explore.models.attention import Attention, GroupedQuery, Latent, StateSpace
 from afdjax.explore.models.ffn import Dense, Experts
@@ -22,6 +23,7 @@ SCHEMA = "afdjax/model/1"
 _SHIPPED = Shipped("models", "model", "a config.json")
 
 
+@checked
 def load_model(name_or_path: str | Path) -> Model:
     """The model shipped under this name, or that of a Hugging Face `config.json`.
 

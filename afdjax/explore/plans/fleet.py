@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+from afdjax._tools.objects.arguments import advised
 from afdjax._tools.precision import in_default_precision
 from afdjax.explore.costs.setting import Setting
 from afdjax.hardware.accelerator import Accelerator
@@ -16,6 +17,7 @@ Place = tuple[int, ...]
 """Which pools the devices of a replica are of: one of them, or attention's and the experts'."""
 
 
+@advised("explore.Fleet.of(setting, [32, 64])")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fleet:
     """One pool of devices or two: `counts` of them, and their kinds.

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from afdjax._tools.objects.arguments import advised, check_fields
 from afdjax._tools.programs import compiled_quickly
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.plans.fleet import Fleet, Place
@@ -13,6 +14,7 @@ from afdjax.explore.plans.rules import RULES
 from afdjax.explore.replicas.outcomes import transfer_time
 
 
+@advised("explore.Targets(ttft=1.0, tpot=0.05)")
 @dataclasses.dataclass(frozen=True)
 class Targets:
     """What users are promised: `ttft` and `tpot` [s]; infinite: anything goes."""
@@ -21,6 +23,7 @@ class Targets:
     tpot: float = float("inf")
 
 
+@advised("explore.Corrections(prefill=0.8)")
 @dataclasses.dataclass(frozen=True)
 class Corrections:
     """What is lost beside the formulas: rates and TTFT of separate prefill and decode pools, as AIConfigurator has them, and TTFT
@@ -58,6 +61,7 @@ class Question:
     rules: tuple[str, ...] = ()
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("ttft", "tpot"):
             if not getattr(self.targets, name) > 0:
                 raise ValueError(f"`{name}` must be above 0, but it is {getattr(self.targets, name):g}.")
