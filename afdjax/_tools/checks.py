@@ -89,15 +89,29 @@ def column(name: str, values: Any) -> np.ndarray:
             f"`{name}` must hold known numbers, but they are traced by jax: give numbers from outside of `jit` and `vmap`."
         )
     try:
-        return np.asarray(values, float)
+        array = np.asarray(values)
     except (TypeError, ValueError):
-        raise TypeError(f"`{name}` must hold numbers, but it is {described(values)}.") from None
+        array = np.asarray(None)
+    if not is_number(array):
+        raise TypeError(f"`{name}` must hold numbers, but it is {described(values)}.")
+    return array.astype(float)
+
+
+def require_dictionary(name: str, value: Any) -> None:
+    """Raise `TypeError` for what is no dictionary."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"`{name}` must be a dictionary with names as keys, but it is {described(value)}.")
+
+
+def require_list(name: str, value: Any, of: str) -> None:
+    """Raise `TypeError` for what is no list or tuple, a text above all."""
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"`{name}` must be a list of {of}, but it is {described(value)}: write it in [ ].")
 
 
 def require_known(name: str, values: Any, known: list[str]) -> None:
     """Raise `ValueError` unless the keys of `values` are among `known`, `TypeError` for what is no dictionary."""
-    if not isinstance(values, Mapping):
-        raise TypeError(f"`{name}` must be a dictionary from names to numbers, but it is {described(values)}.")
+    require_dictionary(name, values)
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
@@ -145,8 +159,10 @@ def require_whole(name: str, value: Any, least: int = 1, most: int = MOST_WHOLE)
     """Raise `ValueError` unless `value` is a Python integer from `least` to `most`."""
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not (whole and least <= value <= most):
+        rounded = isinstance(value, float) and value.is_integer()
+        advice = f", a float: write {int(value)}" if rounded else _advice(value)
         raise ValueError(
-            f"`{name}` must be a whole number from {least:,} to {most:,}, but it is {described(value)}{_advice(value)}."
+            f"`{name}` must be a whole number from {least:,} to {most:,}, but it is {described(value)}{advice}."
         )
 
 
@@ -164,7 +180,7 @@ def described(value: Any) -> str:
     if isinstance(value, type):
         return f"the class `{value.__name__}`"
     if isinstance(value, Tracer):
-        return f"traced by jax, {value.dtype}{list(value.shape)}"
+        return "traced by jax"
     if isinstance(value, (str, PathLike)):
         return f"the text {reprlib.repr(str(value))}"
     if value is None or isinstance(value, bool):

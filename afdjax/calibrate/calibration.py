@@ -12,7 +12,8 @@ import numpy as np
 from jax.scipy.linalg import block_diag
 
 from afdjax._tools import checks
-from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields, checked
 from afdjax._tools.precision import in_default_precision
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.calibrate.kernels.findings import Finding
@@ -45,6 +46,9 @@ class FitOptions:
     minimax: bool | None = None
     shared_link: bool = False
     accept_implausible: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from afdjax._tools.files import FileError, suggestion
-from afdjax._tools.objects.arguments import advised
+from afdjax._tools.objects.advice import advised
 from afdjax._tools.provenance import digest
 from afdjax.hardware.formats import MEASURED_AS
 

@@ -16,7 +16,8 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
@@ -47,7 +48,30 @@ class Slowest(Module):
 
 @advised("afd.Gaussian()")
 class Barrier(Module):
-    """How much of the law of a worker's load is used. Abstract; `MeanField`, `Gaussian`, `Exact`."""
+    """How much of the law of a worker's load is used: `MeanField()`, `Gaussian()`, `Exact()`, or a barrier of your own.
+
+    Such a barrier has
+
+    - `worker_load(workload, batch_size)`: the law of the load of one worker with `batch_size` independent slots, a
+      `afdjax.cycles.loads.WorkerLoad`. Most easily it is that of another barrier, for another slot or with other moments. Its
+      mean and deviation carry the derivatives by workload and batch size; it is called within `jax.jit` and `jax.vmap`.
+
+    `workload` is a `SlotLoad`: of tokens or, where attention goes by that, of what slots cost. Loads that spread by half as much
+    again as independent requests do:
+
+    ```python
+    >>> import afdjax as afd
+    >>> class Cautious(afd.Barrier):
+    ...     factor: float = 1.5
+    ...     def worker_load(self, workload, batch_size):
+    ...         wider = afd.Rescaled(workload, workload.theta, self.factor * workload.nu)
+    ...         return afd.Gaussian().worker_load(wider, batch_size)
+    >>> load = Cautious().worker_load(afd.Moments(theta=500.0, nu=100.0), 64.0)
+    >>> float(load.mean), float(load.deviation)
+    (32000.0, 1200.0)
+
+    ```
+    """
 
     @abc.abstractmethod
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> WorkerLoad:

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from afdjax._tools import checks
-from afdjax._tools.objects.arguments import advised
+from afdjax._tools.objects.advice import advised
 from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
@@ -16,7 +16,27 @@ from afdjax.deployment.profile import Profile
 
 @advised("afd.Together()")
 class Start(Module):
-    """When an attention worker may begin its next microbatch. Abstract; `WorkerWise` or `Together`."""
+    """When an attention worker may begin its next microbatch: `WorkerWise()`, `Together()`, or a rule of your own.
+
+    Such a rule has
+
+    - `runs_ahead`: whether a fast worker begins its next microbatch before the slowest has finished the last. `simulate` goes by
+      this alone: it is `WorkerWise` where it is true, and `Together` where it is not;
+    - `exponents(attention_workers)`: two numbers whose product is `attention_workers`, as the method says.
+
+    Workers that start together within a node, but not across nodes:
+
+    ```python
+    >>> import afdjax as afd
+    >>> class Nodes(afd.Start):
+    ...     runs_ahead = True
+    ...     def exponents(self, attention_workers):
+    ...         return 8, attention_workers / 8
+    >>> afd.Bundle(64, start=Nodes()).start.exponents(16.0)
+    (8, 2.0)
+
+    ```
+    """
 
     runs_ahead: ClassVar[bool]
     """Whether a fast worker begins its next microbatch before the slowest has finished the last."""

@@ -201,13 +201,11 @@ def _parse(text: str, name: str) -> _ProfileFile:
 def profile_to_json(profile: Profile, bundle: Bundle | None = None) -> str:
     """The JSON document that `load_profile` reads back to the same profile, and `load_bundle` to the same bundle.
 
-    Raises `ValueError` for a stage whose form is not registered: no file could name it.
+    Raises `ValueError` for a stage whose form is not registered, and for a link or a start of your own: no file could name it.
     """
     origin = profile.provenance
     stages = {stage: _stage_document(stage, profile.stage(stage), getattr(origin, stage)) for stage in STAGES}
-    stages["communication"]["link"] = next(
-        name for name, kind in LINKS.items() if isinstance(profile.communication, kind)
-    )
+    stages["communication"]["link"] = _named("communication", profile.communication, LINKS)
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "name": origin.name,
@@ -219,9 +217,18 @@ def profile_to_json(profile: Profile, bundle: Bundle | None = None) -> str:
         document["covariance"] = np.asarray(profile.covariance).tolist()
     if bundle is not None:
         numbers = [field.name for field in dataclasses.fields(bundle) if field.name != "start"]
-        start = next(name for name, start in STARTS.items() if isinstance(bundle.start, type(start)))
+        start = _named("start", bundle.start, {name: type(start) for name, start in STARTS.items()})
         document["bundle"] = {name: np.asarray(getattr(bundle, name)).item() for name in numbers} | {"start": start}
     return json.dumps(document, indent=2) + "\n"
+
+
+def _named(name: str, value: Any, known: Mapping[str, type]) -> str:
+    """The name that files have for an object."""
+    for word, kind in known.items():
+        if type(value) is kind:
+            return word
+    kinds = " or ".join(f"`{kind.__name__}`" for kind in known.values())
+    raise ValueError(f"`{name}` must be {kinds} in a file, but it is {type(value).__name__}, which no file can name.")
 
 
 def _stage_document(stage: str, latency: Latency, validity: Validity) -> dict[str, Any]:

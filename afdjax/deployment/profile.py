@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.objects.module import Module
 from afdjax._tools.objects.showing import cut, in_brief, text_of
 from afdjax._tools.types import Scalar, ScalarLike
@@ -21,7 +22,28 @@ from afdjax.workload.slots import SlotLoad
 class Communication(Module):
     """Round trip of one microbatch's activations, attention to FFN and back.
 
-    Abstract; final are `PerWorker` and `Shared`, which differ in what they charge and in whether the link can be busy.
+    `PerWorker(latency)`, `Shared(latency)`, or a link of your own, which has
+
+    - `latency`: the `Latency` whose coefficients are the link's;
+    - `queues`: whether microbatches wait for each other on it;
+    - `__call__(batch_size, attention_workers)`: the time of the round trip, a single float in the unit of the profile;
+    - `occupancy(batch_size, attention_workers)`: how long of that a microbatch keeps others from the link; 0 where none waits.
+
+    A profile file knows the first two only. A link that two workers have together:
+
+    ```python
+    >>> import afdjax as afd, jax.numpy as jnp
+    >>> class Paired(afd.Communication):
+    ...     latency: afd.Latency
+    ...     queues = False
+    ...     def __call__(self, batch_size, attention_workers):
+    ...         return self.latency(2 * batch_size, batch_size)
+    ...     def occupancy(self, batch_size, attention_workers):
+    ...         return jnp.zeros(())
+    >>> float(Paired(afd.Affine(per_token=0.5, base=20.0))(64.0, 8.0))
+    84.0
+
+    ```
     """
 
     latency: eqx.AbstractVar[Latency]
@@ -141,8 +163,11 @@ class Profile(Module):
 
     def stage(self, name: str) -> Latency:
         """The time of one of `STAGES`."""
+        if name not in STAGES:
+            raise ValueError(f"`name` must be one of {', '.join(STAGES)}, but it is {checks.described(name)}.")
         return self.communication.latency if name == "communication" else getattr(self, name)
 
+    @checked
     def slot_load(self, workload: SlotLoad) -> SlotLoad:
         """What one slot adds to the load that attention is timed by: its tokens, or its cost where that is another."""
         return workload.costs(self.attention.slot_cost) if isinstance(self.attention, SlotCost) else workload

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from afdjax._tools import checks
 from afdjax._tools.objects.arguments import checked
 from afdjax._tools.precision import in_default_precision
 from afdjax.explore.costs.setting import Setting
@@ -174,6 +175,7 @@ def search(
     Raises `ValueError` for budgets below 1, targets that are not above 0, unknown objectives and rules, and devices without a
     price or power that is asked for.
     """
+    checks.require_list("rules", rules, "names")
     if isinstance(devices, Fleet):
         setting = setting.on(devices.devices[0], devices.devices[-1], joined=setting.joined)
     fleet = devices if isinstance(devices, Fleet) else Fleet.of(setting, devices)

@@ -6,7 +6,7 @@ import equinox as eqx
 from jaxtyping import Float
 
 from afdjax._tools import checks
-from afdjax._tools.objects.arguments import advised
+from afdjax._tools.objects.advice import advised
 from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar
@@ -41,8 +41,8 @@ class Link(Module):
         checks.require_non_negative("latency", self.latency)
 
 
-def _floats(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: checks.as_float(value) for name, value in values.items()}
+def _floats(values: Any) -> Any:
+    return {name: checks.as_float(value) for name, value in values.items()} if isinstance(values, dict) else values
 
 
 @advised("afd.load_accelerator('h100')", from_text="afd.load_accelerator({})")
@@ -70,6 +70,9 @@ class Accelerator(Module):
         checks.require_positive("memory", self.memory)
         checks.require_positive("bandwidth", self.bandwidth)
         checks.require_positive("cache", self.cache)
+        checks.require_dictionary("peak", self.peak)
+        for kind, peak in self.peak.items():
+            checks.require_positive(f"peak['{kind}']", peak)
         if not self.peak:
             raise ValueError("`peak` must hold the operations per second of at least one data type.")
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._tools import checks
-from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.provenance import digest_of
 from afdjax._tools.types import Column
 from afdjax.cycles.barrier import Barrier, Exact, fine_enough
@@ -20,7 +21,7 @@ from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.planning.plan import Plan, bundle_dict, workload_title
 from afdjax.report.simulations import simulation_report
-from afdjax.simulation.requirements import MOST_SEED
+from afdjax.simulation.requirements import MOST_REPLICAS, MOST_SEED, MOST_STEPS
 from afdjax.simulation.results import Simulation
 from afdjax.simulation.run import RunOptions, simulate
 from afdjax.workload.laws import Workload
@@ -39,6 +40,8 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
+        checks.require_whole("steps", self.steps, most=MOST_STEPS)
+        checks.require_whole("replicas", self.replicas, most=MOST_REPLICAS)
         checks.require_whole("seed", self.seed, 0, MOST_SEED)
 
 

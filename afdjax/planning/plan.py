@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from afdjax._tools.objects.arguments import advised
+from afdjax._tools.objects.advice import advised
 from afdjax._tools.quantities import shown_rate
 from afdjax.cycles.barrier import Barrier
 from afdjax.cycles.cycle import DECIDERS, Performance

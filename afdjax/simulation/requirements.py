@@ -25,7 +25,10 @@ def whole_number(name: str, value: Any) -> int:
     """`value` as an integer that shapes may depend on; raises `ValueError` if it has a fraction or is traced."""
     number = checks.concrete(value)
     if number is None:
-        raise ValueError(f"`{name}` must be a known number (it decides shapes), but it is traced by jax.")
+        raise ValueError(
+            f"`{name}` must be a known number (it decides shapes), but it is traced by jax: make what holds it outside of `jit` "
+            "and `vmap`."
+        )
     if number != np.floor(number):
         raise ValueError(f"`{name}` must be a whole number in a simulation, but it is {float(number):g}.")
     return int(number)

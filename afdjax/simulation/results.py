@@ -12,7 +12,7 @@ from scipy.special import stdtr, stdtrit
 
 from afdjax._tools import checks
 from afdjax._tools.objects.module import Module
-from afdjax._tools.objects.showing import in_brief
+from afdjax._tools.objects.showing import in_brief, known
 from afdjax._tools.provenance import versions
 from afdjax._tools.quantities import shown_rate
 from afdjax._tools.types import Scalar
@@ -189,13 +189,9 @@ class Simulation(Module):
 
     def _is_one(self) -> bool:
         """Whether all numbers are known, and those of one simulation."""
-        leaves = [checks.concrete(leaf) for leaf in jax.tree.leaves(self)]
-        by_replica = checks.concrete(self.throughput_by_replica)
-        return (
-            all(leaf is not None for leaf in leaves)
-            and by_replica is not None
-            and by_replica.shape[1:] == (len(self.attention_workers),)
-        )
+        if any(checks.concrete(leaf) is None for leaf in jax.tree.leaves(self)):
+            return False
+        return known(self.steps) and np.shape(self.throughput) == (len(self.attention_workers),)
 
 
 class Sums(NamedTuple):

@@ -15,7 +15,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from afdjax._tools import checks
-from afdjax._tools.objects.arguments import advised, check_fields, checked
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields, checked
 from afdjax._tools.types import Column
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
@@ -67,6 +68,8 @@ class RunOptions:
 
     def __post_init__(self):
         check_fields(self)
+        if self.warm_up is not None:
+            checks.require_whole("warm_up", self.warm_up, 0, MOST_STEPS)
         if self.chunk_steps is not None:
             checks.require_whole("chunk_steps", self.chunk_steps, most=MOST_STEPS)
 

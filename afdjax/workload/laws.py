@@ -25,7 +25,8 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from afdjax._tools import checks
-from afdjax._tools.objects.arguments import advised, check_fields, checked, require_kind
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields, checked, require_kind
 from afdjax._tools.objects.showing import in_brief, known
 from afdjax._tools.precision import from_host
 from afdjax._tools.types import Column, PerRequest, Scalar
@@ -45,8 +46,8 @@ _MOMENT_NODES, _COST_NODES = 1 << 17, 1 << 13
 class Workload(SlotLoad):
     """A joint law of prompt length P and decode length D, and everything that follows from it.
 
-    Abstract. Final implementations: `Requests` (a log, or a histogram of one), `Independent` (a law for each length),
-    `Mixture` (several services on the same slots).
+    `Requests` (a log, or a histogram of one), `Independent` (a law for each length), `Mixture` (several services on the same
+    slots). Closed: a law of your own is a `Length` of `Independent`, or a `SlotLoad` where nothing is drawn from it.
     """
 
     @abc.abstractmethod
@@ -159,6 +160,9 @@ class Source:
     origin: str = ""
     licence: str = ""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @advised("afd.Dependence(degrees=12.0)")
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +178,7 @@ class Dependence:
     later_margin: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         checks.require_between("degrees", self.degrees, 1, math.inf)
         if self.settles not in (True, False, None):
             raise ValueError(f"`settles` must be True, False or None, but it is {checks.shown(self.settles)}.")
@@ -224,6 +229,10 @@ class Requests(Workload):
             raise ValueError("`prompt` must hold at least one request, but it is empty.")
         times = None if time is None else checks.column("time", time)
         given = {**lengths, "weight": weights} | ({} if times is None else {"time": times})
+        if lengths["prompt"].ndim != 1:
+            raise ValueError(
+                f"`prompt` must be a list of numbers, one for each request, but it has shape {lengths['prompt'].shape}."
+            )
         for name, array in given.items():
             if array.ndim != 1 or array.shape != lengths["prompt"].shape:
                 raise ValueError(
@@ -370,11 +379,11 @@ class Mixture(Workload):
     weights: Float[Array, " parts"]
 
     def __init__(self, parts: Sequence[Workload], weights: Column):
+        checks.require_list("parts", parts, "workloads")
         for number, part in enumerate(parts):
             require_kind(f"parts[{number}]", part, Workload)
         self.parts = tuple(parts)
-        array = checks.as_float(np.asarray(weights) if isinstance(weights, Sequence) else weights)
-        checks.require_number("weights", array)
+        array = jnp.asarray(weights if isinstance(weights, jax.Array) else checks.column("weights", weights), float)
         if not self.parts or array.shape != (len(self.parts),):
             raise ValueError(
                 f"`weights` must have one entry for each of the {len(self.parts)} parts, but it has shape {array.shape}."
@@ -460,6 +469,9 @@ def _token_masses(workload: Workload, support: int) -> Float[Array, " support"]:
 
 
 def _words(key: PRNGKeyArray, shape: tuple[int, ...]) -> Words:
+    if not isinstance(shape, tuple):
+        raise TypeError(f"`shape` must be a tuple, such as (3,), but it is {checks.described(shape)}.")
+
     def words(index: int):
         first, second = jax.random.bits(jax.random.fold_in(key, index), (2, *shape), jnp.uint32)
         return first, second

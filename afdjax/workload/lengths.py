@@ -16,7 +16,8 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Real
 
 from afdjax._tools import checks
-from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.objects.module import Module
 from afdjax._tools.objects.showing import in_brief, known, text_of
 from afdjax._tools.types import Scalar, ScalarLike
@@ -36,7 +37,29 @@ _LOG_NONE = -40.0
 
 @advised("afd.Geometric(500.0)", from_number="afd.Geometric({})")
 class Length(Module):
-    """Law of a whole-numbered length on `0..maximum`."""
+    """Law of a whole-numbered length on `0..maximum`: one of those here, or a law of your own.
+
+    Such a law has
+
+    - `maximum`: the largest length, a whole number that shapes depend on, so a static field;
+    - `survival(k)`: P(length > k) for an array of whole numbers k >= -1, of the same shape: 1 at k = -1, 0 at k = `maximum`, and
+      never rising. It is written in `jax.numpy`; derivatives go through it.
+
+    A law of decode lengths has `survival(0)` = 1: a request without a decode step never holds a slot. Half of the requests short
+    and half long:
+
+    ```python
+    >>> import afdjax as afd, equinox as eqx, jax.numpy as jnp
+    >>> class TwoLengths(afd.Length):
+    ...     short: int = eqx.field(static=True)
+    ...     maximum: int = eqx.field(static=True)
+    ...     def survival(self, k):
+    ...         return jnp.where(k < self.short, 1.0, jnp.where(k < self.maximum, 0.5, 0.0))
+    >>> float(TwoLengths(short=10, maximum=30).mean)
+    20.0
+
+    ```
+    """
 
     maximum: eqx.AbstractVar[int]
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 
@@ -22,7 +23,44 @@ Cost = Callable[[ScalarLike], ScalarLike]
 
 @advised("afd.load_workload('azure-2023-conversation')", from_text="afd.load_workload({})")
 class SlotLoad(Module):
-    """What the planner needs to know of one slot: mean and standard deviation of its stationary token load."""
+    """What the planner needs to know of one decode slot: its stationary token load.
+
+    A `Workload` (what `load_workload` returns), `Moments`, `Rescaled`, or a slot of your own, which has
+
+    - `theta`, `nu`: mean and standard deviation [tokens], single floats that carry derivatives;
+    - `variation`: how roughly the load moves, or None where that is not known;
+    - `costs`, `unscaled`, `slot_masses`, `slot_range`: its law, for `Exact` and for attention that goes by what slots cost; a
+      slot that has none raises an error there, and `MeanField` and `Gaussian` do without.
+
+    Random requests are drawn from a `Workload` only. A slot whose load is known to be uniform:
+
+    ```python
+    >>> import afdjax as afd, jax.numpy as jnp
+    >>> class UniformLoad(afd.SlotLoad):
+    ...     most: float
+    ...     @property
+    ...     def theta(self):
+    ...         return jnp.asarray(self.most / 2.0)
+    ...     @property
+    ...     def nu(self):
+    ...         return jnp.asarray(self.most / 12.0**0.5)
+    ...     @property
+    ...     def variation(self):
+    ...         return None
+    ...     @property
+    ...     def unscaled(self):
+    ...         return self
+    ...     def costs(self, cost):
+    ...         raise NotImplementedError("only token loads are known")
+    ...     def slot_masses(self, first, width, points):
+    ...         raise NotImplementedError("use MeanField() or Gaussian()")
+    ...     def slot_range(self):
+    ...         return jnp.zeros(()), jnp.asarray(self.most)
+    >>> float(afd.MeanField().worker_load(UniformLoad(1000.0), 64.0).mean)
+    32000.0
+
+    ```
+    """
 
     @property
     @abc.abstractmethod

@@ -11,8 +11,6 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator
-from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
@@ -23,32 +21,11 @@ from jax.core import Tracer
 from jaxtyping import PRNGKeyArray
 
 from afdjax._tools import checks
+from afdjax._tools.objects.advice import ADVICE, WORDS, advice_for, named
 from afdjax._tools.types import Scalar, ScalarLike
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Kind = TypeVar("Kind", bound=type)
-
-
-class Advice(NamedTuple):
-    """What makes an object of a kind: an example, and calls that take a text or a number (`{}` stands for it)."""
-
-    example: str
-    from_text: str | None = None
-    from_number: str | None = None
-
-
-_ADVICE: dict[type, Advice] = {}
-
-
-def advised(example: str, *, from_text: str | None = None, from_number: str | None = None) -> Callable[[Kind], Kind]:
-    """A decorator: arguments annotated with this class are checked, and a message says how to make one."""
-
-    def known(kind: Kind) -> Kind:
-        _ADVICE[kind] = Advice(example, from_text, from_number)
-        return kind
-
-    return known
 
 
 class Rule(NamedTuple):
@@ -56,6 +33,7 @@ class Rule(NamedTuple):
 
     kinds: tuple[type, ...] = ()
     number: bool = False
+    pair: bool = False
     key: bool = False
     optional: bool = False
     in_order: bool = True
@@ -63,7 +41,7 @@ class Rule(NamedTuple):
 
     @property
     def says_something(self) -> bool:
-        return bool(self.kinds or self.number or self.key)
+        return bool(self.kinds or self.number or self.pair or self.key)
 
 
 @typing.overload
@@ -86,6 +64,7 @@ def checked(function: Any = None, *, instead: str | None = None) -> Any:
 
 def _with_door(function: Callable[..., Any], instead: str | None) -> Callable[..., Any]:
     signature = inspect.signature(function)
+    name = function.__qualname__.removesuffix(".__init__").rpartition(".")[-1]
 
     @functools.wraps(function)
     def door(*arguments: Any, **options: Any) -> Any:
@@ -95,11 +74,11 @@ def _with_door(function: Callable[..., Any], instead: str | None) -> Callable[..
             # Python says which argument is missing or not known
             return function(*arguments, **options)
         rules = _rules_of(function)
-        for name, rule in rules.items():
-            if name in given:
-                _check(name, given[name], rule, function.__name__, rules)
+        for argument, rule in rules.items():
+            if argument in given:
+                _check(argument, given[argument], rule, name, rules)
         if instead is not None:
-            _require_known(function.__name__, given, instead)
+            _require_known(name, given, instead)
         return function(*arguments, **options)
 
     return door
@@ -143,14 +122,21 @@ def _rule(annotation: Any) -> Rule:
     if annotation is PRNGKeyArray:
         return Rule(key=True)
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    parts = set(typing.get_args(annotation)) if union else {annotation}
-    optional = type(None) in parts
-    parts -= {type(None)}
+    every = typing.get_args(annotation) if union else (annotation,)
+    parts = [part for part in every if part is not type(None)]
+    optional = len(parts) < len(every)
     # whole numbers are checked with their range
-    if parts <= _NUMBERS and parts != {int}:
+    if set(parts) <= _NUMBERS and parts != [int]:
         return Rule(number=True, optional=optional)
-    known = [part for part in parts if isinstance(part, type) and (part in _ADVICE or part in (str, bool, Path))]
+    if all(typing.get_origin(part) is tuple and _two_numbers(typing.get_args(part)) for part in parts):
+        return Rule(pair=True, optional=optional)
+    plain = [Callable if typing.get_origin(part) is Callable else part for part in parts]
+    known = [part for part in plain if part is Callable or (isinstance(part, type) and part in {*ADVICE, *WORDS})]
     return Rule(tuple(known), optional=optional) if len(known) == len(parts) else Rule()
+
+
+def _two_numbers(parts: tuple[Any, ...]) -> bool:
+    return len(parts) == 2 and all(_rule(part).number for part in parts)
 
 
 def _check(name: str, value: Any, rule: Rule, function: str, rules: dict[str, Rule]) -> None:
@@ -158,6 +144,8 @@ def _check(name: str, value: Any, rule: Rule, function: str, rules: dict[str, Ru
         return
     if rule.number:
         checks.require_single(name, value)
+    elif rule.pair:
+        _require_pair(name, value)
     elif rule.key:
         _require_key(name, value)
     else:
@@ -171,8 +159,8 @@ def _check(name: str, value: Any, rule: Rule, function: str, rules: dict[str, Ru
 
 def _require_kind(name: str, value: Any, rule: Rule, function: str, rules: dict[str, Rule]) -> None:
     if not isinstance(value, rule.kinds):
-        advice = _order(value, rule, function, rules) or _advice(value, rule.kinds)
-        kinds = " or ".join(sorted(_named(kind) for kind in rule.kinds))
+        advice = _order(value, rule, function, rules) or advice_for(value, rule.kinds)
+        kinds = " or ".join(sorted(named(kind) for kind in rule.kinds))
         raise TypeError(f"`{name}` must be {kinds}, but it is {checks.described(value)}: {advice}.")
 
 
@@ -188,53 +176,22 @@ def _numbers(module: Any) -> Iterator[tuple[str, Any]]:
             yield from _numbers(value)
 
 
-_WORDS = {str: "a text", bool: "True or False", Path: "a path"}
-
-
-def _named(kind: type) -> str:
-    return _WORDS.get(kind) or f"{'an' if kind.__name__[0] in 'AEIO' else 'a'} `{kind.__name__}`"
-
-
 def _order(value: Any, rule: Rule, function: str, rules: dict[str, Rule]) -> str | None:
     """The order of the arguments, where this one is meant for another's place."""
-    others = [kind for other in rules.values() if other.kinds != rule.kinds for kind in other.kinds if kind in _ADVICE]
+    others = [kind for other in rules.values() if other.kinds != rule.kinds for kind in other.kinds if kind in ADVICE]
     if not isinstance(value, tuple(others)):
         return None
-    placed = [name for name, each in rules.items() if each.in_order and (each.kinds or each.key)]
+    placed = [name for name, each in rules.items() if each.in_order and (each.key or {*each.kinds} & {*ADVICE})]
     return f"the order is {function}({', '.join(placed)})"
 
 
-def _advice(value: Any, kinds: tuple[type, ...]) -> str:
-    """What to write instead of `value`."""
-    if isinstance(value, type) and issubclass(value, kinds):
-        parameters = inspect.signature(value).parameters.values()
-        return f"write `afd.{value.__name__}({', '.join(one.name for one in parameters if one.default is one.empty)})`"
-    known = [_ADVICE[kind] for kind in kinds if kind in _ADVICE]
-    if not known:
-        return "write it in quotes" if str in kinds else "write one of these"
-    [advice, *_] = known
-    if isinstance(value, (str, PathLike)):
-        if (kind := _called(str(value), kinds)) is not None:
-            return _advice(kind, kinds)
-        if advice.from_text:
-            return f"write `{advice.from_text.format(repr(str(value)))}`"
-    number = checks.concrete(value)
-    if advice.from_number and number is not None and number.ndim == 0:
-        return f"write `{advice.from_number.format(f'{float(number):.15g}')}`"
-    return f"write one, such as `{advice.example}`"
-
-
-def _called(name: str, kinds: tuple[type, ...]) -> type | None:
-    """The class of one of these kinds that a text names: "together", "mean-field", "PerWorker"."""
-    plain = lambda text: text.lower().replace("-", "").replace("_", "").replace(" ", "")
-    found = [kind for kind in _below(kinds) if plain(kind.__name__) == plain(name) and not inspect.isabstract(kind)]
-    return found[0] if found else None
-
-
-def _below(kinds: tuple[type, ...]) -> Iterator[type]:
-    for kind in kinds:
-        yield kind
-        yield from _below(tuple(kind.__subclasses__()))
+def _require_pair(name: str, value: Any) -> None:
+    two = isinstance(value, (tuple, list)) and len(value) == 2 and all(map(checks.is_number, value))
+    if not two or not value[0] <= value[1]:
+        raise TypeError(
+            f"`{name}` must be two numbers, the least and the most, but it is {checks.described(value)}: write ({name}_least, "
+            f"{name}_most)."
+        )
 
 
 def _require_key(name: str, value: Any) -> None:

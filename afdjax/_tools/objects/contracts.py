@@ -21,7 +21,7 @@ def name_in_errors(kind: type) -> None:
             continue
         if getattr(own, "__isabstractmethod__", False):
             continue
-        wrap = functools.partial(_named, kind=kind, base=base, promised=vars(base)[name])
+        wrap = functools.partial(_named, name=name, kind=kind, base=base, promised=vars(base)[name])
         if isinstance(own, property) and own.fget is not None:
             setattr(kind, name, property(wrap(own.fget), doc=own.__doc__))
         elif isinstance(own, classmethod):
@@ -34,9 +34,8 @@ def _ours(kind: type) -> bool:
     return kind.__module__.partition(".")[0] == "afdjax"
 
 
-def _named(function: Callable[..., Any], *, kind: type, base: type, promised: Any) -> Callable[..., Any]:
+def _named(function: Callable[..., Any], *, name: str, kind: type, base: type, promised: Any) -> Callable[..., Any]:
     """The method, whose errors and results are checked against what `promised` says."""
-    name = function.__name__
     promise = getattr(promised, "fget", None) or getattr(promised, "__func__", promised)
     single = inspect.signature(promise).return_annotation is Scalar
 

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from afdjax._tools import checks
-from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax.calibrate.kernels.batched import predictions
 from afdjax.calibrate.kernels.family import TERMS, FamilyForm, family_forms, term_in_words
 from afdjax.calibrate.kernels.findings import (

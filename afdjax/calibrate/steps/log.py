@@ -13,7 +13,8 @@ from jaxtyping import Array
 
 from afdjax._tools import checks
 from afdjax._tools.files import FileError, first_problem
-from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.provenance import digest
 from afdjax._tools.tables import TableReader, with_clean_names
 from afdjax.calibrate.robust import robust_scale

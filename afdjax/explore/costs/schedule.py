@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from afdjax._tools.objects.arguments import advised
+from afdjax._tools.objects.advice import advised
 from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 

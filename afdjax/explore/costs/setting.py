@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.objects.arguments import advised, checked
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar

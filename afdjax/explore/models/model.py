@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 
-from afdjax._tools.objects.arguments import advised
+from afdjax._tools.objects.advice import advised
 from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike

@@ -4,7 +4,10 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from afdjax._tools.objects.arguments import advised
+import numpy as np
+
+from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
 from afdjax._tools.precision import in_default_precision
 from afdjax.explore.costs.setting import Setting
 from afdjax.hardware.accelerator import Accelerator
@@ -40,7 +43,8 @@ class Fleet:
     @classmethod
     def of(cls, setting: Setting, counts: int | Sequence[int]) -> "Fleet":
         """So many of the setting's attention devices and, with two numbers, of its FFN devices."""
-        counts = tuple(map(int, counts)) if isinstance(counts, Sequence) else (int(counts),)
+        counts = (counts,) if isinstance(counts, int) else checks.column("devices", counts).astype(int)
+        counts = tuple(map(int, np.ravel(counts)))
         return cls(counts, (setting.attention_device, setting.ffn_device)[: len(counts)])
 
     def __str__(self) -> str:

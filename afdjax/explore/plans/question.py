@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from afdjax._tools.objects.arguments import advised, check_fields
+from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields
 from afdjax._tools.programs import compiled_quickly
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.plans.fleet import Fleet, Place
@@ -22,6 +24,9 @@ class Targets:
     ttft: float = float("inf")
     tpot: float = float("inf")
 
+    def __post_init__(self):
+        check_fields(self)
+
 
 @advised("explore.Corrections(prefill=0.8)")
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +39,9 @@ class Corrections:
     ttft: float = 1.8
     whole_ttft: float = 1.0
 
+    def __post_init__(self):
+        check_fields(self)
+
 
 OBJECTIVES = {
     "throughput": "tokens/s",
@@ -45,6 +53,7 @@ OBJECTIVES = {
 _transfer_time = compiled_quickly(transfer_time)
 
 
+@advised("explore.search(setting, 64).question")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Question:
     """What a search is asked.
@@ -62,6 +71,7 @@ class Question:
 
     def __post_init__(self):
         check_fields(self)
+        checks.require_list("rules", self.rules, "names")
         for name in ("ttft", "tpot"):
             if not getattr(self.targets, name) > 0:
                 raise ValueError(f"`{name}` must be above 0, but it is {getattr(self.targets, name):g}.")

@@ -6,7 +6,7 @@ experts: the same ones (aggregated), or others (attention/FFN disaggregation, AF
 
 import jax.numpy as jnp
 
-from afdjax._tools.objects.arguments import advised
+from afdjax._tools.objects.advice import advised
 from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Flag, Scalar
