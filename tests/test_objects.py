@@ -153,9 +153,10 @@ def test_a_class_that_users_write_says_how_with_an_example_that_runs(kind):
     [example] = doctest.DocTestFinder(recurse=False).find(
         kind, globs={}, module=importlib.import_module(kind.__module__)
     )
-    if "Closed: " in example.docstring:
+    text = str(example.docstring)
+    if "Closed: " in text:
         return
-    assert all(f"`{name}" in example.docstring for name in vars(kind) if name in kind.__abstractmethods__)
+    assert all(f"`{name}" in text for name in vars(kind) if name in kind.__abstractmethods__)
     assert example.examples
     assert doctest.DocTestRunner().run(example).failed == 0
 

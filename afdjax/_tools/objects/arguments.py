@@ -130,7 +130,7 @@ def _rule(annotation: Any) -> Rule:
         return Rule(number=True, optional=optional)
     if all(typing.get_origin(part) is tuple and _two_numbers(typing.get_args(part)) for part in parts):
         return Rule(pair=True, optional=optional)
-    plain = [Callable if typing.get_origin(part) is Callable else part for part in parts]
+    plain: list[Any] = [Callable if typing.get_origin(part) is Callable else part for part in parts]
     known = [part for part in plain if part is Callable or (isinstance(part, type) and part in {*ADVICE, *WORDS})]
     return Rule(tuple(known), optional=optional) if len(known) == len(parts) else Rule()
 

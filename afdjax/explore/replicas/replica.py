@@ -4,16 +4,16 @@ A replica has attention devices in groups of `tensor_parallel`, each group with 
 experts: the same ones (aggregated), or others (attention/FFN disaggregation, AFD).
 """
 
+import equinox as eqx
 import jax.numpy as jnp
 
 from afdjax._tools.objects.advice import advised
 from afdjax._tools.objects.fields import Number, number
-from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Flag, Scalar
 
 
 @advised("explore.Replica(8, 16, 1, 64, 3)")
-class Replica(Module):
+class Replica(eqx.Module):
     """The numbers that a search chooses.
 
     `attention_devices` in groups of `tensor_parallel`, `ffn_devices` (0: aggregated, the attention devices hold the experts as
