@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import block_diag
 
+from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields, checked
 from afdjax._tools.precision import in_default_precision
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.calibrate.kernels.findings import Finding
@@ -29,6 +32,7 @@ class Implausible(ValueError):
     """Timings that cannot be right, or that no smooth form follows; the message names every such stage, and what to do."""
 
 
+@advised("calibrate.FitOptions(shared_link=True)")
 @dataclasses.dataclass(frozen=True)
 class FitOptions:
     """How timings are fitted, and what is accepted.
@@ -51,8 +55,11 @@ class FitOptions:
         named = {"accelerator": None if self.accelerator is None else self.accelerator.name}
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | named
 
+    def __post_init__(self) -> None:
+        check_fields(self)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Calibration:
     """A profile and the fits that it is made of. `str(calibration)` is the report, `to_dict()` the JSON document."""
 
@@ -88,10 +95,15 @@ class Calibration:
             "stages": {stage: stage_picture(fit) for stage, fit in self.fits.items()},
         }
 
+    def __repr__(self) -> str:
+        fitted = ", ".join(f"{stage} {fit.form} within {fit.worst:.1%}" for stage, fit in self.fits.items())
+        return f"Calibration of {self.profile.provenance.name}: {fitted}"
+
     def __str__(self) -> str:
         return calibration_report(self.to_dict())
 
 
+@checked
 def fit(
     timings: Timings,
     *,
@@ -122,6 +134,9 @@ def fit(
     Raises `ValueError` in one line that says what is missing, what several series there are or why a form cannot be
     fitted; `Implausible` where the timings imply more than the accelerator can do or follow no form.
     """
+    for asked_for, value in (("select", select), ("forms", forms)):
+        if value is not None:
+            checks.require_known(asked_for, value, list(STAGES))
     select, forms = dict(select or {}), dict(forms or {})
     region, options = region or Region(), options or FitOptions()
     parts = {stage: one_series(timings, stage, select.get(stage), region) for stage in STAGES}

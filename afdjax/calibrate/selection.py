@@ -5,9 +5,12 @@ import math
 
 import polars as pl
 
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields
 from afdjax.calibrate.timings import Timings
 
 
+@advised("calibrate.Region(batch=(1, 256))")
 @dataclasses.dataclass(frozen=True)
 class Region:
     """Which measurements count: ranges (ends included) of batch size, context and tokens; None where any does."""
@@ -15,6 +18,9 @@ class Region:
     batch: tuple[int | float, int | float] | None = None
     context: tuple[int | float, int | float] | None = None
     tokens: tuple[int | float, int | float] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def to_dict(self) -> dict[str, list[float | None] | None]:
         """For JSON; an open end is None."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from afdjax._tools.files import FileError, suggestion
+from afdjax._tools.objects.advice import advised
 from afdjax._tools.provenance import digest
 from afdjax.hardware.formats import MEASURED_AS
 
@@ -63,6 +64,7 @@ class Series(NamedTuple):
     device: str | None
 
 
+@advised("calibrate.load_timings('timings.csv')", from_text="calibrate.load_timings({})")
 @dataclasses.dataclass(frozen=True)
 class Timings:
     """Measured times of one layer.

@@ -16,7 +16,10 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.lattice import MARGIN, LatticeLoad
 from afdjax.cycles.loads import PointLoad, WorkerLoad, at_least_tiny, double_precision, negligible
@@ -25,7 +28,7 @@ from afdjax.workload.lattice import lattice_width
 from afdjax.workload.slots import SlotLoad
 
 
-class Slowest(eqx.Module):
+class Slowest(Module):
     """Law of the load W of the slowest of `workers` attention workers [tokens]."""
 
     load: WorkerLoad
@@ -43,13 +46,38 @@ class Slowest(eqx.Module):
         return level + self.load.excess(level, self.workers)
 
 
-class Barrier(eqx.Module):
-    """How much of the law of a worker's load is used. Abstract; `MeanField`, `Gaussian`, `Exact`."""
+@advised("afd.Gaussian()")
+class Barrier(Module):
+    """How much of the law of a worker's load is used: `MeanField()`, `Gaussian()`, `Exact()`, or a barrier of your own.
+
+    Such a barrier has
+
+    - `worker_load(workload, batch_size)`: the law of the load of one worker with `batch_size` independent slots, a
+      `afdjax.cycles.loads.WorkerLoad`. Most easily it is that of another barrier, for another slot or with other moments. Its
+      mean and deviation carry the derivatives by workload and batch size; it is called within `jax.jit` and `jax.vmap`.
+
+    `workload` is a `SlotLoad`: of tokens or, where attention goes by that, of what slots cost. Loads that spread by half as much
+    again as independent requests do:
+
+    ```python
+    >>> import afdjax as afd
+    >>> class Cautious(afd.Barrier):
+    ...     factor: float = 1.5
+    ...     def worker_load(self, workload, batch_size):
+    ...         wider = afd.Rescaled(workload, workload.theta, self.factor * workload.nu)
+    ...         return afd.Gaussian().worker_load(wider, batch_size)
+    >>> load = Cautious().worker_load(afd.Moments(theta=500.0, nu=100.0), 64.0)
+    >>> float(load.mean), float(load.deviation)
+    (32000.0, 1200.0)
+
+    ```
+    """
 
     @abc.abstractmethod
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> WorkerLoad:
         """Law of the load of one worker with `batch_size` slots."""
 
+    @checked
     def slowest(self, workload: SlotLoad, batch_size: ScalarLike, workers: ScalarLike) -> Slowest:
         """Law of the load of the slowest of `workers` workers (any real number > 0)."""
         checks.require_positive("batch_size", batch_size)

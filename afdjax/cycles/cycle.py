@@ -43,6 +43,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.barrier import Barrier, Exact, Slowest
 from afdjax.cycles.lead import seen_by_barrier
@@ -52,7 +54,7 @@ from afdjax.deployment.profile import Profile
 from afdjax.workload.slots import SlotLoad
 
 
-class StageTimes(eqx.Module):
+class StageTimes(Module):
     """The stage times of one bundle, in the time unit of the profile.
 
     `attention` is t_A at the mean load, `attention_per_token` its slope there (exact for every form that is affine in
@@ -157,6 +159,7 @@ def corner_gaps(
     return jnp.concatenate([ends[:2], attention - ends])
 
 
+@checked
 def cycle_time(
     workload: SlotLoad,
     profile: Profile,
@@ -174,6 +177,7 @@ def cycle_time(
     return bundle.layers * expected_cycle(load, profile, bundle, attention_workers)
 
 
+@checked
 def paper_cycle_time(
     workload: SlotLoad,
     profile: Profile,
@@ -195,6 +199,7 @@ def paper_cycle_time(
     return bundle.layers * (floor + spread * load.round_excess(level, jnp.zeros_like(level), 1, 1, attention_workers))
 
 
+@checked
 def throughput(
     workload: SlotLoad,
     profile: Profile,
@@ -210,7 +215,7 @@ def throughput(
     return throughput_of(cycle, bundle, attention_workers)
 
 
-class Performance(eqx.Module):
+class Performance(Module):
     """What one bundle does. Times are in the time unit of the profile.
 
     `cycle_time` per microbatch step; `throughput_per_instance` [tokens / time]; `tpot`, time per output token of a

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from afdjax._tools import checks
 from afdjax._tools.cubic import cubic
-from afdjax._tools.fields import Number
+from afdjax._tools.objects.fields import Number
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.forms import Latency, coefficient, register_form
 
@@ -48,6 +48,12 @@ class Table(Latency):
             numbers = checks.concrete(values)
             if numbers is not None and (numbers.size < least or np.any(np.diff(numbers) <= 0)):
                 raise ValueError(f"`{name}` must be at least {least} ascending numbers, but it is {numbers.tolist()}.")
+        expected = (*jnp.shape(self.batch_sizes), *jnp.shape(self.places))
+        if jnp.shape(self.times) != expected:
+            raise ValueError(
+                f"`times` must have shape {expected}, a row for each of `batch_sizes` and a column for each of `places`, but it "
+                f"has shape {jnp.shape(self.times)}."
+            )
 
     def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
         place = jnp.log(jnp.asarray(tokens / batch_size if self.per_slot else tokens, float))

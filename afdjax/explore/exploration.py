@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.precision import in_default_precision
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.explain.record import as_numbers, asked, finite, target_numbers
@@ -152,6 +154,7 @@ def _meanings(levels: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {code: meaning for code, meaning in {**REASONS, **BINDINGS}.items() if code in codes}
 
 
+@checked
 def search(
     setting: Setting,
     devices: int | Sequence[int] | Fleet,
@@ -172,6 +175,7 @@ def search(
     Raises `ValueError` for budgets below 1, targets that are not above 0, unknown objectives and rules, and devices without a
     price or power that is asked for.
     """
+    checks.require_list("rules", rules, "names")
     if isinstance(devices, Fleet):
         setting = setting.on(devices.devices[0], devices.devices[-1], joined=setting.joined)
     fleet = devices if isinstance(devices, Fleet) else Fleet.of(setting, devices)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from afdjax._tools.files import FileError, Strict, first_problem, parse_json, read_text
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.shipped import Shipped
 from afdjax.hardware.accelerator import GIBI, GIGA, MEBI, MICRO, TERA, UNKNOWN_CACHE, Accelerator, Link
 from afdjax.hardware.formats import Arithmetic
@@ -75,6 +76,7 @@ UNKNOWN_LATENCY_US = 10.0
 """One message, where no source has a number: what AIConfigurator assumes for every part."""
 
 
+@checked
 def load_accelerator(name_or_path: str | Path) -> Accelerator:
     """The accelerator shipped under this name or alias, or read from this JSON file.
 

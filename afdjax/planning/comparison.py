@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.precision import in_default_precision, in_double_precision
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.cycles.barrier import Barrier
@@ -25,7 +26,7 @@ LARGEST_BATCH, PLACES = 4096.0, 193
 """Batch sizes from 1 to the largest, evenly spaced in logarithms, between which stages may cross."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Comparison:
     """Two plans of one workload and bundle. `str(comparison)` is the report, `to_dict()` the JSON document.
 
@@ -69,10 +70,14 @@ class Comparison:
         """`to_dict()` as text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
+    def __repr__(self) -> str:
+        return f"Comparison of two plans:\n  {self.first!r}\n  {self.second!r}"
+
     def __str__(self) -> str:
         return comparison_report(self.to_dict())
 
 
+@checked(instead="afd.optimal_ratio")
 def compare(
     first: Profile,
     second: Profile,

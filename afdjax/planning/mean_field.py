@@ -4,12 +4,13 @@ For affine FFN and communication times and the mean token load, the cycle max{t_
 throughput per instance is best at a corner of it or at the stationary point of one of its lines.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.forms import Affine
@@ -20,7 +21,7 @@ from afdjax.workload.lengths import LARGEST_MEAN
 REGIMES = ("attention", "communication", "ffn")
 
 
-class ClosedForm(eqx.Module):
+class ClosedForm(Module):
     """The mean-field ratio and where it comes from. All ratios are r = x / y and may lie outside what can be built.
 
     - `ratio`: r*, the best of the candidates.
@@ -47,6 +48,7 @@ class ClosedForm(eqx.Module):
         return REGIMES[int(self.decided_by)]
 
 
+@checked
 def closed_form(slot_load: ScalarLike, profile: Profile, bundle: Bundle) -> ClosedForm:
     """The paper's mean-field rule for a mean token load (or cost) of `slot_load` per slot [tokens].
 
@@ -98,6 +100,7 @@ def closed_form(slot_load: ScalarLike, profile: Profile, bundle: Bundle) -> Clos
     )
 
 
+@checked
 def horizon_load(
     prompt_mean: ScalarLike, decode_mean: ScalarLike, batch_size: ScalarLike, requests: ScalarLike
 ) -> Scalar:

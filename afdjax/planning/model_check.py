@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.provenance import digest_of
 from afdjax._tools.types import Column
 from afdjax.cycles.barrier import Barrier, Exact, fine_enough
@@ -19,12 +21,13 @@ from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.planning.plan import Plan, bundle_dict, workload_title
 from afdjax.report.simulations import simulation_report
-from afdjax.simulation.requirements import MOST_SEED
+from afdjax.simulation.requirements import MOST_REPLICAS, MOST_SEED, MOST_STEPS
 from afdjax.simulation.results import Simulation
 from afdjax.simulation.run import RunOptions, simulate
 from afdjax.workload.laws import Workload
 
 
+@advised("afd.Sampling(steps=5000)")
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How much is simulated: decode `steps` of every microbatch, `replicas`, and the `seed` of all random numbers.
@@ -37,10 +40,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
+        checks.require_whole("steps", self.steps, most=MOST_STEPS)
+        checks.require_whole("replicas", self.replicas, most=MOST_REPLICAS)
         checks.require_whole("seed", self.seed, 0, MOST_SEED)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ModelCheck:
     """A simulation and the model's performance at the same ratios. `str()` is a report, `to_dict()` the JSON document."""
 
@@ -101,10 +106,14 @@ class ModelCheck:
         """`to_dict()` as text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
+    def __repr__(self) -> str:
+        return f"{self.simulation!r}; the model picks {self.model_best}, which loses {self.regret:.1%}"
+
     def __str__(self) -> str:
         return simulation_report(self.to_dict())
 
 
+@checked(instead="afd.throughput")
 def check_model(
     workload: Workload,
     profile: Profile,
@@ -152,6 +161,7 @@ def _model(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_workers
     return jax.lax.map(lambda workers: performance(load, profile, bundle, workers), attention_workers)
 
 
+@checked
 def check_plan(plan: Plan, *, steps: int = 5_000, replicas: int = 8, seed: int = 0) -> ModelCheck:
     """Simulate a plan's recommendation and its neighbours, and those within 1 % of it.
 

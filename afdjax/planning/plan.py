@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.quantities import shown_rate
 from afdjax.cycles.barrier import Barrier
 from afdjax.cycles.cycle import DECIDERS, Performance
 from afdjax.deployment.bundle import Bundle
@@ -43,7 +45,8 @@ class WholeBundle:
     throughput_per_instance: float
 
 
-@dataclasses.dataclass(frozen=True)
+@advised("afd.plan(workload, profile, bundle)")
+@dataclasses.dataclass(frozen=True, repr=False)
 class Plan:
     """The answer for one workload, profile and bundle. `str(plan)` is the report, `plan.to_dict()` the JSON document.
 
@@ -122,6 +125,13 @@ class Plan:
 
     def __str__(self) -> str:
         return plan_report(self.to_dict())
+
+    def __repr__(self) -> str:
+        rate = shown_rate(float(self.at_best.throughput_per_instance), self.profile.time_unit)
+        return (
+            f"Plan of {self.workload_name} on {self.profile.provenance.name}: {self.attention_workers}A-"
+            f"{float(self.bundle.ffn_workers):g}F, r* {self.ratio:.2f}, {rate} per instance"
+        )
 
     def _workload_dict(self) -> dict[str, Any]:
         counts: dict[str, Any] = {}

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from afdjax._tools import checks
 from afdjax._tools.hill import Top, derivatives
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.precision import in_default_precision, in_double_precision
 from afdjax._tools.programs import kept
 from afdjax._tools.provenance import digest_of, versions
@@ -68,6 +69,7 @@ class _Optimum(NamedTuple):
     of_throughput: dict[str, float]
 
 
+@checked(instead="afd.optimal_ratio")
 def plan(
     workload: SlotLoad,
     profile: Profile,

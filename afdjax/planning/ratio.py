@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from afdjax._tools import checks
 from afdjax._tools.hill import Top, highest_top
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.cycles.cycle import corner_gaps, expected_cycle
@@ -31,6 +32,7 @@ MAX_RATIO = 64.0
 _ROUNDING = 1e-3
 
 
+@checked
 def optimal_ratio(
     workload: SlotLoad,
     profile: Profile,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.deployment.bundle import Bundle
@@ -70,7 +71,7 @@ class Resizing:
         return int(np.count_nonzero(np.diff(self.schedule)))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class WindowPlans:
     """Plans by window. `str(plans)` is the report, `to_dict()` the JSON document.
 
@@ -127,10 +128,17 @@ class WindowPlans:
         """`to_dict()` as text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
+    def __repr__(self) -> str:
+        return (
+            f"Plans of {self.workload_name} on {self.profile.provenance.name} in {len(self.windows)} windows: "
+            f"{self.attention_workers}A-{float(self.bundle.ffn_workers):g}F throughout, worst regret {self.worst.regret:.1%}"
+        )
+
     def __str__(self) -> str:
         return windows_report(self.to_dict())
 
 
+@checked(instead="afd.optimal_ratio")
 def plan_windows(
     workload: SlotLoad,
     profile: Profile,

@@ -8,6 +8,8 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Column
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
@@ -34,7 +36,7 @@ CHUNK = 4096
 """Steps of the sweep at a time."""
 
 
-class RatioSweep(eqx.Module):
+class RatioSweep(Module):
     """The paper's cycle for each ratio, shape (ratios,), with the standard error of `throughput` over the replicas."""
 
     attention_workers: tuple[int, ...] = eqx.field(static=True)
@@ -48,6 +50,7 @@ class RatioSweep(eqx.Module):
         return self.attention_workers[int(jnp.argmax(self.throughput))]
 
 
+@checked
 def sweep_ratios(
     key: PRNGKeyArray,
     workload: Workload,
@@ -115,6 +118,7 @@ def _summary(cycles: Float[Array, "replicas ratios"], bundle: Bundle, counts: tu
     return RatioSweep(counts, jnp.mean(cycles, axis=0), jnp.mean(by_replica, axis=0), standard_error(by_replica))
 
 
+@checked
 def completion_throughput(
     key: PRNGKeyArray,
     workload: Workload,

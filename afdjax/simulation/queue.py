@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int, Int32
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.types import Column
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
@@ -21,6 +22,7 @@ from afdjax.simulation.results import Simulation
 from afdjax.workload.laws import Requests
 
 
+@checked
 def replay(
     log: Requests,
     profile: Profile,

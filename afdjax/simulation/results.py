@@ -10,7 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.special import stdtr, stdtrit
 
+from afdjax._tools import checks
+from afdjax._tools.objects.module import Module
+from afdjax._tools.objects.showing import in_brief, known
 from afdjax._tools.provenance import versions
+from afdjax._tools.quantities import shown_rate
 from afdjax._tools.types import Scalar
 from afdjax.deployment.bundle import Bundle, throughput_of
 from afdjax.report.simulations import simulation_report
@@ -25,7 +29,7 @@ CONFIDENCE = 0.95
 PerRatio = Float[Array, " ratios"]
 
 
-class Idle(eqx.Module):
+class Idle(Module):
     """Share of the time in which one side waits, and why; the three parts sum to `total`. Shape (ratios,).
 
     `barrier` is what would go if the workers of a microbatch shared its tokens evenly at every step: a bundle with the same
@@ -40,7 +44,7 @@ class Idle(eqx.Module):
     communication: PerRatio
 
 
-class Quantiles(eqx.Module):
+class Quantiles(Module):
     """Median and tail of a distribution of times, shape (ratios,), to 0.3 %."""
 
     p50: PerRatio
@@ -48,7 +52,7 @@ class Quantiles(eqx.Module):
     p99: PerRatio
 
 
-class Simulation(eqx.Module):
+class Simulation(Module):
     """Statistics for each ratio, shape (ratios,). `str()` is a report, `to_dict()` the JSON document.
 
     Times are in `time_unit`, that of the profile.
@@ -172,7 +176,22 @@ class Simulation(eqx.Module):
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
-        return simulation_report(self.to_dict())
+        return simulation_report(self.to_dict()) if self._is_one() else in_brief(self)
+
+    def __repr__(self) -> str:
+        if not self._is_one():
+            return in_brief(self)
+        counts, rate = self.attention_workers, float(jnp.max(self.throughput))
+        return (
+            f"Simulation of {len(counts)} ratios, {counts[0]} to {counts[-1]} attention workers, {int(self.steps):,} steps, "
+            f"{len(self.throughput_by_replica)} replicas: best {self.best}, {shown_rate(rate, self.time_unit)} per instance"
+        )
+
+    def _is_one(self) -> bool:
+        """Whether all numbers are known, and those of one simulation."""
+        if any(checks.concrete(leaf) is None for leaf in jax.tree.leaves(self)):
+            return False
+        return known(self.steps) and np.shape(self.throughput) == (len(self.attention_workers),)
 
 
 class Sums(NamedTuple):

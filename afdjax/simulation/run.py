@@ -15,6 +15,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields, checked
 from afdjax._tools.types import Column
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
@@ -47,6 +49,7 @@ Progress = Callable[[int, int], None]
 """Called with the decode steps done and their total."""
 
 
+@advised("afd.RunOptions(warm_up=100)")
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
     """How a simulation is run.
@@ -64,6 +67,9 @@ class RunOptions:
     progress: Progress | None = None
 
     def __post_init__(self):
+        check_fields(self)
+        if self.warm_up is not None:
+            checks.require_whole("warm_up", self.warm_up, 0, MOST_STEPS)
         if self.chunk_steps is not None:
             checks.require_whole("chunk_steps", self.chunk_steps, most=MOST_STEPS)
 
@@ -102,6 +108,7 @@ _SHARDING: Any = _State(
 )
 
 
+@checked
 def simulate(
     key: PRNGKeyArray,
     workload: Workload,

@@ -11,6 +11,8 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.module import Module
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.simulation.costs import attention_loads, check_corners, whole_corners
@@ -21,7 +23,7 @@ from afdjax.simulation.requirements import check_capacity, require_layers, whole
 from afdjax.workload.laws import Workload
 
 
-class Timeline(eqx.Module):
+class Timeline(Module):
     """When each pass of a microbatch was where [time unit of the profile], passes in the order of their FFN time.
 
     `attention_begin` and `attention_end` have shape (passes, workers), the others (passes,): `back`, when the microbatch
@@ -49,6 +51,7 @@ MOST_PASSES = 10_000_000
 """Passes of one worker in a timeline, at most."""
 
 
+@checked
 def record(
     key: PRNGKeyArray,
     workload: Workload,

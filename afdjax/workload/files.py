@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from afdjax._tools.files import FileError, Strict, first_problem, parse_json, read_text
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.shipped import Shipped
 from afdjax.workload.estimation.errors import sampling_error
 from afdjax.workload.estimation.moments import moments
@@ -57,6 +58,7 @@ class _SummaryFile(Strict):
         return self
 
 
+@checked
 def load_workload(name_or_path: str | Path, options: LogOptions | None = None) -> Workload:
     """The workload shipped under this name, a parametric law, a summary file, or a request log.
 
@@ -113,6 +115,7 @@ def parse_summary(text: str, name: str) -> Requests:
         )
 
 
+@checked
 def summarize(requests: Requests, *, name: str, origin: str = "", licence: str = "") -> str:
     """The summary document of a log: a joint histogram whose theta and nu are those of the log to 0.05 %.
 

@@ -16,6 +16,10 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Real
 
 from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.module import Module
+from afdjax._tools.objects.showing import in_brief, known, text_of
 from afdjax._tools.types import Scalar, ScalarLike
 
 
@@ -31,8 +35,31 @@ _LOG_NONE = -40.0
 """The logarithm of a probability that sums in double precision do not see."""
 
 
-class Length(eqx.Module):
-    """Law of a whole-numbered length on `0..maximum`."""
+@advised("afd.Geometric(500.0)", from_number="afd.Geometric({})")
+class Length(Module):
+    """Law of a whole-numbered length on `0..maximum`: one of those here, or a law of your own.
+
+    Such a law has
+
+    - `maximum`: the largest length, a whole number that shapes depend on, so a static field;
+    - `survival(k)`: P(length > k) for an array of whole numbers k >= -1, of the same shape: 1 at k = -1, 0 at k = `maximum`, and
+      never rising. It is written in `jax.numpy`; derivatives go through it.
+
+    A law of decode lengths has `survival(0)` = 1: a request without a decode step never holds a slot. Half of the requests short
+    and half long:
+
+    ```python
+    >>> import afdjax as afd, equinox as eqx, jax.numpy as jnp
+    >>> class TwoLengths(afd.Length):
+    ...     short: int = eqx.field(static=True)
+    ...     maximum: int = eqx.field(static=True)
+    ...     def survival(self, k):
+    ...         return jnp.where(k < self.short, 1.0, jnp.where(k < self.maximum, 0.5, 0.0))
+    >>> float(TwoLengths(short=10, maximum=30).mean)
+    20.0
+
+    ```
+    """
 
     maximum: eqx.AbstractVar[int]
 
@@ -70,6 +97,7 @@ class Geometric(Length):
     success: Scalar
     maximum: int = eqx.field(static=True)
 
+    @checked
     def __init__(self, mean: ScalarLike, maximum: int | None = None):
         checks.require_between("mean", mean, 1, LARGEST_MEAN)
         number = checks.concrete(mean)
@@ -80,6 +108,11 @@ class Geometric(Length):
         checks.require_whole("maximum", maximum, most=LONGEST)
         self.success = 1.0 / checks.as_float(mean)
         self.maximum = maximum
+
+    def __repr__(self) -> str:
+        if not known(self.success):
+            return in_brief(self)
+        return f"Geometric(mean={text_of(1.0 / np.asarray(self.success))}, maximum={self.maximum})"
 
     def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
         tail = jnp.power(1.0 - self.success, jnp.maximum(k, 0).astype(float))
@@ -97,6 +130,7 @@ class Lognormal(Length):
     sigma: Scalar
     maximum: int = eqx.field(static=True)
 
+    @checked
     def __init__(self, median: ScalarLike, sigma: ScalarLike, maximum: int = CONTEXT_WINDOW):
         checks.require_whole("maximum", maximum, most=LONGEST)
         checks.require_between("median", median, 1e-3, maximum)
@@ -125,6 +159,7 @@ class Pareto(Length):
     alpha: Scalar
     maximum: int = eqx.field(static=True)
 
+    @checked
     def __init__(self, minimum: ScalarLike, alpha: ScalarLike, maximum: int = CONTEXT_WINDOW):
         checks.require_whole("maximum", maximum, most=LONGEST)
         checks.require_between("minimum", minimum, 1e-3, LONGEST)
@@ -151,6 +186,9 @@ class Deterministic(Length):
     def __init__(self, value: int):
         checks.require_whole("value", value, 0, LONGEST)
         self.maximum = value
+
+    def __repr__(self) -> str:
+        return f"Deterministic(value={self.maximum})"
 
     def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
         return jnp.where(k < self.maximum, 1.0, 0.0)

@@ -2,7 +2,11 @@
 
 import dataclasses
 
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields
 
+
+@advised("afd.LogOptions(prompt_column='input', decode_column='output')")
 @dataclasses.dataclass(frozen=True)
 class LogOptions:
     """What a request log does not say itself.
@@ -22,3 +26,6 @@ class LogOptions:
     time_column: str | None = None
     first_token_from_prefill: bool = False
     skip_bad_rows: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import require_kind
 from afdjax._tools.precision import from_host
 from afdjax.workload.laws import Requests, Source
 from afdjax.workload.lengths import Geometric, bounds_only
@@ -39,8 +40,12 @@ def stack(workloads: Sequence[Law]) -> Law:
     Raises `ValueError` for no workloads, for several kinds, and for laws that differ in what shapes depend on, such as the
     `maximum` of a `Lognormal`.
     """
+    if isinstance(workloads, SlotLoad) or not isinstance(workloads, Sequence):
+        raise TypeError(f"`workloads` must be a list of workloads, but it is {checks.described(workloads)}.")
     if not workloads:
         raise ValueError("`workloads` must hold at least one, but it is empty.")
+    for number, workload in enumerate(workloads):
+        require_kind(f"workloads[{number}]", workload, SlotLoad)
     return jax.tree.map(lambda *leaves: _joined(leaves), *_alike(list(workloads), "workloads"))
 
 

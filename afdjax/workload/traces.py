@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from afdjax._tools.files import FileError, first_problem
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.tables import JSON_LINES, Rows, TableReader, hint
 from afdjax.workload.laws import Requests, Source
 from afdjax.workload.lengths import LONGEST
@@ -46,6 +47,7 @@ LOGS = TableReader("request", "CSV, JSON lines or Parquet", (JSON_LINES,))
 """How a log becomes rows."""
 
 
+@checked
 def load_trace(path: str | Path, options: LogOptions | None = None) -> Requests:
     """Read a request log: CSV, JSON lines or Parquet, plain or gzip.
 

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
+from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax.calibrate.kernels.batched import predictions
 from afdjax.calibrate.kernels.family import TERMS, FamilyForm, family_forms, term_in_words
 from afdjax.calibrate.kernels.findings import (
@@ -33,7 +36,7 @@ from afdjax.calibrate.kernels.samples import Samples
 from afdjax.calibrate.robust import robust_scale
 from afdjax.calibrate.timings import WHERE, Series, Timings
 from afdjax.calibrate.uncertainty import intervals, prediction_variance
-from afdjax.deployment.forms import FloorLinear, Latency, Roofline, time_at_equal_contexts
+from afdjax.deployment.forms import EVERYWHERE, FloorLinear, Latency, Roofline, time_at_equal_contexts
 from afdjax.deployment.profile import Validity
 from afdjax.deployment.table import Table
 from afdjax.hardware.accelerator import Accelerator
@@ -69,7 +72,8 @@ class DataSheet:
     operations: bool
 
 
-@dataclasses.dataclass(frozen=True)
+@advised("calibrate.fit_series(timings)[0]")
+@dataclasses.dataclass(frozen=True, repr=False)
 class SeriesFit:
     """One series and the stage time fitted to it, for one layer, in microseconds.
 
@@ -147,6 +151,10 @@ class SeriesFit:
             if self.outliers[i]
         ]
 
+    def __repr__(self) -> str:
+        points = len(self.residuals)
+        return f"SeriesFit of {self.series.component}: {self.latency.in_words('us')}; {points} points, worst {self.worst:.1%}"
+
     def intervals(self) -> dict[str, tuple[float, float, float]]:
         """Value, and ends of the 95 % interval, of each coefficient."""
         values = {name: float(value) for name, value in self.latency.coefficients().items()}
@@ -163,6 +171,7 @@ class SeriesFit:
         return np.asarray(time), np.sqrt(prediction_variance(gradient, self.covariance))
 
 
+@checked
 def fit_series(
     timings: Timings,
     forms: Mapping[str, str] | None = None,
@@ -179,6 +188,7 @@ def fit_series(
     Raises `ValueError`, naming the series, where it has too few different points for the form.
     """
     forms = {} if forms is None else forms
+    checks.require_known("forms", forms, list(EVERYWHERE))
     with jax.enable_x64(True):
         groups = timings.groups()
         samples = [_samples(part) for _, part in groups]

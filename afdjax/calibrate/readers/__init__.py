@@ -10,7 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
+from afdjax._tools import checks
 from afdjax._tools.files import FileError, suggestion
+from afdjax._tools.objects.arguments import require_kind
 from afdjax._tools.tables import NoTable, first_line
 from afdjax.calibrate.readers import aiconfigurator, published, simulators
 from afdjax.calibrate.readers.files import TIMINGS, read_table
@@ -140,6 +142,10 @@ def load_timings(
     """
     if not places:
         raise FileError("`places` must name at least one file or folder, but there are none.")
+    for place in places:
+        require_kind("places", place, str, Path)
+    if columns is not None:
+        checks.require_dictionary("columns", columns)
     constants = {name: value for name, value in (("component", component), ("unit", unit)) if value is not None}
     parts = [part for place in places for part in _place(place, dict(columns or {}), constants)]
     return Timings.join(parts)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.calibrate.robust import robust_scale
 from afdjax.calibrate.steps.log import ENOUGH, TIMER, StepLog, contradictions
@@ -30,6 +31,7 @@ from afdjax.deployment.profile import Profile
 from afdjax.workload.laws import Workload
 
 
+@checked
 def fit_steps(
     log: StepLog,
     prior: Profile | None = None,
@@ -53,6 +55,8 @@ def fit_steps(
 
     **Returns:** a `StepFit`. Raises `ValueError` for a prior in other units or a width out of its range.
     """
+    if isinstance(unsure, Mapping) and prior is not None:
+        checks.require_known("unsure", unsure, list(prior.coefficients()))
     for value in unsure.values() if isinstance(unsure, Mapping) else (unsure,):
         checks.require_between("unsure", value, 1e-6, 100)
     barrier, start = barrier or Gaussian(), start or WorkerWise()

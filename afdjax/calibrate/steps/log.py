@@ -13,6 +13,8 @@ from jaxtyping import Array
 
 from afdjax._tools import checks
 from afdjax._tools.files import FileError, first_problem
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.provenance import digest
 from afdjax._tools.tables import TableReader, with_clean_names
 from afdjax.calibrate.robust import robust_scale
@@ -23,6 +25,7 @@ from afdjax.simulation import simulate
 from afdjax.workload.laws import Workload
 
 
+@advised("calibrate.load_steps('steps.csv')", from_text="calibrate.load_steps({})")
 @dataclasses.dataclass(frozen=True)
 class StepLog:
     """Measured steps, one entry a row, all with the same number of microbatches in flight and the same layers.
@@ -103,6 +106,7 @@ OPTIONAL_COLUMNS = ("spread", "ffn_workers", "in_flight", "layers")
 """Columns of a log of steps; all but `unit` hold numbers."""
 
 
+@checked
 def load_steps(path: str | Path, workload: Workload | None = None) -> StepLog:
     """A log of steps from a CSV or Parquet file, plain or gzip.
 

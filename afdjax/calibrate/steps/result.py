@@ -37,7 +37,7 @@ class Freed:
     held_out: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class StepFit:
     """Stage times from a log of steps. `str(fit)` is the report, `to_dict()` the JSON document.
 
@@ -50,7 +50,7 @@ class StepFit:
     """
 
     profile: Profile
-    problem: Problem = dataclasses.field(repr=False)
+    problem: Problem
     covariance: np.ndarray
     residuals: np.ndarray
     scatter: float
@@ -61,6 +61,12 @@ class StepFit:
     contradictions: list[str]
     made_by: dict[str, Any]
     """What a repetition needs: options, names and digests of the log, the prior and the workload, versions."""
+
+    def __repr__(self) -> str:
+        return (
+            f"StepFit of {len(self.residuals)} steps: {len(self.names)} coefficients, scatter {self.scatter:.1%}, held-out "
+            f"{self.held_out:.1%}"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

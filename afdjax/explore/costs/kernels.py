@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.explore.costs.measured import MeasuredKernels
 from afdjax.explore.costs.routing import Even, Imbalance, held_experts
@@ -23,7 +25,8 @@ from afdjax.hardware.accelerator import Accelerator
 from afdjax.hardware.formats import bytes_of
 
 
-class Efficiency(eqx.Module):
+@advised("explore.Efficiency(memory=0.8)")
+class Efficiency(Module):
     """What is reached of a data sheet, and what every kernel costs beside it.
 
     Shares of the peak: `memory` bandwidth, operations of dense products (`dense`), of grouped products of experts (`experts`), of

@@ -5,7 +5,9 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Flag, Scalar, ScalarLike
 from afdjax.explore.costs.kernels import Efficiency
 from afdjax.explore.costs.routing import Even, Imbalance, arriving, destinations, held_experts
@@ -33,7 +35,8 @@ class Places(eqx.Module):
     near: Scalar
 
 
-class Routes(eqx.Module):
+@advised("afdjax.explore.costs.network.PerNode()")
+class Routes(Module):
     """Which copies of a token travel. Abstract."""
 
     @abc.abstractmethod
@@ -162,7 +165,8 @@ class Traffic(eqx.Module):
         return self.senders + jnp.where(self.apart, self.holders, 0.0)
 
 
-class Network(eqx.Module):
+@advised("explore.Network(out_bytes=1.0)")
+class Network(Module):
     """How activations travel: bytes of an element out (FP8 with an FP32 scale for 128) and back (BF16), and its routes."""
 
     out_bytes: Number = number(1.0 + 4.0 / 128.0)

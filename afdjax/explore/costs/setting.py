@@ -9,7 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar
 from afdjax.explore.costs.kernels import Efficiency, Kernels
 from afdjax.explore.costs.measured import MeasuredKernels
@@ -23,7 +26,8 @@ from afdjax.workload.laws import Workload
 from afdjax.workload.lengths import LONGEST
 
 
-class UseCase(eqx.Module):
+@advised("explore.UseCase(prefix=0, prompt=3000, output=1000)")
+class UseCase(Module):
     """Lengths of the requests [tokens]: `prefix` (0 to 1e8) that is in the cache already, new `prompt`, `output` (1 to 1e8).
 
     Where lengths vary, long requests are in the batch for longer: `lingering` is by how much the mean context of a decoding
@@ -64,6 +68,7 @@ class UseCase(eqx.Module):
         return jnp.maximum(self.prefix + self.prompt + self.output, self.decode_context)
 
 
+@checked
 def use_case_of(law: Workload) -> UseCase:
     """The requests of a law: their mean lengths, and the contexts of those that decode, in equal shares of decode steps."""
     masses = np.asarray(law.slot_pmf(), float)
@@ -118,7 +123,8 @@ _MOST_DRAFTED = 1_000
 """Tokens; systems draft fewer than ten."""
 
 
-class Setting(eqx.Module):
+@advised("explore.Setting(model, device, device, requests)")
+class Setting(Module):
     """Everything that a plan is judged in: model, hardware of both pools, what is reached of it, network, schedule, requests.
 
     `cache` format of the KV cache. `imbalance`: how uneven the experts' work is, and what travels to them. `measured`: by the

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.precision import in_default_precision
 from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
@@ -29,6 +30,7 @@ MICROSECONDS = 1e6
 _Three = tuple[Scalar, Scalar, Scalar]
 
 
+@checked
 def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tuple[Profile, Bundle, int]:
     """Profile [us per layer with experts], bundle, and attention workers of a replica with FFN devices.
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.precision import in_default_precision
 from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
@@ -37,6 +38,7 @@ def _rate(setting: Setting, part: PlanPart) -> Scalar:
     return OUTCOMES[part.kind](setting, part.replica, times(setting, part.replica)).tokens_per_s
 
 
+@checked
 def elasticities(question: Question, plan: ServingPlan) -> dict[str, float]:
     """Percent of throughput for a percent of every constant: accelerators (of one pool: `device`), efficiencies, network and
     requests.
@@ -47,6 +49,7 @@ def elasticities(question: Question, plan: ServingPlan) -> dict[str, float]:
         return _of_all(question, plan, [_elasticities_of(question, part) for part in plan.parts])
 
 
+@checked
 def model_elasticities(question: Question, plan: ServingPlan) -> dict[str, float]:
     """Percent of throughput for a percent of every number of the model's shape but `top_k`, which has no derivative.
 

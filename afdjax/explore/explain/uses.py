@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from afdjax._tools.objects.arguments import checked
 from afdjax.explore.explain.facts import facts_of
 from afdjax.explore.plans.plan import PlanPart, ServingPlan
 from afdjax.explore.plans.question import Question
@@ -39,6 +40,7 @@ class Use:
     links: float
 
 
+@checked
 def use_of(question: Question, plan: ServingPlan, part: PlanPart) -> Use:
     """What a part of a plan uses."""
     facts = facts_of(question.placed(part.place), part.replica, part.kind)

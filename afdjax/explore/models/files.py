@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from afdjax._tools import checks
 from afdjax._tools.files import FileError, first_problem, parse_json, suggestion
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.shipped import Shipped
 from afdjax.explore.models.attention import Attention, GroupedQuery, Latent, StateSpace
 from afdjax.explore.models.ffn import Dense, Experts
@@ -22,6 +24,7 @@ SCHEMA = "afdjax/model/1"
 _SHIPPED = Shipped("models", "model", "a config.json")
 
 
+@checked
 def load_model(name_or_path: str | Path) -> Model:
     """The model shipped under this name, or that of a Hugging Face `config.json`.
 
@@ -52,6 +55,7 @@ def published(name: str) -> dict[str, Any]:
 
 def from_config(config: Config, name: str = "", formats: tuple[str, str, str] = ("bf16", "bf16", "bf16")) -> Model:
     """A model from the keys of its `config.json`. Raises `ValueError` for families that are not known."""
+    checks.require_dictionary("config", config)
     config = {**config, **config["text_config"]} if isinstance(config.get("text_config"), dict) else config
     family = config.get("model_type")
     if isinstance(config.get("text_config"), dict):

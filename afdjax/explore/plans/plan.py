@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from afdjax._tools.objects.advice import advised
 from afdjax.explore.plans.fleet import Place
 from afdjax.explore.plans.question import Question, Targets
 from afdjax.explore.replicas.outcomes import Outcome
@@ -23,6 +24,7 @@ REASONS = {
 """Why a candidate is no plan, in the order in which they are looked for. The codes are stable."""
 
 
+@advised("explore.search(setting, 64).best.plan.parts[0]")
 @dataclasses.dataclass(frozen=True)
 class PlanPart:
     """`count` replicas of one kind, what one of them does, and of which pools its devices are: attention's, experts'."""
@@ -39,6 +41,7 @@ class PlanPart:
         return self.count * round(float(self.replica.devices))
 
 
+@advised("explore.search(setting, 64).best.plan")
 @dataclasses.dataclass(frozen=True)
 class ServingPlan:
     """The best plan of a level: its `parts` (replicas that do everything, or prefill and decode), and what they do together.

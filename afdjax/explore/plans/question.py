@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields
 from afdjax._tools.programs import compiled_quickly
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.plans.fleet import Fleet, Place
@@ -13,6 +16,7 @@ from afdjax.explore.plans.rules import RULES
 from afdjax.explore.replicas.outcomes import transfer_time
 
 
+@advised("explore.Targets(ttft=1.0, tpot=0.05)")
 @dataclasses.dataclass(frozen=True)
 class Targets:
     """What users are promised: `ttft` and `tpot` [s]; infinite: anything goes."""
@@ -20,7 +24,11 @@ class Targets:
     ttft: float = float("inf")
     tpot: float = float("inf")
 
+    def __post_init__(self):
+        check_fields(self)
 
+
+@advised("explore.Corrections(prefill=0.8)")
 @dataclasses.dataclass(frozen=True)
 class Corrections:
     """What is lost beside the formulas: rates and TTFT of separate prefill and decode pools, as AIConfigurator has them, and TTFT
@@ -30,6 +38,9 @@ class Corrections:
     decode: float = 0.95
     ttft: float = 1.8
     whole_ttft: float = 1.0
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 OBJECTIVES = {
@@ -42,6 +53,7 @@ OBJECTIVES = {
 _transfer_time = compiled_quickly(transfer_time)
 
 
+@advised("explore.search(setting, 64).question")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Question:
     """What a search is asked.
@@ -58,6 +70,8 @@ class Question:
     rules: tuple[str, ...] = ()
 
     def __post_init__(self):
+        check_fields(self)
+        checks.require_list("rules", self.rules, "names")
         for name in ("ttft", "tpot"):
             if not getattr(self.targets, name) > 0:
                 raise ValueError(f"`{name}` must be above 0, but it is {getattr(self.targets, name):g}.")

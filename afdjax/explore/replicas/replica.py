@@ -7,10 +7,12 @@ experts: the same ones (aggregated), or others (attention/FFN disaggregation, AF
 import equinox as eqx
 import jax.numpy as jnp
 
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.types import Flag, Scalar
 
 
+@advised("explore.Replica(8, 16, 1, 64, 3)")
 class Replica(eqx.Module):
     """The numbers that a search chooses.
 
