@@ -45,6 +45,13 @@ def tidy(*panels: "Axes") -> None:
                 axis.set_major_formatter("{x:,.10g}")
 
 
+def whole_ratios(axes: "Axes") -> None:
+    """Ratios are labelled in whole numbers, where there is more than a handful: 2.5 workers do not exist."""
+    low, high = axes.get_xlim()
+    if high - low > 5.0:
+        axes.locator_params(axis="x", integer=True)
+
+
 def entitle(axes: "Axes", answer: str, scenario: str) -> None:
     """The answer in bold, and below it what it is the answer to; left, where the eye begins."""
     axes.set_title(scenario, loc="left", fontsize="small", color="0.3")

@@ -36,7 +36,7 @@ def exploration_figure(document: Document) -> "Figure":
     plans = [level["plan"] for level in document["levels"] if level["plan"] is not None]
     factor, unit = time_scale(max((plan["ttft"] for plan in plans), default=1.0), "s")
     for level in sorted(document["levels"], key=lambda level: level["name"] != document["best"]):
-        _level(level, level["name"] == document["best"], speed, wait, factor)
+        _level(document, level, speed, wait, factor)
     _near_ties(document, speed, wait)
     _target(speed, document, "tpot", lambda seconds: 1.0 / seconds)
     _target(wait, document, "ttft", lambda seconds: factor * seconds)
@@ -61,15 +61,16 @@ def _answer(document: Document) -> str:
     under = f"within {' and '.join(targets)}" if targets else "without targets"
     if document["best"] is None:
         return f"No level has a plan {under}"
-    ties = [name for name, lead in document["leads"].items() if lead["near_tie"]]
-    tied = f" (near tie with {' and '.join(ties)})" if ties else ""
+    ties = sum(lead["near_tie"] for lead in document["leads"].values())
+    tied = f", with {ties} near tie{'s' if ties > 1 else ''}" if ties else ""
     by = "" if document["objective"] == "throughput" else f" by {document['unit']}"
     return f"Best{by} {under}: {document['best']}{tied}"
 
 
-def _level(level: Document, best: bool, speed: "Axes", wait: "Axes", factor: float) -> None:
+def _level(document: Document, level: Document, speed: "Axes", wait: "Axes", factor: float) -> None:
     """The line of a level, and its plan in both panels; the legend has the numbers."""
     plan, (color, marker) = level["plan"], LOOKS[level["name"]]
+    best = level["name"] == document["best"]
     line = {"color": color, "linewidth": 2.2 if best else 1.2}
     if level["frontier"]:
         speed.step(*zip(*level["frontier"], strict=True), where="pre", **line)
@@ -85,7 +86,8 @@ def _level(level: Document, best: bool, speed: "Axes", wait: "Axes", factor: flo
         shown_rate(plan["tokens_per_s"], "s"),
         *(shown_time(plan[name], "s") for name in ("tpot", "ttft")),
     )
-    label = f"{'best: ' if best else ''}{level['name']}, {rate}, TPOT {tpot}, TTFT {ttft}"
+    tie = "; near tie" if not best and document["leads"][level["name"]]["near_tie"] else ""
+    label = f"{'best: ' if best else ''}{level['name']}, {rate}, TPOT {tpot}, TTFT {ttft}{tie}"
     speed.plot([], [], **line, **look, label=label)
 
 
@@ -95,7 +97,7 @@ def _near_ties(document: Document, *panels: "Axes") -> None:
     if plan is None or document["objective"] != "throughput":
         return
     error, most = document["near_tie"], plan["tokens_per_s"]
-    label = f"near tie: the best is less than {100.0 * error:.0f} % ahead"
+    label = f"near ties: the best is less than {100.0 * error:.0f} % ahead"
     for axes in panels:
         axes.axhspan(most / (1.0 + error), most, color=GREEN, alpha=0.18, linewidth=0.0, label=label)
         label = None

@@ -18,6 +18,7 @@ from afdjax.figures.canvas import (
     legend,
     tidy,
     time_scale,
+    whole_ratios,
 )
 from afdjax.report.quantities import per_second, shown_rate, shown_time
 from afdjax.report.words import CIRCUITS
@@ -54,6 +55,7 @@ def plan_figure(plan: dict[str, Any], axes: "Axes | None" = None) -> "Axes":
     axes.set_xlabel("attention workers per FFN worker, r = x / y")
     axes.set_ylabel(f"throughput [tokens/{per} per instance]")
     tidy(axes)
+    whole_ratios(axes)
     entitle(axes, _answer(optimum, unit), f"{plan['workload']['name']} on {plan['profile']['name']}")
     legend(axes, columns=3)
     return axes

@@ -18,6 +18,7 @@ from afdjax.figures.canvas import (
     legend,
     tidy,
     time_scale,
+    whole_ratios,
 )
 from afdjax.report.quantities import per_second, shown_rate, shown_time
 
@@ -45,7 +46,7 @@ def simulation_figure(document: dict[str, Any]) -> "Figure":
     """
     best, modelled = document["best"], "model" in document
     rows, ffn_workers = document["ratios"], float(document["bundle"]["ffn_workers"])
-    columns = {name: np.array([_known(row.get(name)) for row in rows]) for name in rows[0]}
+    columns = {name: np.array([row[name] for row in rows], float) for name in rows[0]}
     ratios = columns["attention_workers"] / ffn_workers
     figure = blank_figure(8.0, 9.5 if modelled else 8.0)
     heights = [3.0, *([1.0] if modelled else []), 1.0, 1.0]
@@ -57,6 +58,7 @@ def simulation_figure(document: dict[str, Any]) -> "Figure":
         _idle(axes, columns, ratios, side, name)
     ffn.set_xlabel("attention workers per FFN worker, r = x / y")
     tidy(top, *differences, attention, ffn)
+    whole_ratios(ffn)
     scenario = (
         f"{document['workload']['name']} on {document['profile']['name']}" if "workload" in document else "simulated"
     )
@@ -70,10 +72,6 @@ def simulation_figure(document: dict[str, Any]) -> "Figure":
     answer = f"Best: {best['attention_workers']}A-{ffn_workers:g}F, {throughput}, TPOT {shown_time(best['tpot'], unit)}"
     entitle(top, answer, scenario)
     return figure
-
-
-def _known(value: float | None) -> float:
-    return np.nan if value is None else value
 
 
 def _throughput(axes: "Axes", document: dict[str, Any], columns: dict[str, np.ndarray], ratios: np.ndarray) -> None:
@@ -140,12 +138,13 @@ def timeline_figure(timeline: dict[str, Any]) -> "Figure":
     axes.grid(visible=False, axis="y")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xmargin(0.01)
     axes.set_xlabel(f"time [{unit}]")
     rounds = shown // in_flight
     window = (
-        f"{'decode steps' if rounds > 1 else 'decode step'} 1 to {rounds}"
+        f"{rounds} decode step{'s' if rounds > 1 else ''}"
         if layers == 1
-        else f"layers 1 to {rounds} of {layers}"
+        else f"one decode step, layers 1 to {rounds} of {layers}"
     )
     kept = "" if workers == len(slowest) else f", the {len(slowest)} slowest of {workers} attention workers"
     answer = (
