@@ -165,10 +165,11 @@ def test_a_plan_in_another_unit_keeps_it(plan):
     other = copy.deepcopy(plan)
     other["profile"]["time_unit"] = "cycle"
     other["optimum"]["ratio_ci95"] = [1.0, 2.0]
+    other["bundle"]["ffn_weight"] = 2.0
     axes = figures.plan_figure(other, matplotlib.figure.Figure(figsize=(8.0, 6.0), layout="constrained").add_subplot())
     check(axes.figure)
     assert [panel.get_ylabel().split(" ")[-1] for panel in axes.figure.axes] == ["instance]", "[cycles]"]
-    assert "[tokens/cycle" in axes.get_ylabel()
+    assert "[tokens/cycle per weighted" in axes.get_ylabel()
     assert "95 % interval of r*: 1.00 to 2.00" in names(axes.figure)
 
 
@@ -234,7 +235,10 @@ def test_calibration_shows_a_bad_column(calibrated):
     (medians,) = [line for line in over_context.lines if line.get_label().startswith("median")]
     worst = np.argmin(medians.get_ydata())
     assert medians.get_xdata()[worst] == 1024 and medians.get_ydata()[worst] < -10.0
-    for name in ("fitted", "measured", "95 % interval", "gross outlier", "median of the context"):
+    ffn = panels[-1]
+    worst = calibrated["stages"]["ffn"]["worst_relative_residual"]
+    assert 100.0 * worst > max(ffn.get_ylim())
+    for name in ("fitted", "measured", "95 % interval", "gross outlier, beyond the scale", "median of the context"):
         assert name in names(figure), name
     (bar,) = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
     assert [label.get_text() for label in bar.get_yticklabels()] == ["8", "16", "32", "64"]
@@ -253,8 +257,13 @@ def test_an_exploration_singles_out_the_best_within_its_near_tie_band():
         assert axes.transData.inverted().transform([(0.0, low), (0.0, high)])[:, 1] == pytest.approx(
             [1000.0 / 1.15, 1000.0]
         )
-    for name in ("best: aggregated, 1,000 tokens/s, TPOT 15.0 ms, TTFT 40.0 ms", "near ties: ", "TTFT 40.0 ms; near tie", "TPOT at most 15.0 ms",
-                 "TTFT at most 50.0 ms"):  # fmt: skip
+    for name in (
+        "best: aggregated, 1,000 tokens/s, TPOT 15.0 ms, TTFT 40.0 ms",
+        "TTFT 40.0 ms; near tie",
+        "near ties: ",
+        "TPOT at most 15.0 ms",
+        "TTFT at most 50.0 ms",
+    ):
         assert name in names(figure), name
     assert "Best within TTFT 50.0 ms and TPOT 15.0 ms: aggregated, with 3 near ties" in speed.texts[0].get_text()
     assert speed.get_ylim()[0] >= 1.0 and "[tokens/s" in speed.get_ylabel() and "[ms]" in wait.get_xlabel()

@@ -42,10 +42,10 @@ def calibration_figure(document: dict[str, Any]) -> "Figure":
         above.set_ylabel(f"time of one layer [{unit}]")
         if stage["by_batch"]:
             below = [figure.add_subplot(grid[row, column]) for row in (1, 2)]
-            _by_batch(above, *below, stage, points, factor)
+            _by_batch(above, below, stage, points, factor)
         else:
             below = [figure.add_subplot(grid[1:, column])]
-            _by_tokens(above, *below, stage, points, factor)
+            _by_tokens(above, below[0], stage, points, factor)
         _finish(above, *below)
     return figure
 
@@ -59,13 +59,11 @@ def _finish(above: "Axes", *below: "Axes") -> None:
         axes.axhline(0.0, color=FAINT, linewidth=0.8)
     tidy(above, *below)
     for axes in (above, *below):
-        legend(axes, columns=3)
+        legend(axes, columns=2)
 
 
-def _by_batch(
-    above: "Axes", over_tokens: "Axes", over_context: "Axes", stage: dict[str, Any], points: Points, factor: float
-) -> None:
-    """Attention: a colour for each batch size, whose scale is beside the panels."""
+def _by_batch(above: "Axes", below: list["Axes"], stage: dict[str, Any], points: Points, factor: float) -> None:
+    """Attention: a colour for each batch size, whose scale is beside the panels; residuals over tokens and context."""
     from matplotlib.cm import ScalarMappable
 
     shades, scale = _batch_colors(points["batch_size"])
@@ -79,15 +77,16 @@ def _by_batch(
     _ring_outliers(above, points["place"], points["time"], points["outlier"])
     _mark_cliffs(above, stage["cliffs"], factor)
     above.set_xlabel("context [KV tokens of a slot]")
-    percent = 100.0 * points["residual"]
-    for axes, places in ((over_tokens, points["tokens"]), (over_context, points["place"])):
-        axes.scatter(places, percent, s=14.0, **look, label="one measurement")
-        _ring_outliers(axes, places, percent, points["outlier"])
-    _medians(over_context, points["place"], percent)
-    over_tokens.set_xlabel("KV tokens of a worker")
-    over_context.set_xlabel("context [KV tokens of a slot]")
+    percent, outlier_name = _percent(points)
+    for axes, places, label in zip(
+        below, ("tokens", "place"), ("KV tokens of a worker", above.get_xlabel()), strict=True
+    ):
+        axes.scatter(points[places], percent, s=14.0, **look, label="one measurement")
+        _ring_outliers(axes, points[places], percent, points["outlier"], outlier_name)
+        axes.set_xlabel(label)
+    _medians(below[1], points["place"], percent)
     bar = above.figure.colorbar(
-        ScalarMappable(scale, shades), ax=[above, over_tokens, over_context], label="batch size [slots]", aspect=50.0
+        ScalarMappable(scale, shades), ax=[above, *below], label="batch size [slots]", aspect=50.0
     )
     sizes = [curve["batch_size"] for curve in stage["curves"]]
     bar.set_ticks(sizes, labels=[f"{size:,.10g}" for size in sizes])
@@ -105,19 +104,27 @@ def _by_tokens(above: "Axes", below: "Axes", stage: dict[str, Any], points: Poin
     above.plot(points["place"], points["time"], "o", color=INK, markersize=3.5, label="measured")
     _ring_outliers(above, points["place"], points["time"], points["outlier"])
     _mark_cliffs(above, stage["cliffs"], factor)
-    percent = 100.0 * points["residual"]
+    percent, outlier_name = _percent(points)
     below.plot(points["tokens"], percent, "o", color=INK, markersize=3.5, label="one measurement")
     below.fill_between(
         curve["place"], 100.0 * (low / time - 1.0), 100.0 * (high / time - 1.0), color=BLUE, alpha=0.25, linewidth=0.0,
         label="95 % interval of the form",
     )  # fmt: skip
-    _ring_outliers(below, points["tokens"], percent, points["outlier"])
+    _ring_outliers(below, points["tokens"], percent, points["outlier"], outlier_name)
     for i, cliff in enumerate(stage["cliffs"]["largest"]):
         below.axvspan(
             cliff["before"], cliff["after"], color=WARNING, alpha=0.15, linewidth=0.0, label=None if i else "cliffs"
         )
     for axes in (above, below):
         axes.set_xlabel("tokens of the batch")
+
+
+def _percent(points: Points) -> tuple[np.ndarray, str]:
+    """Residuals, and what gross outliers are called: those far beyond the others stand at the edge, for the others' sake."""
+    percent, outlier = 100.0 * points["residual"], points["outlier"]
+    edge = 1.5 * np.max(np.abs(percent[~outlier]), initial=1.0)
+    kept = np.where(outlier, np.clip(percent, -edge, edge), percent)
+    return kept, "gross outlier" if np.array_equal(kept, percent) else "gross outlier, beyond the scale"
 
 
 def _batch_colors(batch_size: np.ndarray) -> tuple[Any, Any]:
@@ -150,9 +157,11 @@ def _mark_cliffs(axes: "Axes", cliffs: dict[str, Any], factor: float) -> None:
         axes.plot(places, factor * times, color=WARNING, linewidth=2.5, alpha=0.6, solid_capstyle="round", label=label)
 
 
-def _ring_outliers(axes: "Axes", x: np.ndarray, y: np.ndarray, outlier: np.ndarray) -> None:
+def _ring_outliers(
+    axes: "Axes", x: np.ndarray, y: np.ndarray, outlier: np.ndarray, name: str = "gross outlier"
+) -> None:
     if outlier.any():
         axes.scatter(
-            x[outlier], y[outlier], s=70.0, facecolors="none", edgecolors=WARNING, linewidths=1.2, label="gross outlier",
+            x[outlier], y[outlier], s=70.0, facecolors="none", edgecolors=WARNING, linewidths=1.2, label=name,
             zorder=3,
         )  # fmt: skip

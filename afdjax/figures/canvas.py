@@ -45,6 +45,11 @@ def tidy(*panels: "Axes") -> None:
                 axis.set_major_formatter("{x:,.10g}")
 
 
+def instance_of(bundle: dict[str, Any]) -> str:
+    """What throughput is per: a device or group of devices, or so much cost where a bundle's document has weights."""
+    return "instance" if bundle["attention_weight"] == bundle["ffn_weight"] == 1.0 else "weighted instance"
+
+
 def whole_ratios(axes: "Axes") -> None:
     """Ratios are labelled in whole numbers, where there is more than a handful: 2.5 workers do not exist."""
     low, high = axes.get_xlim()

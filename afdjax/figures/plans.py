@@ -15,6 +15,7 @@ from afdjax.figures.canvas import (
     YELLOW,
     blank_figure,
     entitle,
+    instance_of,
     legend,
     tidy,
     time_scale,
@@ -53,18 +54,19 @@ def plan_figure(plan: dict[str, Any], axes: "Axes | None" = None) -> "Axes":
     _second_scale(axes, ratios, np.array(curve["tpot"])[shown], unit)
     _strip(axes, decides, ratios, ffn_workers, peak)
     axes.set_xlabel("attention workers per FFN worker, r = x / y")
-    axes.set_ylabel(f"throughput [tokens/{per} per instance]")
+    axes.set_ylabel(f"throughput [tokens/{per} per {instance_of(plan['bundle'])}]")
     tidy(axes)
     whole_ratios(axes)
-    entitle(axes, _answer(optimum, unit), f"{plan['workload']['name']} on {plan['profile']['name']}")
+    entitle(axes, _answer(plan), f"{plan['workload']['name']} on {plan['profile']['name']}")
     legend(axes, columns=3)
     return axes
 
 
-def _answer(optimum: dict[str, Any], unit: str) -> str:
+def _answer(plan: dict[str, Any]) -> str:
+    optimum, unit = plan["optimum"], plan["profile"]["time_unit"]
     bundle = f"{optimum['attention_workers']}A-{optimum['ffn_workers']:g}F"
     throughput = shown_rate(optimum["throughput_per_instance"], unit)
-    return f"Best: {bundle}, {throughput} per instance, TPOT {shown_time(optimum['tpot'], unit)}"
+    return f"Best: {bundle}, {throughput} per {instance_of(plan['bundle'])}, TPOT {shown_time(optimum['tpot'], unit)}"
 
 
 def _recommended(axes: "Axes", plan: dict[str, Any], largest: float) -> None:

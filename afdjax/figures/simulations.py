@@ -15,6 +15,7 @@ from afdjax.figures.canvas import (
     YELLOW,
     blank_figure,
     entitle,
+    instance_of,
     legend,
     tidy,
     time_scale,
@@ -68,7 +69,7 @@ def simulation_figure(document: dict[str, Any]) -> "Figure":
         if best["half_width"] is None
         else f" +- {100.0 * best['half_width'] / best['throughput_per_instance']:.1f} %"
     )
-    throughput = f"{shown_rate(best['throughput_per_instance'], unit)} per instance{error}"
+    throughput = f"{shown_rate(best['throughput_per_instance'], unit)} per {instance_of(document['bundle'])}{error}"
     answer = f"Best: {best['attention_workers']}A-{ffn_workers:g}F, {throughput}, TPOT {shown_time(best['tpot'], unit)}"
     entitle(top, answer, scenario)
     return figure
@@ -93,7 +94,7 @@ def _throughput(axes: "Axes", document: dict[str, Any], columns: dict[str, np.nd
         markerfacecolor="none", markeredgewidth=2.0, label=f"best: {best['attention_workers']}A-{ffn_workers:g}F",
     )  # fmt: skip
     axes.set_ylim(0.0, 1.1 * float(throughput.max()))
-    axes.set_ylabel(f"throughput\n[tokens/{per} per instance]")
+    axes.set_ylabel(f"throughput\n[tokens/{per} per {instance_of(document['bundle'])}]")
     legend(axes, columns=4, gap=0.1)
 
 
