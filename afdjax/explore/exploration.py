@@ -87,6 +87,7 @@ class Exploration:
                 for name, flips in self.margins.items()
             },
             "leads": self._leads(),
+            "near_tie": NEAR_TIE,
         }
         if sensitivity and best is not None:
             document["elasticities"] = self.elasticities[best[0]] | (self.model_elasticities if of_model else {})

@@ -27,11 +27,12 @@ class Curve:
     performance: Performance
 
     def to_dict(self) -> dict[str, Any]:
-        """Columns: throughput, and how often each circuit decides."""
+        """Columns: throughput, time per token, and how often each circuit decides."""
         column = lambda field: np.asarray(getattr(self.performance, field)).tolist()
         return {
             "attention_workers": self.attention_workers.tolist(),
             "throughput_per_instance": column("throughput_per_instance"),
+            "tpot": column("tpot"),
             "decides": {name: column(field) for name, field in DECIDERS.items()},
         }
 
