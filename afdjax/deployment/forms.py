@@ -27,7 +27,7 @@ from afdjax._tools.objects.advice import advised
 from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.objects.module import Module, check_again
 from afdjax._tools.objects.showing import known, text_of
-from afdjax._tools.quantities import shown_time
+from afdjax.report.quantities import shown_time
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.stages import STAGES
 

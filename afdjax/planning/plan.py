@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from afdjax._tools.objects.advice import advised
-from afdjax._tools.quantities import shown_rate
+from afdjax.report.quantities import shown_rate
 from afdjax.cycles.barrier import Barrier
 from afdjax.cycles.cycle import DECIDERS, Performance
 from afdjax.deployment.bundle import Bundle
