@@ -52,6 +52,11 @@ def colors(artists):
     return found
 
 
+def points(line):
+    """Places of a line in the units of its axes."""
+    return np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+
+
 def check(figure):
     """What holds for every picture."""
     figure.draw_without_rendering()
@@ -155,9 +160,9 @@ def test_a_plan_is_shown_per_second_with_its_tpot_and_its_answer(plan):
     for name in ("r* =", "within 1 %", "throughput", "TPOT (right scale)", "best: ", "decides: "):
         assert name in names(axes.figure), name
     (curve,) = [line for line in axes.lines if line.get_label() == "throughput"]
-    np.testing.assert_allclose(max(curve.get_ydata()), 1e6 * best["throughput_per_instance"])
-    at = curve.get_xdata().tolist().index(best["attention_workers"])
-    np.testing.assert_allclose(right.lines[0].get_ydata()[at], 1e-3 * best["tpot"])
+    (workers, throughput), (_, tpot) = points(curve), points(right.lines[0])
+    np.testing.assert_allclose(throughput.max(), 1e6 * best["throughput_per_instance"])
+    np.testing.assert_allclose(tpot[workers == best["attention_workers"]], 1e-3 * best["tpot"])
     assert axes.get_ylim()[0] / axes.get_ylim()[1] == pytest.approx(right.get_ylim()[0] / right.get_ylim()[1])
 
 
@@ -233,8 +238,8 @@ def test_calibration_shows_a_bad_column(calibrated):
     assert len({axes.get_title(loc="left") for axes in panels} - {""}) == 2
     (over_context,) = [axes for axes in panels if "context" in axes.get_xlabel() and "%" in axes.get_ylabel()]
     (medians,) = [line for line in over_context.lines if line.get_label().startswith("median")]
-    worst = np.argmin(medians.get_ydata())
-    assert medians.get_xdata()[worst] == 1024 and medians.get_ydata()[worst] < -10.0
+    contexts, off = points(medians)
+    assert contexts[np.argmin(off)] == 1024 and off.min() < -10.0
     ffn = panels[-1]
     worst = calibrated["stages"]["ffn"]["worst_relative_residual"]
     assert 100.0 * worst > max(ffn.get_ylim())
@@ -249,7 +254,7 @@ def test_an_exploration_singles_out_the_best_within_its_near_tie_band():
     check(figure)
     speed, wait = figure.axes
     for axes, place in ((speed, 1.0 / 0.015), (wait, 40.0)):
-        markers = {line.get_marker() for line in axes.lines if list(line.get_xdata()) == pytest.approx([place])}
+        markers = {str(line.get_marker()) for line in axes.lines if points(line)[0].tolist() == pytest.approx([place])}
         # markers at one place are told apart: one star, the others hollow and of different shapes
         assert markers == {"*", "s", "^", "D"}
         (band,) = [patch for patch in axes.patches if to_rgb(patch.get_facecolor()) == to_rgb(GREEN)]
