@@ -27,9 +27,9 @@ from afdjax._tools.objects.advice import advised
 from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.objects.module import Module, check_again
 from afdjax._tools.objects.showing import known, text_of
-from afdjax.report.quantities import shown_time
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.stages import STAGES
+from afdjax.report.quantities import shown_time
 
 
 def coefficient(unit: str, default: Any = dataclasses.MISSING, term: str | None = None, explanation: str = "") -> Any:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from afdjax._tools.objects.advice import advised
-from afdjax.report.quantities import shown_rate
 from afdjax.cycles.barrier import Barrier
 from afdjax.cycles.cycle import DECIDERS, Performance
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.planning.mean_field import ClosedForm
 from afdjax.report.plans import plan_report
+from afdjax.report.quantities import shown_rate
 from afdjax.workload.estimation.diagnosis import Diagnostics
 from afdjax.workload.laws import Requests
 from afdjax.workload.slots import SlotLoad

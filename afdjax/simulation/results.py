@@ -14,9 +14,9 @@ from afdjax._tools import checks
 from afdjax._tools.objects.module import Module
 from afdjax._tools.objects.showing import in_brief, known
 from afdjax._tools.provenance import versions
-from afdjax.report.quantities import shown_rate
 from afdjax._tools.types import Scalar
 from afdjax.deployment.bundle import Bundle, throughput_of
+from afdjax.report.quantities import shown_rate
 from afdjax.report.simulations import simulation_report
 from afdjax.simulation import histogram
 from afdjax.simulation.pipeline import Account, BalancedAccount, Waits
