@@ -10,7 +10,13 @@ from afdjax.calibrate.timings import Timings
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Which measurements count: ranges (ends included) of batch size, context and tokens; None where any does."""
+    """Which measurements count: ranges (ends included) of batch size, context and tokens; None where any does.
+
+    >>> large = calibrate.Region(tokens=(256, 4096))
+    >>> found = calibrate.fit(timings, forms=forms, region=large)
+    >>> len(found.fits["ffn"].samples.tokens)
+    4
+    """
 
     batch: tuple[int | float, int | float] | None = None
     context: tuple[int | float, int | float] | None = None

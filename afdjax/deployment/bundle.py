@@ -13,7 +13,11 @@ from afdjax.deployment.profile import Profile
 
 
 class Start(eqx.Module):
-    """When an attention worker may begin its next microbatch. Abstract; `WorkerWise` or `Together`."""
+    """When an attention worker may begin its next microbatch. Abstract; `WorkerWise` or `Together`.
+
+    >>> isinstance(bundle.start, afd.WorkerWise)
+    True
+    """
 
     runs_ahead: ClassVar[bool]
     """Whether a fast worker begins its next microbatch before the slowest has finished the last."""
@@ -29,7 +33,12 @@ class Start(eqx.Module):
 
 
 class WorkerWise(Start):
-    """As soon as it has finished the one before and received its own: fast workers run ahead."""
+    """As soon as it has finished the one before and received its own: fast workers run ahead.
+
+    >>> alone = afd.Bundle(256, start=afd.WorkerWise())
+    >>> round(float(afd.cycle_time(workload, profile, alone, 20, afd.Gaussian())))
+    592
+    """
 
     runs_ahead: ClassVar[bool] = True
 
@@ -38,7 +47,12 @@ class WorkerWise(Start):
 
 
 class Together(Start):
-    """When all workers of the bundle may: every microbatch step has its own barrier."""
+    """When all workers of the bundle may: every microbatch step has its own barrier.
+
+    >>> in_step = afd.Bundle(256, start=afd.Together())
+    >>> round(float(afd.cycle_time(workload, profile, in_step, 20, afd.Gaussian())))
+    603
+    """
 
     runs_ahead: ClassVar[bool] = False
 
@@ -75,6 +89,9 @@ class Bundle(eqx.Module):
     - `start`: `WorkerWise()` or `Together()` (static).
 
     Raises `ValueError` for numbers outside of these ranges.
+
+        >>> float(afd.Bundle(batch_size=128, in_flight=3, ffn_workers=2).cost(attention_workers=14))
+        16.0
     """
 
     batch_size: Number = number()

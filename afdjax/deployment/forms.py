@@ -33,6 +33,15 @@ def coefficient(unit: str, default: Any = dataclasses.MISSING, term: str | None 
 
     `unit` is in words, "time" standing for the profile's unit ("time per token"); `term` the coefficient of `Roofline` that this
     one is, if it has another name; `explanation` what a stage does where this coefficient matters.
+
+        >>> class Constant(afd.Latency):
+        ...     form = "constant"
+        ...     time: float = afd.coefficient("time")
+        ...
+        ...     def __call__(self, tokens, batch_size):
+        ...         return self.time
+        >>> Constant(50.0).units("us")
+        {'time': 'us'}
     """
     return number(default, metadata={"unit": unit, "term": term, "explanation": explanation})
 
@@ -117,7 +126,22 @@ class RooflineForm(Latency):
 
 
 class OwnForm(Latency):
-    """A form with a formula of its own. Abstract: calibration fits it by its own residuals; coefficients must be above 0."""
+    """A form with a formula of its own. Abstract: calibration fits it by its own residuals; coefficients must be above 0.
+
+    >>> class SquareRoot(afd.OwnForm):
+    ...     form = "square-root"
+    ...     components = ()
+    ...     scale: float = afd.coefficient("time")
+    ...
+    ...     @classmethod
+    ...     def start(cls, tokens, batch_size, time):
+    ...         return {"scale": float(time[0])}
+    ...
+    ...     def __call__(self, tokens, batch_size):
+    ...         return self.scale * jnp.sqrt(tokens)
+    >>> float(SquareRoot(3.0)(tokens=16, batch_size=16))
+    12.0
+    """
 
     components: ClassVar[tuple[str, ...]]
     """Where it is tried beside the other forms (of `STAGES`); none where it is fitted only if asked for."""
@@ -138,6 +162,17 @@ def register_form(kind: Kind) -> Kind:
     """Make a form known to profile files, fits and reports; to be used as a decorator of its class.
 
     Raises `ValueError` if its name is another form's.
+
+        >>> @afd.register_form
+        ... class Proportional(afd.Latency):
+        ...     form = "proportional"
+        ...     slope: float = afd.coefficient("time per token")
+        ...
+        ...     def __call__(self, tokens, batch_size):
+        ...         return self.slope * tokens
+        >>> own = afd.Profile(Proportional(0.002), profile.ffn, profile.communication)
+        >>> '"proportional"' in afd.profile_to_json(own)
+        True
     """
     known = FORMS.get(kind.form)
     if known is not None and (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
@@ -156,6 +191,9 @@ class Affine(RooflineForm):
     """`per_token * tokens + base`: the paper's form for all three stages (arXiv:2601.21351 v1, eqs 2-4).
 
     `per_token` [time per token] >= 0, `base` [time] >= 0.
+
+        >>> float(afd.Affine(per_token=0.5, base=100.0)(tokens=64, batch_size=64))
+        132.0
     """
 
     form: ClassVar[str] = "affine"
@@ -178,6 +216,10 @@ class AffineWithSlots(RooflineForm):
 
     Projections and launches grow with the slots, not with the tokens; without the `per_slot` term a fit over a grid of
     batch sizes and contexts is wrong by about 50 % in its worst point.
+
+        >>> form = afd.AffineWithSlots(per_token=0.001, per_slot=0.5, base=100.0)
+        >>> round(float(form(tokens=64_000, batch_size=64)))
+        196
     """
 
     form: ClassVar[str] = "affine-with-slots"
@@ -202,6 +244,10 @@ class FloorLinear(RooflineForm):
 
     A dense FFN reads its weights whatever the batch (`floor`) and is bound by compute beyond the knee. The power mean
     rounds the knee off by a factor of at most 2^(1/s) (4 % at the default s = 16).
+
+        >>> form = afd.FloorLinear(floor=100.0, per_token=0.5)
+        >>> round(float(form(tokens=8, batch_size=8))), round(float(form(tokens=1000, batch_size=1000)))
+        (100, 500)
     """
 
     form: ClassVar[str] = "floor-linear"
@@ -232,6 +278,10 @@ class ExpertHit(RooflineForm):
     Below saturation each further token hits experts that were not read yet; `weights` [time] is the time to read all
     of them, `saturation` [tokens] the scale on which they are hit: about experts / experts per token, as the expected
     number of experts hit by n tokens is E (1 - (1 - k/E)^n).
+
+        >>> form = afd.ExpertHit(base=20.0, weights=200.0, saturation=32.0, per_token=0.1)
+        >>> round(float(form(tokens=8, batch_size=8))), round(float(form(tokens=1000, batch_size=1000)))
+        (65, 320)
     """
 
     form: ClassVar[str] = "expert-hit"
@@ -261,6 +311,10 @@ class SaturatingLink(RooflineForm):
     A token of a small message takes `ramp / saturation` longer than one of a large message (`per_token`), for which protocols
     and channels of a full bandwidth are in use: `ramp` [time] is what all of them lose together, `saturation` [tokens] the size
     on which they come in. Measured all-to-all and NCCL times bend so; a line misses their small messages.
+
+        >>> form = afd.SaturatingLink(base=10.0, ramp=40.0, saturation=64.0, per_token=0.05)
+        >>> round(float(form(tokens=8, batch_size=8)), 1), round(float(form(tokens=1000, batch_size=1000)), 1)
+        (15.1, 100.0)
     """
 
     form: ClassVar[str] = "saturating-link"
@@ -294,6 +348,10 @@ class Roofline(RooflineForm):
     `per_context` [time per token of one slot's context] is the critical path of one long sequence. The other forms are
     this one with terms left out: `Affine` and `AffineWithSlots` (no weights), `FloorLinear` (saturation near 0),
     `ExpertHit` (s = 1). `CappedRoofline` is this one over what slots cost.
+
+        >>> form = afd.Roofline(base=20.0, weights=200.0, saturation=32.0, sharpness=8.0, per_token=0.5)
+        >>> round(float(form(tokens=64, batch_size=64))), round(float(form(tokens=1000, batch_size=1000)))
+        (193, 520)
     """
 
     form: ClassVar[str] = "roofline"
@@ -330,12 +388,9 @@ class CappedRoofline(RooflineForm, SlotCost):
     layers with a window and without one alternate, `beyond` is the share of those without (of equal layers). At 1 it is
     `Roofline`. Ours: arXiv:2601.21351 has attention that reads every token.
 
-    ```python
-    >>> sliding = CappedRoofline(base=50.0, per_token=0.002, window=128.0)
-    >>> float(sliding.slot_cost(1000.0))
-    128.0
-
-    ```
+        >>> sliding = afd.CappedRoofline(base=50.0, per_token=0.002, window=128.0)
+        >>> float(sliding.slot_cost(1000.0))
+        128.0
     """
 
     form: ClassVar[str] = "capped-roofline"

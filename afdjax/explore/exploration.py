@@ -30,6 +30,9 @@ class Exploration:
 
     `evaluations`: replicas that were looked at, each once for all levels. `inputs`: what the caller says of its files, for the
     document. Explanations are worked out when somebody asks for them, once.
+
+        >>> found.best.name, sorted(found.margins)
+        ('disaggregated', ['aggregated', 'aggregated-afd', 'disaggregated-afd'])
     """
 
     question: Question
@@ -171,6 +174,10 @@ def search(
 
     Raises `ValueError` for budgets below 1, targets that are not above 0, unknown objectives and rules, and devices without a
     price or power that is asked for.
+
+        >>> found = explore.search(setting, 16, explore.Targets(ttft=1.0, tpot=0.05))
+        >>> found.best.name, found.best.plan.devices
+        ('disaggregated', 16)
     """
     if isinstance(devices, Fleet):
         setting = setting.on(devices.devices[0], devices.devices[-1], joined=setting.joined)

@@ -20,7 +20,13 @@ COLOURS = {
 
 
 def exploration_figure(document: Document) -> "Figure":
-    """Throughput against interactivity of every level, and the target; the document is that of `Exploration.to_dict`."""
+    """Throughput against interactivity of every level, and the target; the document is that of `Exploration.to_dict`.
+
+    >>> part, requests = afd.load_accelerator("b200"), afd.explore.UseCase(0, 1024, 512)
+    >>> setting = afd.explore.Setting(afd.explore.load_model("deepseek-v3.2"), part, part, requests)
+    >>> found = afd.explore.search(setting, 16, afd.explore.Targets(ttft=1.0, tpot=0.05))
+    >>> afd.figures.exploration_figure(found.to_dict()).savefig("frontier.png")
+    """
     figure = blank_figure(7.0, 4.5)
     axes = figure.add_subplot()
     for level in document["levels"]:

@@ -22,6 +22,9 @@ def simulation_figure(document: dict[str, Any]) -> "Figure":
     """Simulated throughput with 95 % error bars over the model's, and below it the idle shares of both sides and why.
 
     `document` is that of a check of the model by simulation, or of a simulation.
+
+        >>> curve = afd.simulate(jax.random.key(0), workload, profile, bundle, [18, 20, 22], steps=200, replicas=2)
+        >>> afd.figures.simulation_figure(curve.to_dict()).savefig("curve.png")
     """
     rows, unit = document["ratios"], document["profile"]["time_unit"]
     ffn_workers, best = float(document["bundle"]["ffn_workers"]), document["best"]
@@ -58,7 +61,11 @@ def simulation_figure(document: dict[str, Any]) -> "Figure":
 
 
 def timeline_figure(timeline: dict[str, Any]) -> "Figure":
-    """Who computes what, when: a row for each attention worker, the transfers and the FFN; a colour for each microbatch."""
+    """Who computes what, when: a row for each attention worker, the transfers and the FFN; a colour for each microbatch.
+
+    >>> timeline = afd.record(jax.random.key(0), workload, profile, bundle, 3, steps=2)
+    >>> afd.figures.timeline_figure(timeline.to_dict()).savefig("timeline.png")
+    """
     import matplotlib
 
     colors = matplotlib.colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]

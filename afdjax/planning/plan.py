@@ -57,6 +57,12 @@ class Plan:
     `slot_cost`: mean and standard deviation of what a slot costs, where attention goes by that and not by its tokens.
     `whole_bundles` has the best xA-yF for y = 1 to 4: a larger y meets r* more closely, but more workers wait for each other.
     `made_by` says what a repetition needs: options, digests of workload and profile, versions.
+
+        >>> plan.attention_workers, plan.near_optimal, plan.regime
+        (20, [16, 17, 18, 19, 20, 21], 'attention')
+        >>> low, high = plan.ratio_interval
+        >>> low < plan.ratio < high
+        True
     """
 
     workload_name: str

@@ -89,6 +89,10 @@ def plan(
 
     Raises `ValueError` for an empty or huge range of ratios, and for a horizon out of its range or of a workload that is not
     geometric.
+
+        >>> plan = afd.plan(workload, profile, bundle)
+        >>> round(plan.ratio, 1), plan.attention_workers
+        (20.3, 20)
     """
     bundle = Bundle(256) if bundle is None else bundle
     barrier = Exact() if barrier is None else barrier

@@ -81,6 +81,11 @@ class WindowPlans:
     - `resizing`: the best schedule for a given cost, None where none was given.
 
     Seconds are those of a fleet that the fixed number keeps busy in all windows that have requests.
+
+        >>> log = afd.Requests([100] * 200 + [900] * 200, [20] * 400, time=range(400))
+        >>> found = afd.plan_windows(log, profile, windows="200s")
+        >>> found.attention_workers, round(found.worst.regret, 2)
+        (5, 0.14)
     """
 
     workload_name: str
@@ -151,9 +156,7 @@ def plan_windows(
     **Returns:** a `WindowPlans`. A request belongs to the window in which it arrives; windows without requests are left out.
     Raises `ValueError` for a log without times, and for more than 1,000 windows.
 
-        >>> import afdjax as afd
         >>> log = afd.Requests([100] * 200 + [900] * 200, [20] * 400, time=range(400))
-        >>> profile = afd.load_profile("deepseek-v3-ascend-910c")
         >>> found = afd.plan_windows(log, profile, windows="200s")
         >>> [window.attention_workers for window in found.windows]
         [2, 14]

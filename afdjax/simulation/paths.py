@@ -94,7 +94,11 @@ class Slots(eqx.Module):
 
 
 class InitialState(eqx.Module):
-    """What the slots hold before the first step. Abstract; `Stationary` or `Cold`."""
+    """What the slots hold before the first step. Abstract; `Stationary` or `Cold`.
+
+    >>> isinstance(afd.RunOptions().initial, afd.InitialState)
+    True
+    """
 
     @abc.abstractmethod
     def requests(self, sampler: RequestSampler, words: Words) -> tuple[Lengths, Lengths, Lengths]:
@@ -102,14 +106,24 @@ class InitialState(eqx.Module):
 
 
 class Stationary(InitialState):
-    """A snapshot of a system that has run for ever: requests biased by decode length, at uniform ages. No warm-up."""
+    """A snapshot of a system that has run for ever: requests biased by decode length, at uniform ages. No warm-up.
+
+    >>> afd.RunOptions(initial=afd.Stationary()).initial == afd.RunOptions().initial
+    True
+    """
 
     def requests(self, sampler: RequestSampler, words: Words) -> tuple[Lengths, Lengths, Lengths]:
         return sampler.stationary(words)
 
 
 class Cold(InitialState):
-    """Fresh requests in every slot, all ages zero, as the simulator of arXiv:2601.21351. Loads start too low."""
+    """Fresh requests in every slot, all ages zero, as the simulator of arXiv:2601.21351. Loads start too low.
+
+    >>> fresh = afd.load_paths(jax.random.key(0), workload, 256, steps=16, workers=2, initial=afd.Cold())
+    >>> settled = afd.load_paths(jax.random.key(0), workload, 256, steps=16, workers=2)
+    >>> bool(fresh.mean() < settled.mean())
+    True
+    """
 
     def requests(self, sampler: RequestSampler, words: Words) -> tuple[Lengths, Lengths, Lengths]:
         prompt, decode = sampler.fresh(words)
@@ -246,6 +260,10 @@ def load_paths(
 
     **Arguments:** `initial`: `Stationary()` (default) or `Cold()`. The paths are those of the first microbatch of the first
     replica of `simulate` with the same key. Raises `ValueError` for sizes below 1 and for loads that 32 bits cannot hold.
+
+        >>> loads = afd.load_paths(jax.random.key(0), workload, batch_size=256, steps=16, workers=2)
+        >>> loads.shape
+        (16, 2)
     """
     for name, value in (("batch_size", batch_size), ("steps", steps), ("workers", workers)):
         checks.require_whole(name, value)

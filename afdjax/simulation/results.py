@@ -32,6 +32,10 @@ class Idle(eqx.Module):
     mean loads is simulated beside each, because a wait that slow workers cause often shows at another place of the
     pipeline. What is left when they do is split by what the microbatch that comes next is doing meanwhile: `other_stage`,
     it is with the other side; `communication`, it is on the way.
+
+        >>> curve = afd.simulate(jax.random.key(0), workload, profile, bundle, [18, 20, 22], steps=200, replicas=2)
+        >>> curve.idle_ffn.total.shape
+        (3,)
     """
 
     total: PerRatio
@@ -41,7 +45,12 @@ class Idle(eqx.Module):
 
 
 class Quantiles(eqx.Module):
-    """Median and tail of a distribution of times, shape (ratios,), to 0.3 %."""
+    """Median and tail of a distribution of times, shape (ratios,), to 0.3 %.
+
+    >>> curve = afd.simulate(jax.random.key(0), workload, profile, bundle, [18, 20, 22], steps=200, replicas=2)
+    >>> bool((curve.cycle_quantiles.p50 <= curve.cycle_quantiles.p95).all())
+    True
+    """
 
     p50: PerRatio
     p95: PerRatio
@@ -59,6 +68,10 @@ class Simulation(eqx.Module):
     - `tpot`: time per output token, mean over tokens (m cycles); `request_tpot` and `tpot_quantiles`: over requests.
     - `idle_attention`, `idle_ffn`: `Idle` shares.
     - `straggler_loss`: share of throughput that would be gained if the workers of a bundle shared its tokens evenly.
+
+        >>> curve = afd.simulate(jax.random.key(0), workload, profile, bundle, [18, 20, 22], steps=200, replicas=2)
+        >>> curve.attention_workers, curve.throughput.shape, curve.best in curve.indistinguishable()
+        ((18, 20, 22), (3,), True)
     """
 
     attention_workers: tuple[int, ...] = eqx.field(static=True)

@@ -20,7 +20,11 @@ Cost = Callable[[ScalarLike], ScalarLike]
 
 
 class SlotLoad(eqx.Module):
-    """What the planner needs to know of one slot: mean and standard deviation of its stationary token load."""
+    """What the planner needs to know of one slot: mean and standard deviation of its stationary token load.
+
+    >>> round(float(workload.theta)), round(float(workload.nu))
+    (1226, 713)
+    """
 
     @property
     @abc.abstractmethod
@@ -81,6 +85,10 @@ class Moments(_GivenMoments):
     """A slot load known by its mean and standard deviation alone: enough for `MeanField` and `Gaussian`.
 
     **Arguments:** `theta` (0.001 to 1e9) and `nu` (0 to 1e9) [tokens], scalars (batch them with `jax.vmap`).
+
+        >>> loads = afd.Moments(theta=1226.0, nu=713.0)
+        >>> round(float(afd.cycle_time(loads, profile, bundle, 20, afd.Gaussian())))
+        593
     """
 
     def __init__(self, theta: ScalarLike, nu: ScalarLike):
@@ -117,6 +125,10 @@ class Rescaled(_GivenMoments):
     """The slot load of `base`, moved and stretched to another mean and standard deviation.
 
     For derivatives with respect to `theta` and `nu`: the shape of the law in standard units is kept.
+
+        >>> longer = afd.Rescaled(workload, 1.1 * workload.theta, workload.nu)
+        >>> round(float(longer.theta / workload.theta), 3)
+        1.1
     """
 
     base: SlotLoad

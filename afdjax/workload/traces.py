@@ -52,6 +52,12 @@ def load_trace(path: str | Path, options: LogOptions | None = None) -> Requests:
     **Returns:** `Requests` in time order where there are times. Requests without a decode step are left out and counted.
 
     Raises `FileError` (a `ValueError`) with one line that names the file, the row and what would be right.
+
+        >>> from pathlib import Path
+        >>> _ = Path("log.csv").write_text("prompt_tokens,output_tokens\\n100,50\\n300,200\\n")
+        >>> log = afd.load_trace("log.csv")
+        >>> float(log.prompt_mean), float(log.decode_mean)
+        (200.0, 125.0)
     """
     path, options = Path(path), options or LogOptions()
     rows = LOGS.read(path, options.skip_bad_rows)

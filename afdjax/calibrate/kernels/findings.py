@@ -25,6 +25,9 @@ class Finding:
     """One line about a series. `alarm`: do not use the data; otherwise good to know.
 
     `about`: `rate` where the times cannot be right, `form` where no smooth form follows them, `note` otherwise.
+
+        >>> [fit.findings for fit in calibrate.fit_series(timings, forms)]
+        [[], [], []]
     """
 
     alarm: bool
@@ -34,7 +37,11 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Cliff:
-    """Between two neighbouring measurements the time jumps: more work than this takes another path or another tile."""
+    """Between two neighbouring measurements the time jumps: more work than this takes another path or another tile.
+
+    >>> str(calibrate.Cliff(along="tokens", at=None, before=64.0, after=65.0, factor=1.8))
+    'tokens 64 to 65: time x 1.80'
+    """
 
     along: str
     at: float | None

@@ -52,6 +52,10 @@ def fit_steps(
       are far from normal, the formula is off by percents and the simulator is not. Slots and workers must be whole numbers.
 
     **Returns:** a `StepFit`. Raises `ValueError` for a prior in other units or a width out of its range.
+
+        >>> fit = calibrate.fit_steps(steps)
+        >>> fit.profile.time_unit, bool(abs(fit.residuals).max() < 0.1)
+        ('us', True)
     """
     for value in unsure.values() if isinstance(unsure, Mapping) else (unsure,):
         checks.require_between("unsure", value, 1e-6, 100)

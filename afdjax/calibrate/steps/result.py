@@ -47,6 +47,10 @@ class StepFit:
     that each circuit decides, with its 95 % interval. `freed` is the fit without what the log contradicts of the prior.
     `contradictions` are groups of rows that no stage times with positive coefficients can agree with: at least as much of
     everything, and yet faster.
+
+        >>> fit = calibrate.fit_steps(steps)
+        >>> fit.residuals.shape, sorted(fit.binding)
+        ((6,), ['attention', 'communication', 'ffn', 'round-trip'])
     """
 
     profile: Profile

@@ -30,6 +30,9 @@ class UseCase(eqx.Module):
     request, theta, is above prefix + prompt + output / 2. `spread`: how far from that mean the contexts of equal shares of
     the decoding requests are; None where lengths do not vary, and they differ by their age alone. `use_case_of` has both
     from a law of requests.
+
+        >>> float(explore.UseCase(prefix=0, prompt=1024, output=512).decode_context)
+        1280.0
     """
 
     prefix: Number = number()
@@ -65,7 +68,12 @@ class UseCase(eqx.Module):
 
 
 def use_case_of(law: Workload) -> UseCase:
-    """The requests of a law: their mean lengths, and the contexts of those that decode, in equal shares of decode steps."""
+    """The requests of a law: their mean lengths, and the contexts of those that decode, in equal shares of decode steps.
+
+    >>> requests = explore.use_case_of(workload)
+    >>> round(float(requests.prompt)), round(float(requests.decode_context))
+    (1155, 1226)
+    """
     masses = np.asarray(law.slot_pmf(), float)
     # what all contexts up to a share of the steps add up to
     share = np.concatenate([[0.0], np.cumsum(masses)])
@@ -81,7 +89,11 @@ _SHARES = 64
 
 
 class UseCases(Mapping[str, UseCase]):
-    """Use cases by name, from their lengths: each is made when it is asked for, in the precision of who asks."""
+    """Use cases by name, from their lengths: each is made when it is asked for, in the precision of who asks.
+
+    >>> sorted(explore.USE_CASES), float(explore.USE_CASES["chat"].prompt)
+    (['agentic-coding', 'chat', 'coding'], 512.0)
+    """
 
     def __init__(self, lengths: dict[str, tuple[float, float, float]]):
         self._lengths = lengths
@@ -131,6 +143,10 @@ class Setting(eqx.Module):
     `accepted`: tokens that a step gives each request (1 to 1,001), `drafted` (0 to 1,000) of them proposed beside the first (by
     the model's own draft layers, whose weights and caches are not counted, or for nothing where it has none). `reserve` [bytes]:
     memory of each device that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
+
+        >>> compact = explore.Setting(setting.model, b200, b200, requests, cache="fp8")
+        >>> compact.cache
+        'fp8'
     """
 
     model: Model

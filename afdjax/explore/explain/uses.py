@@ -30,6 +30,9 @@ class Use:
     Of one device of each pool the bytes of `weights`, `cache` and `ffn_weights`; `links`: which share of the bandwidth that is
     reached would do for transfers to hide behind the longer of attention and FFN, or behind both where they share their devices
     (above 1: they do not, with however many microbatches).
+
+        >>> found.uses[best.level][0].binds
+        ('expert-work',)
     """
 
     binds: tuple[str, ...]
@@ -40,7 +43,12 @@ class Use:
 
 
 def use_of(question: Question, plan: ServingPlan, part: PlanPart) -> Use:
-    """What a part of a plan uses."""
+    """What a part of a plan uses.
+
+    >>> use = explore.use_of(found.question, best, best.parts[0])
+    >>> bool(use.weights < float(b200.memory))
+    True
+    """
     facts = facts_of(question.placed(part.place), part.replica, part.kind)
     attention, transfers, ffn = map(float, facts.stages)
     # what transfers can hide behind

@@ -25,7 +25,11 @@ REASONS = {
 
 @dataclasses.dataclass(frozen=True)
 class PlanPart:
-    """`count` replicas of one kind, what one of them does, and of which pools its devices are: attention's, experts'."""
+    """`count` replicas of one kind, what one of them does, and of which pools its devices are: attention's, experts'.
+
+    >>> [(part.count, part.kind, part.devices) for part in best.parts]
+    [(1, 'prefill', 7), (1, 'decode', 9)]
+    """
 
     count: int
     replica: Replica
@@ -44,6 +48,9 @@ class ServingPlan:
     """The best plan of a level: its `parts` (replicas that do everything, or prefill and decode), and what they do together.
 
     `value` is what plans are chosen by: `tokens_per_s`, or that over the price or power of the devices in use.
+
+        >>> best.level, best.devices, bool(best.tpot <= 0.05)
+        ('disaggregated', 16, True)
     """
 
     level: str
@@ -87,7 +94,11 @@ def devices_in_use(parts: Sequence[PlanPart], pools: int) -> np.ndarray:
 @dataclasses.dataclass(frozen=True)
 class Level:
     """What the search found for one level: the best `plan` or None, how many candidates there were and why the others are none,
-    how fast candidates that fit and keep the other target can be, and the frontier [tokens/s/user, tokens/s]."""
+    how fast candidates that fit and keep the other target can be, and the frontier [tokens/s/user, tokens/s].
+
+        >>> [level.name for level in found.levels if level.verdict == "feasible"]
+        ['aggregated', 'aggregated-afd', 'disaggregated', 'disaggregated-afd']
+    """
 
     name: str
     plan: ServingPlan | None

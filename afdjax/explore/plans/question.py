@@ -15,7 +15,11 @@ from afdjax.explore.replicas.outcomes import transfer_time
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What users are promised: `ttft` and `tpot` [s]; infinite: anything goes."""
+    """What users are promised: `ttft` and `tpot` [s]; infinite: anything goes.
+
+    >>> explore.Targets(ttft=1.0, tpot=0.05).tpot
+    0.05
+    """
 
     ttft: float = float("inf")
     tpot: float = float("inf")
@@ -24,7 +28,12 @@ class Targets:
 @dataclasses.dataclass(frozen=True)
 class Corrections:
     """What is lost beside the formulas: rates and TTFT of separate prefill and decode pools, as AIConfigurator has them, and TTFT
-    of replicas that do everything (`whole_ttft`)."""
+    of replicas that do everything (`whole_ttft`).
+
+        >>> plain = explore.search(setting, 16, found.question.targets, explore.Corrections(1.0, 1.0, 1.0))
+        >>> plain.question.corrections.prefill
+        1.0
+    """
 
     prefill: float = 0.9
     decode: float = 0.95
@@ -48,6 +57,10 @@ class Question:
 
     `objective`: one of `OBJECTIVES`; `rules`: of `RULES`. Raises `ValueError` for targets that are not above 0, for unknown
     objectives and rules, and for devices without a price or power that is asked for.
+
+        >>> asked = explore.Question(setting, explore.Fleet.of(setting, 16), explore.Targets(tpot=0.05))
+        >>> asked.objective
+        'throughput'
     """
 
     setting: Setting
