@@ -18,6 +18,7 @@ import jax
 import pytest
 
 import afdjax as afd
+from afdjax.calibrate.readers import TIMING_FORMATS
 from afdjax.deployment.forms import FORMS
 from tests.calls import PACKAGES, public_objects
 
@@ -96,3 +97,9 @@ def test_help_begins_with_one_page():
     help_text = pydoc.plain(pydoc.render_doc(afd))
     assert help_text.index(str(afd.__doc__).splitlines()[0]) < help_text.index("PACKAGE CONTENTS")
     assert {*PACKAGES} <= {*str(afd.__doc__).replace(",", " ").split()}
+
+
+def test_readers_say_which_columns_they_need():
+    for known in TIMING_FORMATS[1:]:
+        unsaid = [column for column in known.columns if f"`{column}`" not in str(known.read.__doc__)]
+        assert not unsaid, f"{known.read.__name__}: {unsaid}"

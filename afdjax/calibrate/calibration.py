@@ -26,7 +26,7 @@ from afdjax.report.calibration import calibration_report
 
 
 class Implausible(ValueError):
-    """Timings that cannot be right, or that no smooth form follows; the message names every such stage, and what to do.
+    """Timings that cannot be right, or that no smooth form fits; the message names every such stage, and what to do.
 
     >>> issubclass(calibrate.Implausible, ValueError)
     True

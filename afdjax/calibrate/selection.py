@@ -10,7 +10,7 @@ from afdjax.calibrate.timings import Timings
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Which measurements count: ranges (ends included) of batch size, context and tokens; None where any does.
+    """The measurements that are used: ranges (ends included) of batch size, context and tokens; None for no limit.
 
     >>> large = calibrate.Region(tokens=(256, 4096))
     >>> found = calibrate.fit(timings, forms=forms, region=large)

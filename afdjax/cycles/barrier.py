@@ -73,7 +73,7 @@ class MeanField(Barrier):
 class Gaussian(Barrier):
     """Loads are normal with mean B theta and variance B nu^2 (v2+ of the paper: E max by one integral).
 
-    Good to 0.2 % in the cycle time for B >= 128 on moderate tails; up to several per cent low for heavy ones.
+    The cycle time is right within 0.2 % for B >= 128 and moderate tails; heavy tails make it several per cent too short.
 
         >>> round(float(afd.Gaussian().slowest(workload, batch_size=256, workers=20).mean()), -2)
         335200.0

@@ -167,7 +167,10 @@ def cycle_time(
     """Expected time between two completed microbatch steps of the bundle [time unit of the profile].
 
     **Arguments:** `attention_workers` x > 0 (real numbers are allowed), `barrier` (default: `Exact()`). Scalars; batch
-    them with `jax.vmap`. **Source:** the three circuits of this module's docstring.
+    them with `jax.vmap`.
+
+    **Returns:** a scalar. Raises `ValueError` unless there are attention workers, and `TypeError` for a workload that does not
+    know enough for the barrier (`Moments` with `Exact()`). **Source:** the three circuits of this module's docstring.
 
         >>> round(float(afd.cycle_time(workload, profile, bundle, 20, afd.Gaussian())))
         592
@@ -190,7 +193,8 @@ def paper_cycle_time(
     """E max{t_A(W), t_C, t_F} with W the slowest worker's load: the paper's cycle [time unit of the profile].
 
     arXiv:2601.21351 v1 eq 5 with `MeanField()`; with another barrier the v2+ form. It does not depend on
-    `bundle.in_flight`; three microbatches in flight nearly reach it, two do not (see `cycle_time`).
+    `bundle.in_flight`; three microbatches in flight nearly reach it, two do not. Arguments and errors are those of
+    `cycle_time`.
 
         >>> round(float(afd.paper_cycle_time(workload, profile, bundle, 20, afd.MeanField())))
         568
@@ -213,7 +217,7 @@ def throughput(
 ) -> Scalar:
     """Output tokens per time unit and instance, x B / ((x w_A + y w_F) tau), eq 6 of the paper with weights.
 
-    Arguments as of `cycle_time`.
+    Arguments and errors are those of `cycle_time`.
 
         >>> round(float(afd.throughput(workload, profile, bundle, 20, afd.Gaussian())), 2)
         0.41

@@ -86,7 +86,7 @@ class Bundle(eqx.Module):
       power), 1e-9 to 1e9; 1 and 1 is the paper's count of instances.
     - `layers`: how many cycles make one decode step: 1 for a profile of the whole model, the number of layers for a
       profile of one layer; 0.001 to 1,000,000.
-    - `start`: `WorkerWise()` or `Together()` (static).
+    - `start`: `WorkerWise()` or `Together()`.
 
     Raises `ValueError` for numbers outside of these ranges.
 

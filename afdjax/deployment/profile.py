@@ -17,7 +17,8 @@ from afdjax.workload.slots import SlotLoad
 class Communication(eqx.Module):
     """Round trip of one microbatch's activations, attention to FFN and back.
 
-    Abstract; final are `PerWorker` and `Shared`, which differ in what they charge and in whether the link can be busy.
+    Abstract. `PerWorker` and `Shared` differ in the tokens that one transfer carries, and in whether microbatches wait for each
+    other on the link.
 
         >>> isinstance(profile.communication, afd.Communication)
         True

@@ -1,4 +1,4 @@
-"""Traffic that does not stand still: a plan for every window of a log, one ratio for all of it, and when resizing pays.
+"""Traffic that changes: a plan for every window of a log, one ratio for all of it, and when resizing pays.
 
 A bundle that serves a window in saturation needs its decode steps over its throughput. For one ratio the throughput over the log
 is therefore the mean over windows, harmonic and weighted with their decode steps; the best ratio of all is a compromise, and its

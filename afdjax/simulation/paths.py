@@ -117,7 +117,7 @@ class Stationary(InitialState):
 
 
 class Cold(InitialState):
-    """Fresh requests in every slot, all ages zero, as the simulator of arXiv:2601.21351. Loads start too low.
+    """Fresh requests in every slot, all ages zero, as in the simulator of arXiv:2601.21351. Loads start too low.
 
     >>> fresh = afd.load_paths(jax.random.key(0), workload, 256, steps=16, workers=2, initial=afd.Cold())
     >>> settled = afd.load_paths(jax.random.key(0), workload, 256, steps=16, workers=2)

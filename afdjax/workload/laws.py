@@ -162,7 +162,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Dependence:
-    """What a covariance of (theta, nu) does not say; static, kept by summaries.
+    """What a covariance of (theta, nu) leaves out; static, kept by summaries.
 
     `degrees`: its degrees of freedom (Student's law); `settles`: whether the variance settles as blocks grow, None where the
     order is not known; `later_margin`: half the 95 % interval of log theta of a later window, None where it is not known.
@@ -413,7 +413,7 @@ class Mixture(Workload):
 
 
 def sums_over_ages(prompt, decode):
-    """For requests (P, D), arrays of NumPy or JAX, the sums over a = 0..D-1 of (P + a)^k for k = 0, 1, 2, 3."""
+    """The sums over a = 0..D-1 of (P + a)^k for k = 0, 1, 2, 3; arrays of NumPy or JAX, all of the shape of P and D [tokens]."""
     a1 = decode * (decode - 1.0) / 2.0
     a2 = a1 * (2.0 * decode - 1.0) / 3.0
     a3 = a1**2

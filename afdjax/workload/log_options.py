@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class LogOptions:
-    """What a request log does not say itself.
+    """How to read a request log: what its columns mean, and what to do with bad rows.
 
     **Attributes:**
 

@@ -1,4 +1,4 @@
-"""What the planner needs to know of one decode slot: its stationary token load, and how roughly that moves.
+"""What the planner needs to know of one decode slot: its stationary token load, and how fast that changes.
 
 A slot that serves a request (P, D) holds P + a tokens at age a; `afdjax.workload.laws` derives all this from a joint law of
 (P, D). A slot known by its moments alone, or another one's moved to other moments, will do as well.

@@ -38,7 +38,7 @@ def fit_steps(
     start: Start | None = None,
     workload: Workload | None = None,
 ) -> StepFit:
-    """Every stage time from whole steps.
+    """Fit every stage time to measured whole steps.
 
     **Arguments:**
 

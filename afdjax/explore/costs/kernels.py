@@ -24,7 +24,7 @@ from afdjax.hardware.formats import bytes_of
 
 
 class Efficiency(eqx.Module):
-    """What is reached of a data sheet, and what every kernel costs beside it.
+    """The shares of a data sheet's peaks that kernels reach, and the overhead of every kernel.
 
     Shares of the peak: `memory` bandwidth, operations of dense products (`dense`), of grouped products of experts (`experts`), of
     attention proper (`attention`), bandwidth of either tier of the network. `kernel` [s] is what each kernel costs beyond that

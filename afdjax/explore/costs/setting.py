@@ -1,4 +1,4 @@
-"""What plans are judged in: a model, devices of both pools and what is reached of them, a network, a schedule, requests."""
+"""The setting in which plans are evaluated: a model, devices and their efficiency, a network, a schedule, requests."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -131,7 +131,7 @@ _MOST_DRAFTED = 1_000
 
 
 class Setting(eqx.Module):
-    """Everything that a plan is judged in: model, hardware of both pools, what is reached of it, network, schedule, requests.
+    """The setting in which plans are evaluated: model, hardware of both pools and its efficiency, network, schedule, requests.
 
     `cache` format of the KV cache. `imbalance`: how uneven the experts' work is, and what travels to them. `measured`: by the
     name of a device, what was measured there of the kernels of each kind of layer. `joined`: attention and FFN devices are of

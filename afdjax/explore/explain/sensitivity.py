@@ -38,8 +38,9 @@ def _rate(setting: Setting, part: PlanPart) -> Scalar:
 
 
 def elasticities(question: Question, plan: ServingPlan) -> dict[str, float]:
-    """Percent of throughput for a percent of every constant: accelerators (of one pool: `device`), efficiencies, network and
-    requests.
+    """Elasticities of throughput: percent more of it for one percent more of a constant.
+
+    Constants are those of accelerators (of one pool: `device`), efficiencies, network and requests.
 
     The plan is held fixed; constants that are 0 or infinite, measured tables and corrections are left out.
 
@@ -52,7 +53,7 @@ def elasticities(question: Question, plan: ServingPlan) -> dict[str, float]:
 
 
 def model_elasticities(question: Question, plan: ServingPlan) -> dict[str, float]:
-    """Percent of throughput for a percent of every number of the model's shape but `top_k`, which has no derivative.
+    """Elasticities of throughput by the numbers of the model's shape, but for `top_k`, which has no derivative.
 
     The plan is held fixed. A program of its own: the model is not something that an operator can tune.
 

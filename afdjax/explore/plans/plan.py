@@ -93,8 +93,11 @@ def devices_in_use(parts: Sequence[PlanPart], pools: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """What the search found for one level: the best `plan` or None, how many candidates there were and why the others are none,
-    how fast candidates that fit and keep the other target can be, and the frontier [tokens/s/user, tokens/s].
+    """What the search found for one level.
+
+    The best `plan` or None; `candidates`, their number, and `reasons`, how many of them fail for which reason; `floor`, the
+    lowest TTFT and TPOT [s] among candidates that fit and meet the other target; `frontier` [tokens/s/user, tokens/s], of
+    shape (points, 2).
 
         >>> [level.name for level in found.levels if level.verdict == "feasible"]
         ['aggregated', 'aggregated-afd', 'disaggregated', 'disaggregated-afd']
