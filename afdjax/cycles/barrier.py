@@ -91,8 +91,8 @@ class Exact(Barrier):
     workload and batch size); the shape of the law in standard units is held fixed in them.
 
     Without `points` there are 2,048 nodes, and up to 2^17 where the law needs them: where few requests are many times as long
-    as the others, whose own spread would lie between two nodes otherwise. Inside of `jax.jit` and `jax.vmap` nobody can see
-    that, and there are 2,048: give there what `plan(...).barrier` has.
+    as the others, whose own spread would lie between two nodes otherwise. Inside of `jax.jit` and `jax.vmap` the law is not known
+    in advance, and there are 2,048: pass `plan(...).barrier` there, which has enough.
 
         >>> exact = jax.jit(lambda workers: afd.Exact(256).slowest(workload, 256, workers).mean())
         >>> round(float(exact(20.0)), -3)

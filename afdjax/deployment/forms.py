@@ -215,7 +215,8 @@ class AffineWithSlots(RooflineForm):
     """`per_token * tokens + per_slot * batch_size + base`: the shape of measured attention times.
 
     Projections and launches grow with the slots, not with the tokens; without the `per_slot` term a fit over a grid of
-    batch sizes and contexts is wrong by about 50 % in its worst point.
+    batch sizes and contexts is wrong by about 50 % in its worst point. `per_token` [time per token], `per_slot` [time per slot]
+    and `base` [time] are at least 0.
 
         >>> form = afd.AffineWithSlots(per_token=0.001, per_slot=0.5, base=100.0)
         >>> round(float(form(tokens=64_000, batch_size=64)))
@@ -243,7 +244,8 @@ class FloorLinear(RooflineForm):
     """A floor, then a line: `base + (floor^s + (per_token * tokens)^s)^(1/s)`, s = `sharpness`.
 
     A dense FFN reads its weights whatever the batch (`floor`) and is bound by compute beyond the knee. The power mean
-    rounds the knee off by a factor of at most 2^(1/s) (4 % at the default s = 16).
+    rounds the knee off by a factor of at most 2^(1/s) (4 % at the default s = 16). `floor` [time] is above 0, `per_token` [time
+    per token] and `base` [time] are at least 0, `sharpness` is at least 1.
 
         >>> form = afd.FloorLinear(floor=100.0, per_token=0.5)
         >>> round(float(form(tokens=8, batch_size=8))), round(float(form(tokens=1000, batch_size=1000)))
@@ -277,7 +279,8 @@ class ExpertHit(RooflineForm):
 
     Below saturation each further token hits experts that were not read yet; `weights` [time] is the time to read all
     of them, `saturation` [tokens] the scale on which they are hit: about experts / experts per token, as the expected
-    number of experts hit by n tokens is E (1 - (1 - k/E)^n).
+    number of experts hit by n tokens is E (1 - (1 - k/E)^n). `base` [time], `weights` and `per_token` [time per token] are at
+    least 0, `saturation` is above 0.
 
         >>> form = afd.ExpertHit(base=20.0, weights=200.0, saturation=32.0, per_token=0.1)
         >>> round(float(form(tokens=8, batch_size=8))), round(float(form(tokens=1000, batch_size=1000)))
@@ -309,8 +312,9 @@ class SaturatingLink(RooflineForm):
     """`base + ramp * (1 - exp(-tokens / saturation)) + per_token * tokens`: a link whose bandwidth grows with the message.
 
     A token of a small message takes `ramp / saturation` longer than one of a large message (`per_token`), for which protocols
-    and channels of a full bandwidth are in use: `ramp` [time] is what all of them lose together, `saturation` [tokens] the size
-    on which they come in. Measured all-to-all and NCCL times bend so; a line misses their small messages.
+    and channels of a full bandwidth are in use: `ramp` [time] is the total time lost until the full bandwidth is reached,
+    `saturation` [tokens] the message size on which that happens. Measured all-to-all and NCCL times bend like this; a line
+    misses small messages. `base` [time], `ramp` and `per_token` [time per token] are at least 0, `saturation` is above 0.
 
         >>> form = afd.SaturatingLink(base=10.0, ramp=40.0, saturation=64.0, per_token=0.05)
         >>> round(float(form(tokens=8, batch_size=8)), 1), round(float(form(tokens=1000, batch_size=1000)), 1)
@@ -345,9 +349,11 @@ class Roofline(RooflineForm):
         read = weights * (1 - exp(-tokens / saturation)),
         work = per_token * tokens + per_slot * batch_size + per_context * tokens / batch_size.
 
-    `per_context` [time per token of one slot's context] is the critical path of one long sequence. The other forms are
-    this one with terms left out: `Affine` and `AffineWithSlots` (no weights), `FloorLinear` (saturation near 0),
-    `ExpertHit` (s = 1). `CappedRoofline` is this one over what slots cost.
+    `base` and `weights` are in the profile's unit of time, `saturation` in tokens, `per_token` and `per_slot` in time per token
+    and per slot; `per_context` [time per token of one slot's context] is the critical path of one long sequence. All are at
+    least 0, `saturation` is above 0 and `sharpness` at least 1. The other forms are this one with terms left out: `Affine` and
+    `AffineWithSlots` (no weights), `FloorLinear` (saturation near 0), `ExpertHit` (s = 1). `CappedRoofline` is this one over
+    what slots cost.
 
         >>> form = afd.Roofline(base=20.0, weights=200.0, saturation=32.0, sharpness=8.0, per_token=0.5)
         >>> round(float(form(tokens=64, batch_size=64))), round(float(form(tokens=1000, batch_size=1000)))

@@ -86,9 +86,10 @@ def compare(
     *,
     max_ratio: int | float = MAX_RATIO,
 ) -> Comparison:
-    """Two profiles on one workload.
+    """Plan one workload with two profiles, and find where they cross.
 
-    Arguments as of `plan`. Raises `ValueError` for profiles in different time units.
+    Other arguments are those of `plan`. **Returns:** a `Comparison`. Raises `ValueError` for profiles in different time units,
+    and as `plan` does.
 
         >>> faster = profile.with_coefficients({"attention.per_token": 0.0008, "attention.base": 100.0})
         >>> found = afd.compare(profile, faster, workload, bundle)

@@ -25,7 +25,7 @@ class ClosedForm(eqx.Module):
 
     - `ratio`: r*, the best of the candidates.
     - `ratio_attention`: where the FFN takes as long as attention, eq 15 of the paper.
-    - `ratio_communication`: where the binding of communication ends: with a link per worker, where the FFN takes as
+    - `ratio_communication`: where communication ceases to be the bottleneck: with a link per worker, where the FFN takes as
       long as the transfer (eq 16); with a shared link, where the link takes as long as attention.
     - `ratio_peak`: the stationary point sqrt(base / slope) of the FFN-bound branch, eq 18.
     - `ratio_link_peak`, `ratio_crossing`: shared link only (else NaN): the stationary point of the link-bound branch,

@@ -147,7 +147,7 @@ def plan_windows(
     resize_cost: int | float | None = None,
     workload_name: str | None = None,
 ) -> WindowPlans:
-    """A plan for every window of a log with times, the best one number of attention workers, and when changing it pays.
+    """A plan for every window of a log with times, the best single number of attention workers, and when changing it pays.
 
     **Arguments:** `windows`, the length of a window (seconds, or text like `10min`, `90s`, `6h`, `1d`), or `auto`: equal
     windows of at least 400 requests on average, 24 at most; `resize_cost` [s], time of serving that a change costs (0 to 1e9).

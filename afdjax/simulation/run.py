@@ -54,7 +54,7 @@ class RunOptions:
     - `initial`: `Stationary()` (default) or `Cold()`.
     - `warm_up`: decode steps that are not counted, from 0 to below the steps (default: 16 for the pipeline to fill, 0 from a
       cold start).
-    - `chunk_steps`: decode steps simulated at a time, 1 to 100,000,000; memory goes with it. Results do not depend on it.
+    - `chunk_steps`: decode steps simulated at a time, 1 to 100,000,000; memory grows with it, results do not depend on it.
     - `progress`: called after each chunk with the steps done and their total.
 
         >>> cold = afd.RunOptions(initial=afd.Cold(), warm_up=50)

@@ -44,7 +44,7 @@ def leave(file: str, benchmark: str, figures: Sequence[Figure]) -> None:
         others = (
             pl.read_csv(path).fill_null("").filter((pl.col("benchmark") != test) | ~pl.col("case").is_in(new["case"]))
         )
-        new = pl.concat([others, new.cast(dict(others.schema))])
+        new = pl.concat([others, new], how="vertical_relaxed")
     new.write_csv(path)
 
 

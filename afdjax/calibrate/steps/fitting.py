@@ -6,7 +6,7 @@ formula (`afdjax.cycles.cycle`), so the loads of single workers need not be know
 stands in for them, and the simulator for the formula: what it says beyond the formula at the fit is added, until neither moves.
 
 The prior is a normal law in log coefficients: kernel tables where there are some, an order of magnitude where there are none.
-What the log cannot tell keeps its prior, and is reported as such: Fisher information against the prior, coefficient by
+What the log cannot identify keeps its prior, and is reported as such: Fisher information against the prior, coefficient by
 coefficient and in combinations.
 """
 

@@ -1,4 +1,4 @@
-"""What a fit of whole steps says: coefficients with their errors, what the log cannot tell, what contradicts what."""
+"""The result of a fit to whole steps: coefficients with their errors, what the log cannot identify, and contradictions."""
 
 import dataclasses
 import json
@@ -84,7 +84,7 @@ class StepFit:
 
     @property
     def confounded(self) -> list[tuple[str, str, float]]:
-        """Pairs that the log cannot tell apart, with their correlation."""
+        """Pairs of coefficients that the log cannot separate, with their correlation."""
         sizes = deviations(self.covariance)
         correlation = self.covariance / np.outer(sizes, sizes)
         pairs = zip(*np.triu_indices(len(sizes), 1), strict=True)
@@ -170,7 +170,7 @@ class StepFit:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def advice(self) -> list[str]:
-        """What the log cannot tell, and what to measure next."""
+        """What the log cannot identify, and what to measure next."""
         unseen = [name for name, seen in self.identified.items() if not seen]
         lines = []
         for stage, remedy in _REMEDIES.items():
