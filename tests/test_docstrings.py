@@ -1,13 +1,15 @@
 """Every public name has an example in its docstring, and all examples of the package show what comes out.
 
-Examples go on from the page that `help(afdjax)` begins with, those of a public package from its own page as well. They are run
-as users have them: in single precision, with JAX's own rules of promotion.
+Examples go on from the page that `help(afdjax)` begins with, those of a public package from its own page as well; what is not
+public goes by the name that it has in its module. They are run as users have them: in single precision, with JAX's own rules
+of promotion.
 """
 
 import ast
 import contextlib
 import doctest
 import functools
+import importlib
 import os
 import pydoc
 from collections.abc import Iterator
@@ -75,12 +77,19 @@ def page(room: str = "") -> dict[str, Any]:
     return names
 
 
+def names_in(path: Path) -> dict[str, Any]:
+    """What a module has that is not public: of the rest examples use the name that users have for it."""
+    module = importlib.import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
+    public = {id(one) for one in public_objects().values()}
+    return {name: one for name, one in vars(module).items() if id(one) not in public}
+
+
 @pytest.mark.parametrize("room", ["", *ROOMS])
 def test_examples_show_what_comes_out(room, tmp_path):
     root = PACKAGE / room
     files = [path for path in sorted(root.rglob("*.py") if room else root.glob("*.py")) if path != root / "__init__.py"]
     with as_users_have_it(tmp_path):
-        said = [complaints(test, dict(page(room))) for path in files for test in with_examples(path)]
+        said = [complaints(test, names_in(path) | page(room)) for path in files for test in with_examples(path)]
     assert not any(said), "".join(said)
 
 
