@@ -29,7 +29,11 @@ from afdjax.report.calibration import calibration_report
 
 
 class Implausible(ValueError):
-    """Timings that cannot be right, or that no smooth form follows; the message names every such stage, and what to do."""
+    """Timings that cannot be right, or that no smooth form fits; the message names every such stage, and what to do.
+
+    >>> issubclass(calibrate.Implausible, ValueError)
+    True
+    """
 
 
 @advised("calibrate.FitOptions(shared_link=True)")
@@ -43,6 +47,10 @@ class FitOptions:
     - `shared_link`: communication is one link for the merged batch, not one for each worker.
     - `accept_implausible`: go on in spite of alarms.
     - `accelerator`: the part whose data sheet times are checked against; the shipped one that the timings name by default.
+
+        >>> found = calibrate.fit(timings, forms=forms, options=calibrate.FitOptions(shared_link=True))
+        >>> type(found.profile.communication).__name__
+        'Shared'
     """
 
     minimax: bool | None = None
@@ -61,7 +69,12 @@ class FitOptions:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Calibration:
-    """A profile and the fits that it is made of. `str(calibration)` is the report, `to_dict()` the JSON document."""
+    """A profile and the fits that it is made of. `str(calibration)` is the report, `to_dict()` the JSON document.
+
+    >>> found = calibrate.fit(timings, forms=forms)
+    >>> sorted(found.fits), round(found.fits["ffn"].worst, 2)
+    (['attention', 'communication', 'ffn'], 0.03)
+    """
 
     profile: Profile
     fits: dict[str, SeriesFit]
@@ -133,6 +146,10 @@ def fit(
 
     Raises `ValueError` in one line that says what is missing, what several series there are or why a form cannot be
     fitted; `Implausible` where the timings imply more than the accelerator can do or follow no form.
+
+        >>> found = calibrate.fit(timings, name="my-accelerator", forms=forms)
+        >>> found.profile.time_unit, round(float(found.profile.attention.per_slot), 3)
+        ('us', 0.6)
     """
     for asked_for, value in (("select", select), ("forms", forms)):
         if value is not None:

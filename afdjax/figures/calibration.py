@@ -22,6 +22,13 @@ def calibration_figure(document: dict[str, Any]) -> "Figure":
     `document` is a calibration's `picture()`. Attention is drawn over the context, a colour for each batch size, and its
     residuals over tokens and over the context, where a wrong column of a table stands out; the shaded band of the other
     stages is the 95 % interval of the fitted form. Cliffs are red, gross outliers ringed.
+
+        >>> from pathlib import Path
+        >>> rows = [f"ffn,{tokens},{50 + 0.1 * tokens},us" for tokens in (16, 64, 256, 1024)]
+        >>> _ = Path("ffn.csv").write_text("\\n".join(["component,tokens,latency,unit", *rows]))
+        >>> timings = afd.calibrate.load_timings("ffn.csv")
+        >>> found = afd.calibrate.fit(timings, forms={"ffn": "affine"}, base=afd.load_profile("small-moe-xeon-cpu"))
+        >>> afd.figures.calibration_figure(found.picture()).savefig("fit.png")
     """
     stages = document["stages"]
     figure = blank_figure(5.2 * len(stages), 9.5 if any(stage["by_batch"] for stage in stages.values()) else 7.0)

@@ -23,7 +23,11 @@ FAINT = "0.45"
 
 
 def blank_figure(width: float, height: float) -> "Figure":
-    """A figure [inches] that needs no display and no global state."""
+    """A figure [inches] that needs no display and no global state.
+
+    >>> figure = afd.figures.blank_figure(width=6.0, height=4.0)
+    >>> figure.savefig("empty.png")
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -30,6 +30,11 @@ def exploration_figure(document: Document) -> "Figure":
 
     A hollow marker is a level's best plan under the targets, a star marks the best of all. Lines show what a level gives
     where users are to be served faster or slower than the TPOT target.
+
+    >>> part, requests = afd.load_accelerator("b200"), afd.explore.UseCase(0, 1024, 512)
+    >>> setting = afd.explore.Setting(afd.explore.load_model("deepseek-v3.2"), part, part, requests)
+    >>> found = afd.explore.search(setting, 16, afd.explore.Targets(ttft=1.0, tpot=0.05))
+    >>> afd.figures.exploration_figure(found.to_dict()).savefig("frontier.png")
     """
     figure = blank_figure(10.0, 6.0)
     speed, wait = figure.subplots(1, 2, sharey=True, width_ratios=[2.2, 1.0])

@@ -37,6 +37,9 @@ def plan_figure(plan: dict[str, Any], axes: "Axes | None" = None) -> "Axes":
 
     `plan` is a plan's document; without `axes` they are made. The right scale has the time per token of a request. The
     coloured strip below shows how often each circuit decides: the regimes, as far as the loads leave them distinct.
+
+        >>> axes = afd.figures.plan_figure(plan.to_dict())
+        >>> axes.figure.savefig("plan.png")
     """
     axes = blank_figure(8.0, 5.8).add_subplot() if axes is None else axes
     optimum, curve, unit = plan["optimum"], plan["curve"], plan["profile"]["time_unit"]

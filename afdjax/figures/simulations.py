@@ -44,6 +44,9 @@ def simulation_figure(document: dict[str, Any]) -> "Figure":
     """Simulated throughput with 95 % error bars, how far the model is from it, and the idle shares of both sides and why.
 
     `document` is that of a check of the model by simulation, or of a simulation.
+
+        >>> curve = afd.simulate(jax.random.key(0), workload, profile, bundle, [18, 20, 22], steps=200, replicas=2)
+        >>> afd.figures.simulation_figure(curve.to_dict()).savefig("curve.png")
     """
     best, modelled = document["best"], "model" in document
     rows, ffn_workers = document["ratios"], float(document["bundle"]["ffn_workers"])
@@ -125,6 +128,9 @@ def timeline_figure(timeline: dict[str, Any]) -> "Figure":
     """Who computes what, when: a row for each attention worker, the transfers and the FFN; a colour for each microbatch.
 
     Of several layers the first two are shown; of many workers the slowest.
+
+        >>> timeline = afd.record(jax.random.key(0), workload, profile, bundle, 3, steps=2)
+        >>> afd.figures.timeline_figure(timeline.to_dict()).savefig("timeline.png")
     """
     passes, workers = np.shape(timeline["attention_begin"])
     in_flight, layers = timeline["in_flight"], timeline["layers"]

@@ -58,9 +58,15 @@ class Plan:
     of the coefficients where the profile has a covariance; None where neither is known. `ratio_errors`: the relative standard
     deviation of r* that the log and each stage alone give, None for a source whose error is not stated. `ratio_elasticities` and
     `throughput_elasticities` are d log r* / d log parameter and d log throughput / d log parameter (throughput at r*).
-    `slot_cost`: mean and standard deviation of what a slot costs, where attention goes by that and not by its tokens.
+    `slot_cost`: mean and standard deviation of what a slot costs, for attention of a `SlotCost` form; None for the others.
     `whole_bundles` has the best xA-yF for y = 1 to 4: a larger y meets r* more closely, but more workers wait for each other.
     `made_by` says what a repetition needs: options, digests of workload and profile, versions.
+
+        >>> plan.attention_workers, plan.near_optimal, plan.regime
+        (20, [16, 17, 18, 19, 20, 21], 'attention')
+        >>> low, high = plan.ratio_interval
+        >>> low < plan.ratio < high
+        True
     """
 
     workload_name: str

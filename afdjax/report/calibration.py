@@ -22,7 +22,16 @@ _UNSURE = 10.0
 
 
 def calibration_report(document: dict[str, Any]) -> str:
-    """The report that `afdjax calibrate` prints, of a calibration's `to_dict()`; `profile_file` in it is where the profile is."""
+    """The report that `afdjax calibrate` prints, of a calibration's `to_dict()`; `profile_file` in it is where the profile is.
+
+    >>> from pathlib import Path
+    >>> rows = [f"ffn,{tokens},{50 + 0.1 * tokens},us" for tokens in (16, 64, 256, 1024)]
+    >>> _ = Path("ffn.csv").write_text("\\n".join(["component,tokens,latency,unit", *rows]))
+    >>> timings = afd.calibrate.load_timings("ffn.csv")
+    >>> found = afd.calibrate.fit(timings, forms={"ffn": "affine"}, base=afd.load_profile("small-moe-xeon-cpu"))
+    >>> afd.report.calibration_report(found.to_dict()) == str(found)
+    True
+    """
     stages = document["stages"]
     parts = [part for name, stage in stages.items() for part in _stage(name, stage, document["time_unit"])]
     taken = [title for name, title in STAGE_NAMES.items() if name not in stages]
@@ -33,7 +42,12 @@ def calibration_report(document: dict[str, Any]) -> str:
 
 
 def series_report(document: dict[str, Any]) -> str:
-    """What `afdjax calibrate --list` prints, of `Timings.to_dict()`: the series, and where they were measured."""
+    """What `afdjax calibrate --list` prints, of `Timings.to_dict()`: the series, and where they were measured.
+
+    >>> from pathlib import Path
+    >>> _ = Path("ffn.csv").write_text("component,tokens,latency,unit\\nffn,64,51.3,us\\nffn,256,76.1,us\\n")
+    >>> text = afd.report.series_report(afd.calibrate.load_timings("ffn.csv").to_dict())
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("component")
     table.add_column("operation", overflow="fold")

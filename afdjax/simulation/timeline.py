@@ -29,6 +29,10 @@ class Timeline(Module):
     `attention_begin` and `attention_end` have shape (passes, workers), the others (passes,): `back`, when the microbatch
     was with the attention workers, `sent`, when the slowest of them was done, `arrived` at the FFN, `ffn_begin`,
     `ffn_end`. Pass n is of microbatch n mod `in_flight`; all microbatches pass a layer before the next of `layers`.
+
+        >>> timeline = afd.record(jax.random.key(0), workload, profile, bundle, 3, steps=2)
+        >>> timeline.attention_begin.shape  # steps x microbatches, workers
+        (4, 3)
     """
 
     in_flight: int = eqx.field(static=True)
@@ -70,6 +74,10 @@ def record(
 
     The bundle is the first replica of `simulate` with the same key. Times are absolute: in single precision record few.
     Raises `ValueError` as `simulate` does.
+
+        >>> timeline = afd.record(jax.random.key(0), workload, profile, bundle, 3, steps=2)
+        >>> bool((timeline.ffn_end > timeline.ffn_begin).all())
+        True
     """
     for name, value, least in (("attention_workers", attention_workers, 1), ("steps", steps, 1), ("skip", skip, 0)):
         checks.require_whole(name, value, least)

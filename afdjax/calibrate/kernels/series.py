@@ -85,6 +85,10 @@ class SeriesFit:
     relative residual of its robust fit. `minimax` says whether the worst residual was made small in the end (the form and not
     noise limits the fit), or the robust loss was the last word. `rows` says where each point stands (columns `file`, `row`),
     `data_sheet` what the times were checked against.
+
+        >>> fit = calibrate.fit_series(timings, forms)[0]
+        >>> fit.form, fit.covariance.shape, bool(fit.worst < 0.01)
+        ('affine-with-slots', (3, 3), True)
     """
 
     series: Series
@@ -186,6 +190,9 @@ def fit_series(
     part whose data sheet the times are checked against, in place of the shipped one that a series names.
 
     Raises `ValueError`, naming the series, where it has too few different points for the form.
+
+        >>> [fit.form for fit in calibrate.fit_series(timings, {"attention": "affine-with-slots"})]
+        ['affine-with-slots', 'expert-hit', 'affine']
     """
     forms = {} if forms is None else forms
     checks.require_known("forms", forms, list(EVERYWHERE))
