@@ -36,4 +36,5 @@ def compare(
         found = afdjax.compare(
             given.profile, afdjax.load_profile(second), given.workload, given.bundle, given.barrier
         ).to_dict()
+        found["workload"] = given.workload_name or found["workload"]
     print(jsonlib.dumps(found, indent=2, allow_nan=False) if json else comparison_report(found))

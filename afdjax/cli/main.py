@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -55,7 +56,7 @@ def _afdjax(
 
 COMMANDS = {
     "plan": (plan, "--workload azure-2023-code --batch-size 128 --plot plan.png"),
-    "simulate": (simulate, "--ratios 1:32 --steps 10000 --plot curve.png --timeline gantt.png"),
+    "simulate": (simulate, "--ratios 18:22 --steps 1000 --plot curve.png"),
     "summarize": (summarize, "requests.csv -o workload.json"),
     "calibrate": (calibrate, "timings.csv -o profile.json --plot fit.png"),
     "calibrate-steps": (
@@ -98,14 +99,23 @@ def main() -> None:
         _end(status, "interrupted; nothing was written." if status == INTERRUPTED else "")
     except usage_error as error:  # pyright: ignore[reportGeneralTypeIssues]
         message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
-        message = message.replace("\n", " ").replace("Value error, ", "")
-        _end(REFUSED, message)
+        _end(REFUSED, _in_our_words(message))
     except Refusal as error:
         _end(REFUSED, str(error))
     except NoPlan as error:
         _end(NO_PLAN, str(error))
     except Stopped as error:
         _end(INTERRUPTED, str(error))
+
+
+def _in_our_words(message: str) -> str:
+    """What typer says of a choice, as other values are refused."""
+    found = re.fullmatch(r"Invalid value for '(\S+)': (?:Value error, )?'(.*)' is not one of (.*)\.", message, re.DOTALL)
+    if found:
+        option, given, known = found.groups()
+        known = known.replace("'", "")
+        message = f"{option} must be one of {known}, but it is {given}."
+    return message.replace("\n", " ")
 
 
 def _end(status: int, message: str) -> None:

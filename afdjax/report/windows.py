@@ -14,7 +14,7 @@ def windows_report(document: dict[str, Any]) -> str:
     schedule = (document["resizing"] or {}).get("schedule", [None] * len(document["windows"]))
     rows = [
         [
-            f"{_time(window['begin'])} to {_time(window['end'])}",
+            _span(window["begin"], window["end"], document["windows"][-1]["end"]),
             f"{window['requests']:,}",
             f"{window['theta']:,.0f}",
             f"{window['attention_workers']}",
@@ -57,8 +57,9 @@ def _verdict(document: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _time(seconds: float) -> str:
-    """Hours and minutes; seconds where there are few."""
-    if seconds < 600.0:
-        return f"{seconds:g} s"
-    return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d} h"
+def _span(begin: float, end: float, last: float) -> str:
+    """Hours and minutes; seconds where the `last` window ends soon."""
+    if last < 600.0:
+        return f"{begin:g} s to {end:g} s"
+    clock = lambda seconds: f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d} h"
+    return f"{clock(begin)} to {clock(end)}"
