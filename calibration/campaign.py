@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 
-from calibration.sweeps import Point, Sweep
-from calibration.timer import Timing, time_calls
+from afdjax.cli.common import REDRAWS_PER_SECOND
+
+from .sweeps import Point, Sweep
+from .timer import Timing, time_calls
 
 
 COLUMNS = (
@@ -19,10 +21,6 @@ COLUMNS = (
     "bytes_per_token", "flops_per_token", "precision",
 )  # fmt: skip
 """The tidy table that `afdjax calibrate` reads."""
-
-
-class Refusal(Exception):
-    """What cannot be measured; the message is one line."""
 
 
 class Record:
@@ -46,8 +44,8 @@ class Record:
             self._drop_half_a_line()
         except OSError as error:
             reason = (error.strerror or "unusable").lower()
-            raise Refusal(
-                f"--output: {error.filename}: must be in a folder that can be written, but: {reason}."
+            raise ValueError(
+                f"`output`: {error.filename}: must be in a folder that can be written, but: {reason}."
             ) from None
 
     def finished(self) -> list[tuple[str, Point]]:
@@ -55,8 +53,8 @@ class Record:
         with self.timings.open(newline="") as file:
             rows = csv.DictReader(file)
             if tuple(rows.fieldnames or ()) != COLUMNS:
-                raise Refusal(
-                    f"{self.timings}: line 1: must be {','.join(COLUMNS)}. Give another --output, or --restart."
+                raise ValueError(
+                    f"{self.timings}: line 1: must be {','.join(COLUMNS)}. Give another `output`, or `restart`."
                 )
             try:
                 return [
@@ -64,8 +62,8 @@ class Record:
                     for row in rows
                 ]
             except (TypeError, ValueError):
-                raise Refusal(
-                    f"{self.timings}: line {rows.line_num}: is not a timing of a campaign. Give --restart."
+                raise ValueError(
+                    f"{self.timings}: line {rows.line_num}: is not a timing of a campaign. Give `restart`."
                 ) from None
 
     def add(self, sweep: Sweep, point: Point, timing: Timing, device: str, precision: str) -> None:
@@ -79,11 +77,11 @@ class Record:
             csv.writer(file, lineterminator="\n").writerow(row)
 
     def _check_plan(self, plan: dict[str, Any]) -> None:
-        advice = "Give another --output, or --restart to measure all of it anew."
+        advice = "Give another `output`, or `restart` to measure all of it anew."
         try:
             there = json.loads(self.campaign.read_text())
         except (FileNotFoundError, ValueError):
-            raise Refusal(
+            raise ValueError(
                 f"{self.timings}: has no {self.campaign.name} that says how it was measured. {advice}"
             ) from None
         for name, wanted in json.loads(json.dumps(plan)).items():
@@ -91,7 +89,7 @@ class Record:
                 found, wanted = (
                     text if len(text := json.dumps(value)) < 80 else "another" for value in (there.get(name), wanted)
                 )
-                raise Refusal(f"{self.campaign}: `{name}` is {found} there and {wanted} now. {advice}")
+                raise ValueError(f"{self.campaign}: `{name}` is {found} there and {wanted} now. {advice}")
 
     def _drop_half_a_line(self) -> None:
         """What a killed process or a full disk may have left."""
@@ -131,7 +129,7 @@ def measure(
 
 @contextlib.contextmanager
 def progress(total: int, finished: int, terminal: bool) -> Iterator[Callable[[str], None]]:
-    """A bar on standard error, if a person looks at it."""
+    """A bar on standard error, where that is a terminal."""
     if not terminal:
         yield lambda text: None
         return
@@ -139,7 +137,7 @@ def progress(total: int, finished: int, terminal: bool) -> Iterator[Callable[[st
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=REDRAWS_PER_SECOND) as bar:
         task = bar.add_task("", total=total, completed=finished)
         yield lambda text: bar.update(task, advance=1, description=text)
 

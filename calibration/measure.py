@@ -1,6 +1,6 @@
-"""Measure the stage times of a device and fit a profile to them: the command of `calibration/command.py`.
+"""`afdjax measure` from a checkout that is not installed: `python calibration/measure.py --device cpu --quick`.
 
-`python calibration/measure.py --device gpu --model qwen3-235b`; see README.md beside this file.
+See README.md beside this file.
 """
 
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 if __name__ == "__main__":
     # a script finds its own folder, whose modules are those of a package
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from calibration.command import main
+    sys.argv.insert(1, "measure")
+    from afdjax.cli.main import command
 
-    main()
+    command()

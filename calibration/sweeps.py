@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from calibration import kernels
-from calibration.models import Grid, LayerShape
+from . import kernels
+from .models import Grid, LayerShape
 
 
 Device: TypeAlias = Any

@@ -15,6 +15,9 @@ if not BENCHMARKS and version("jaxlib").startswith("0.10."):
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
 
+# reports are as wide as files are
+os.environ.pop("COLUMNS", None)
+
 # what one process has compiled is compiled once for all workers, for the commands that they run, and for the next test run
 _CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "afdjax-tests")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)

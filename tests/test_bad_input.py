@@ -124,10 +124,10 @@ OPTIONS = {
     "no-layers": (["--layers", "0"], "--layers must be a number from 0.001 to 1,000,000, but it is 0"),
     "huge-range": (["--max-ratio", "1e9"], "--max-ratio must give at most 4,096 attention workers"),
     "no-range": (["--max-ratio", "0.5"], "--max-ratio must be above 1 / ffn_workers = 1, .* range of ratios is empty"),
-    "barrier": (["--barrier", "magic"], "'--barrier': .*'magic' is not one of 'exact', 'gaussian', 'mean-field'"),
+    "barrier": (["--barrier", "magic"], "--barrier must be one of exact, gaussian, mean-field, but it is magic"),
     "attention-start": (
         ["--attention-start", "never"],
-        "'--attention-start': .*'never' is not one of 'worker-wise', 'together'",
+        "--attention-start must be one of worker-wise, together, but it is never",
     ),
     "option": (["--ratio", "3"], "No such option: --ratio"),
     "argument": (["log.csv"], "unexpected extra argument"),

@@ -65,7 +65,7 @@ def test_from_timings_to_a_plan(run, table, tmp_path):
     report = run("calibrate", table, "-o", "profile.json", "--plot", "fit.png")
     assert (tmp_path / "fit.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     for text in ("Attention: affine-with-slots", "FFN: sharp-floor-linear", "Communication: affine", "paged on toy",
-                 "95 % interval", "ns per token", "us per slot", "25; 2,048 to 524,288 tokens, batch sizes 8 to 128",
+                 "95 % interval", "ns per token", "ns per slot", "25; 2,048 to 524,288 tokens, batch sizes 8 to 128",
                  "held-out", "levelled", "afdjax plan --profile profile.json"):  # fmt: skip
         assert text in report, text
     assert "window" not in report and "per_context" not in report
@@ -146,7 +146,7 @@ def test_region(run, refused, table):
     Path("p.json").unlink()
     assert "--batch must be a range such as 8:512" in refused(table, "-o", "p.json", "--batch", "8-16")
     assert "--tokens must be a range such as 8:512" in refused(table, "-o", "p.json", "--tokens", "9:2")
-    assert "no attention timings inside of --batch and --context and --tokens" in refused(
+    assert "no attention timings inside of --batch or --context or --tokens" in refused(
         table, "-o", "p.json", "--context", "9000:"
     )
 
@@ -164,7 +164,7 @@ def test_one_of_several_series(run, refused, tmp_path):
     assert (
         "has 3 attention series: choose one by a part of its operation (--attention), of paged on toy; dense on" in line
     )
-    assert "--attention must be a part of the operation of a attention series, but it is 'flash'" in refused(
+    assert "--attention must be a part of the operation of one of the attention series, but it is 'flash'" in refused(
         table, "-o", "profile.json", "--attention", "flash"
     )
     assert "(other, toy), but it is b200" in refused(table, "-o", "profile.json", "--device", "b200")
@@ -242,7 +242,10 @@ def test_bad_rows(refused, table, old, new, message):
 def test_too_few_or_contradicting_points(refused, tmp_path):
     single = write_table(tmp_path / "single.csv", attention()[:1], ffn()[:1], link()[:1])
     line = refused(single, "-o", "profile.json")
-    assert "attention (paged) on toy: the form 'affine' cannot be fitted: there are 1 different points" in line
+    assert (
+        "attention (paged) on toy: the form 'affine' cannot be fitted: it needs 4 different points, but 1 was measured"
+        in line
+    )
     flat = write_table(tmp_path / "flat.csv", attention()[:5], ffn(), link())
     line = refused(flat, "-o", "profile.json", "--attention-form", "affine-with-slots")
     assert "all points are at one batch size, 8: measure at two or more" in line

@@ -60,7 +60,7 @@ def test_the_command_compares(tmp_path, run, refused):
     document = json.loads(run(*command, "--json"))
     assert round(document["crossing_batch_sizes"]["attention"][0]) == 55
     text = run(*command)
-    assert "attention [us]" in text and "attention: the other one is faster beyond a batch size of 55." in text
+    assert "throughput per instance" in text and "attention: the other one is faster beyond a batch size of 55." in text
     assert "'second' must be in the time unit of" in refused(
         "compare", tmp_path / "slow.json", "deepseek-v3-ascend-910c"
     )

@@ -199,7 +199,7 @@ def test_the_caution_for_a_coarse_lattice_is_good_advice():
     of = lambda barrier: afd.plan(law, profile, afd.Bundle(4), barrier, max_ratio=2)
     (caution,) = [line for line in of(afd.Exact(256)).warnings if "nodes" in line]
     advised = re.search(
-        r"256 nodes of the exact barrier blur the others' loads by \d+%: `Exact\((\d+)\)` sees more", caution
+        r"256 nodes of the exact barrier blur the others' loads by \d+ %: `Exact\((\d+)\)` resolves more", caution
     )
     assert advised is not None
     assert not [line for line in of(afd.Exact(int(advised[1]))).warnings if "nodes" in line]

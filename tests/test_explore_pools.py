@@ -276,7 +276,7 @@ def test_the_command_with_everything(run):
             assert part["attention_accelerator"] in ("h20", "h800") and set(part["binds"]) <= set(BINDINGS)
             assert set(part["bytes"]) == {"weights", "cache", "ffn_weights"}
     shown = exploration_report(document)
-    assert "2 x h20 + 2 x h800" in shown and "binds" in shown
+    assert "2 x h20 + 2 x h800" in shown and "limited by" in shown
 
 
 def test_settings_take_other_devices_and_imbalances():

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from afdjax.cli.main import main
 from calibration import campaign, command, kernels, models, sweeps, timer
 
 
@@ -200,9 +201,9 @@ def run(monkeypatch, capsys, tmp_path, tiny):
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[Any, str]:
-        monkeypatch.setattr(sys, "argv", ["measure.py", *arguments])
+        monkeypatch.setattr(sys, "argv", ["afdjax", "measure", *arguments])
         with pytest.raises(SystemExit) as stop:
-            command.main()
+            main()
         shown = capsys.readouterr()
         assert shown.out == ""
         return stop.value.code, shown.err
@@ -224,7 +225,7 @@ def points() -> list[tuple[str, ...]]:
 
 def test_campaign_writes_the_tidy_table_and_how_it_was_made(run):
     status, said = run(*CPU)
-    assert status == 0 and said.splitlines()[-1] == "measure: measured: campaign/timings.csv"
+    assert status == 0 and said.splitlines()[-1] == "afdjax: measured: campaign/timings.csv"
     assert len(rows()) == 4 + 2 + 2
     assert tuple(rows()[0]) == (
         "component", "operation", "device", "batch", "context", "tokens", "layers", "latency", "unit", "repeats",
@@ -270,7 +271,7 @@ def test_interrupted_campaign_goes_on_where_it_stopped(run, monkeypatch):
     monkeypatch.setattr(campaign, "time_calls", interrupted)
     status, said = run(*CPU, "--restart")
     assert status == 130
-    assert said.splitlines()[-1] == "measure: interrupted after 3 of 8 points: the same command goes on from there."
+    assert said.splitlines()[-1] == "afdjax: interrupted after 3 of 8 points: the same command goes on from there."
     assert points() == order[:3]
     measured = rows()
     with Path("campaign/timings.csv").open("a") as file:
@@ -303,8 +304,7 @@ def test_a_device_without_memory_leaves_a_point_out(run, monkeypatch):
 
 def test_the_profile_is_fitted_to_the_models_own_series(run, monkeypatch):
     asked = {}
-    monkeypatch.setattr(command, "fit_profile", lambda *arguments: asked.update(arguments=arguments) or "")
-    monkeypatch.setattr("builtins.print", lambda *_, **__: None)
+    monkeypatch.setattr(command, "fit_profile", lambda *arguments: asked.update(arguments=arguments))
     run("--device", "cpu", "--operations", "ragged,communication,mla,gqa,experts", "--output", "campaign")
     timings, operations, name, path = asked["arguments"]
     assert timings == Path("campaign/timings.csv") and path == Path("campaign/profile.json")
@@ -319,23 +319,23 @@ def test_the_profile_is_fitted_to_the_models_own_series(run, monkeypatch):
 def test_no_profile_without_its_three_stages(run):
     status, said = run("--device", "cpu", "--operations", "dense", "--output", "campaign")
     assert status == 0
-    assert said.splitlines()[-1] == "measure: not fitted: a profile of small is made of gqa, experts, communication."
+    assert said.splitlines()[-1] == "afdjax: not fitted: a profile of small is made of gqa, experts, communication."
 
 
 @pytest.mark.parametrize(
     "arguments, line",
     [
-        (("--device", "abacus"), "'abacus' is not one of"),
-        (("--device", "tpu"), "--device: must be a kind that JAX finds here (cpu), but it is tpu."),
-        (("--device", "cpu", "--model", "gpt-5"), "'gpt-5' is not one of"),
+        (("--device", "abacus"), "--device must be one of cpu, gpu, tpu, but it is abacus."),
+        (("--device", "tpu"), "--device must be a kind that JAX finds here (cpu), but it is tpu."),
+        (("--device", "cpu", "--model", "gpt-5"), "--model must be one of deepseek-v3, qwen3-235b, small, but it is gpt-5."),
         (("--device", "cpu", "--model", "qwen3-235b", "--operations", "mla"),
-         "--operations: must be of gqa, experts, ragged, communication for qwen3-235b, but one is 'mla'."),
+         "--operations must be of gqa, experts, ragged, communication for qwen3-235b, but one is 'mla'."),
         (("--device", "cpu", "--memory", "0"), "--memory must be a number from 1e-06 to 1,000,000, but it is 0."),
         (("--device", "cpu", "--memory", "1e308"), "--memory must be a number from 1e-06 to 1,000,000, but it is 1e+308."),
         (("--device", "cpu", "--seed", "9" * 30), "--seed must be a whole number from 0 to 4,294,967,295, but it is 999"),
         (("--device", "cpu", "--output", "file/campaign"), "must be in a folder that can be written"),
-        ((*CPU, "--seed", "1"), "campaign/campaign.json: `seed` is 0 there and 1 now. Give another --output"),
-        ((*CPU, "--operations", "dense"), '`operations` is ["gqa", "experts", "communication"] there and ["dense"] now.'),
+        ((*CPU, "--seed", "1"), "campaign/campaign.json: --seed is 0 there and 1 now. Give another --output, or --restart"),
+        ((*CPU, "--operations", "dense"), '--operations is ["gqa", "experts", "communication"] there and ["dense"] now.'),
     ],
 )  # fmt: skip
 def test_refusals_are_one_line(run, arguments, line):
@@ -344,7 +344,7 @@ def test_refusals_are_one_line(run, arguments, line):
     Path("file").write_text("")
     status, said = run(*arguments)
     assert status == 2
-    assert said.count("\n") == 1 and said.startswith("measure: ") and line in said
+    assert said.count("\n") == 1 and said.startswith("afdjax: ") and line in said
 
 
 @pytest.mark.parametrize("content, line", [("a,b\n", "line 1: must be component,"), (None, "has no campaign.json")])
@@ -370,6 +370,7 @@ def test_the_readmes_commands_measure_fit_and_plan(tmp_path, command):
     assert measured.returncode == 0, measured.stderr
     assert took_s < 180.0
     assert "held-out error" in measured.stdout and measured.stderr.endswith("fitted: small-cpu/profile.json\n")
+    assert "  afdjax plan --profile small-cpu/profile.json\n" in measured.stdout
     scenario = ["--profile", "small-cpu/profile.json", "--workload", "geometric:200,100", "--batch-size", "32"]
     planned = command("plan", "--json", "--barrier", "gaussian", *scenario)
     assert planned.status == 0, planned.err

@@ -15,6 +15,7 @@ import afdjax as afd
 from afdjax.calibrate.steps.log import StepLog
 from afdjax.cli.common import option
 from afdjax.cli.main import COMMANDS
+from afdjax.cycles.barrier import MOST_POINTS
 from afdjax.deployment.bundle import MOST_IN_FLIGHT, RANGES
 from afdjax.simulation.requirements import MOST_REPLICAS, MOST_SEED, MOST_STEPS
 
@@ -72,6 +73,7 @@ def test_help_says_the_range(of, name, help_text):
             **RANGES,
             "in_flight": (1, MOST_IN_FLIGHT),
             "ffn_workers": (1, RANGES["ffn_workers"][1]),
+            "barrier_points": (64, MOST_POINTS),
             "steps": (1, MOST_STEPS),
             "replicas": (1, MOST_REPLICAS),
             "seed": (0, MOST_SEED),

@@ -159,7 +159,7 @@ def test_the_misfit_of_the_measured_ascend_run_is_reported(shared_data):
     fit = fit_steps(log)
     (misfit,) = [line for line in fit.advice() if line.startswith("misfit")]
     assert misfit.startswith(
-        "misfit: 64A-16F with 14 slots (81 rows from row 82 on, median 87,088 us) took 9% less time than 48A"
+        "misfit: 64A-16F with 14 slots (81 rows from row 82 on, median 87,088 us) took 9 % less time than 48A"
     )
     assert "53 times the noise" in misfit
     assert "misfit" in str(fit)
@@ -229,7 +229,7 @@ def test_the_command_fits_predicts_and_refuses(tmp_path, run, refused):
     assert afd.load_profile(out).covariance is not None
     text = run("calibrate-steps", log, *fitted)
     assert text == steps_report(document) + "\n"
-    assert f"{tmp_path / 'two.csv'}: 7 steps predicted within" in text
+    assert f"{tmp_path / 'two.csv'}: 7 steps predicted within" in " ".join(text.split())
     for arguments, message in (
         ((log, "--unknown", "network"), "--unknown must be one of attention, ffn, communication"),
         ((log, "--unknown", "ffn"), "--unsure and --unknown must come with --prior"),
@@ -412,7 +412,7 @@ def test_a_prior_that_the_log_contradicts_is_named():
     assert freed.freed is None and freed.scatter < 0.017
     found = freed.to_dict()["coefficients"]["ffn.per_token"]
     assert found["told"] and not found["of_prior"]
-    assert f"(the log; prior {2.0 * float(truth.ffn.per_token):.5g}, moved -5" in str(freed)
+    assert "the log; prior 1,276, moved -5" in " ".join(str(freed).split())
 
 
 def test_hiccups_are_listed_and_have_little_influence():
@@ -437,7 +437,9 @@ def test_predictions_that_nothing_determines_are_said_to_be_none():
     document = fit.to_dict() | {"prediction": fit.compare(far)}
     _, low, high = fit.predict(far)
     assert document["prediction"]["not_determined"] == int((high > 2.0 * low).sum()) > 0
-    assert "are not determined: their intervals span more than a factor of 2." in steps_report(document)
+    assert "are not determined: their intervals span more than a factor of 2." in " ".join(
+        steps_report(document).split()
+    )
 
 
 def test_predictions_are_of_the_other_log():

@@ -26,6 +26,12 @@ from afdjax.deployment.profile import PerWorker, Profile, Provenance, Shared, Va
 from afdjax.deployment.stages import STAGES
 from afdjax.hardware.accelerator import Accelerator
 from afdjax.report.calibration import calibration_report
+from afdjax.report.quantities import shown_share
+from afdjax.report.words import listed
+
+
+OFF = 0.1
+"""A held-out error above this asks for more measurements."""
 
 
 class Implausible(ValueError):
@@ -87,12 +93,23 @@ class Calibration:
         """What each stage's series shows."""
         return {stage: fit.findings for stage, fit in self.fits.items()}
 
+    def advice(self) -> list[str]:
+        """What to do about stages whose form is far off."""
+        beyond = {stage: fit for stage, fit in self.fits.items() if (_finite(fit.left_out) or 0.0) > OFF}
+        if not beyond:
+            return []
+        tables = [f"`forms['{stage}'] = 'table'`" for stage, fit in beyond.items() if fit.formula and fit.tabular]
+        other = f", or interpolate ({' '.join(tables)})" if tables else ""
+        off = f"The times of {listed(list(beyond))} are off by more than {shown_share(OFF)}"
+        return [f"{off}: measure again, closer around the loads that you serve{other}."]
+
     def to_dict(self) -> dict[str, Any]:
         """Forms, intervals, errors, validity, cliffs and findings by stage, and what a repetition needs."""
         return {
             "profile": self.profile.provenance.name,
             "time_unit": self.profile.time_unit,
             "stages": {stage: _stage_dict(fit, self.profile.time_unit) for stage, fit in self.fits.items()},
+            "advice": self.advice(),
             "made_by": self.made_by,
         }
 
@@ -168,7 +185,7 @@ def fit(
     present = {stage: part for stage, part in parts.items() if part is not None}
     every = fit_series(Timings.join(list(present.values())), forms, options.minimax, options.accelerator)
     fits = dict(zip(present, every, strict=True))
-    alarms = [_alarm(stage, found) for stage, one in fits.items() for found in one.findings if found.alarm]
+    alarms = [_alarm(stage, one, found) for stage, one in fits.items() for found in one.findings if found.alarm]
     if alarms and not options.accept_implausible:
         raise Implausible(f"{timings.source}: {' '.join(alarms)}")
     with jax.enable_x64(True):
@@ -177,10 +194,12 @@ def fit(
     return Calibration(in_default_precision(profile), fits, _made_by(timings, base, asked))
 
 
-def _alarm(stage: str, found: Finding) -> str:
+def _alarm(stage: str, fit: SeriesFit, found: Finding) -> str:
     """One alarm in words; what a table would follow is no reason to refuse one."""
-    advice = f" (`forms['{stage}'] = 'table'`, if they are right)" if found.about == "form" else ""
-    return f"{stage}: {found.text.rstrip('.')}{advice}."
+    if found.about == "form" and fit.tabular:
+        told = found.text.removesuffix(".")
+        return f"{stage}: {told}, or interpolate the times if they are right (`forms['{stage}'] = 'table'`)."
+    return f"{stage}: {found.text}"
 
 
 def _made_by(timings: Timings, base: Profile | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -243,6 +262,7 @@ def _stage_dict(fit: SeriesFit, time_unit: str) -> dict[str, Any]:
         "left_out_error_by_form": {name: _finite(error) for name, error in fit.left_out_by_form.items()},
         "levelled": fit.minimax,
         "interpolated": fit.formula is None,
+        "can_be_interpolated": fit.tabular,
         "gross_outliers": int(fit.outliers.sum()),
         "outlier_rows": fit.outlier_rows(),
         "valid_tokens": list(fit.validity.tokens or ()),

@@ -8,6 +8,7 @@ import polars as pl
 from afdjax._tools.objects.advice import advised
 from afdjax._tools.objects.arguments import check_fields
 from afdjax.calibrate.timings import Timings
+from afdjax.report.layout import shortened
 
 
 @advised("calibrate.Region(batch=(1, 256))")
@@ -63,15 +64,16 @@ def _named_series(timings: Timings, stage: str, text: str | None) -> Timings | N
     if not len(chosen):
         if text is not None:
             raise ValueError(
-                f"{timings.source}: `select['{stage}']` must be a part of the operation of a {stage} series, but it is '{text}'."
+                f"{timings.source}: `select['{stage}']` must be a part of the operation of one of the {stage} series, but it is "
+                f"'{text}'."
             )
         return None
     groups = chosen.groups()
     if len(groups) > 1:
-        shown = "; ".join(f"{key.operation or '-'} on {key.device or 'any device'}" for key, _ in groups[:3])
+        named = [f"{key.operation or '-'} on {key.device or 'any device'}" for key, _ in groups]
         raise ValueError(
             f"{timings.source}: has {len(groups)} {stage} series: choose one by a part of its operation "
-            f"(`select['{stage}']`), of {shown}{'; ...' if len(groups) > 3 else ''}."
+            f"(`select['{stage}']`), of {'; '.join(shortened(named, 3))}."
         )
     return chosen
 

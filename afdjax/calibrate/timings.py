@@ -15,6 +15,7 @@ from afdjax._tools.files import FileError, suggestion
 from afdjax._tools.objects.advice import advised
 from afdjax._tools.provenance import digest
 from afdjax.hardware.formats import MEASURED_AS
+from afdjax.report.layout import shortened
 
 
 COMPONENTS = ("attention", "ffn", "communication", "step")
@@ -293,7 +294,7 @@ def _with_all_columns(frame: pl.DataFrame, source: str) -> pl.DataFrame:
 
 def missing_column(name: str, given: Sequence[str], source: str, rows: str = "") -> FileError:
     """The error about a column that is not there."""
-    columns = ", ".join(given[:12]) + (", ..." if len(given) > 12 else "")
+    columns = ", ".join(shortened(given, 12))
     others = [column for column in given if column not in TIDY]
     return FileError(
         f"{source}: must have the column '{name}'{rows}, but its columns are {columns}{suggestion(name, others)}."

@@ -3,11 +3,12 @@
 import json as jsonlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from afdjax._tools.write import write
+from afdjax.cli import choices, scenario as options
 from afdjax.cli.common import Refusal, check_target, option, prepare, progress_bar, refusing, renamed, save_figure
 from afdjax.deployment.stages import STAGES
 
@@ -17,25 +18,33 @@ if TYPE_CHECKING:
 
 REGION = ("batch", "context", "tokens")
 
-Timing = Annotated[list[str], typer.Argument(help="Timing tables: files, folders, or aiconfigurator:SYSTEM/OP.")]
+Timing = Annotated[
+    list[str], typer.Argument(metavar="TIMINGS...", help="Timing tables: files, folders, or aiconfigurator:SYSTEM/OP.")
+]
 Part = Annotated[
     str | None,
-    typer.Option(help="A part of the operation, where there are several series of this stage; 'a + b' adds two."),
+    typer.Option(help="Where this stage has several series: a part of its operation; 'a + b' adds two."),
 ]
-FormName = Annotated[str | None, typer.Option(help="Form of the stage. Default: that with the least held-out error.")]
-Range = Annotated[str | None, typer.Option(help="What counts, LOW:HIGH; either end may be open.")]
+Range = Annotated[
+    str | None, typer.Option(metavar="LOW:HIGH", help="Use only measurements in this range; either end may be open.")
+]
+
+
+def _form(kinds: type[choices.StrEnum]) -> Any:
+    forms = choices.one_of(kinds)
+    return typer.Option(metavar="FORM", help=f"{forms}. Default: the form with the least held-out error.")
 
 
 def calibrate(
     timings: Timing,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The profile to write (JSON).")] = None,
+    output: Annotated[Path | None, options.output("The profile to write (JSON).")] = None,
     attention: Part = None,
     ffn: Part = None,
     communication: Part = None,
-    attention_form: FormName = None,
-    ffn_form: FormName = None,
-    communication_form: FormName = None,
-    device: Annotated[str | None, typer.Option(help="Name of the device, where there are several.")] = None,
+    attention_form: Annotated[choices.AttentionForm | None, _form(choices.AttentionForm)] = None,
+    ffn_form: Annotated[choices.FfnForm | None, _form(choices.FfnForm)] = None,
+    communication_form: Annotated[choices.CommunicationForm | None, _form(choices.CommunicationForm)] = None,
+    device: Annotated[str | None, typer.Option(help="Where there are several devices: the name of one.")] = None,
     batch: Range = None,
     context: Range = None,
     tokens: Range = None,
@@ -50,9 +59,7 @@ def calibrate(
     source: Annotated[
         str | None, typer.Option(help="Where the timings come from, kept in the profile. Default: TIMINGS.")
     ] = None,
-    shared_link: Annotated[
-        bool, typer.Option("--shared-link", help="Communication is one link for the merged batch.")
-    ] = False,
+    shared_link: Annotated[bool, typer.Option("--shared-link", help="All attention workers share one link.")] = False,
     minimax: Annotated[
         bool | None,
         typer.Option(
@@ -61,20 +68,23 @@ def calibrate(
         ),
     ] = None,
     accept_implausible: Annotated[
-        bool, typer.Option("--accept-implausible", help="Go on with timings that cannot be right.")
+        bool, typer.Option("--accept-implausible", help="Fit timings that cannot be right, too.")
     ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Write measured, fitted and residuals to this PNG file.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
-    show_series: Annotated[bool, typer.Option("--list", help="Only say which series there are.")] = False,
+    plot: Annotated[Path | None, options.plot("measured and fitted times and residuals")] = None,
+    json: options.Json = False,
+    show_series: Annotated[bool, typer.Option("--list", help="Only list the series in the tables.")] = False,
 ) -> None:
-    """Fit stage times to measured timings: a profile for `plan`, how well its forms fit, and where they do not."""
+    """Fit a profile to measured kernel times.
+
+    Also reports how well its forms fit, and where they do not.
+    """
     prepare()
     import afdjax
     from afdjax.calibrate import FitOptions, Implausible, fit, load_timings
     from afdjax.hardware.files import load_accelerator
     from afdjax.report.calibration import calibration_report, series_report
 
-    with refusing(_named):
+    with refusing(names):
         if not show_series:
             _check_targets(output, plot)
         region = _region(batch, context, tokens)
@@ -99,12 +109,13 @@ def calibrate(
                     options=FitOptions(minimax, shared_link, accept_implausible, part),
                 )
         except Implausible as error:
-            raise Refusal(f"{renamed(str(error), _named)} (--accept-implausible goes on in spite of it.)") from None
+            raise Refusal(f"{renamed(str(error), names)} To fit them nevertheless, add --accept-implausible.") from None
         profile = afdjax.profile_to_json(found.profile)
         if plot is not None:
             save_figure(plot, lambda figures: figures.calibration_figure(found.picture()))
         write(output, profile.encode())
     document = found.to_dict() | {"profile_file": str(output), "document": jsonlib.loads(profile)}
+    document["advice"] = [renamed(advice, names) for advice in document["advice"]]
     print(jsonlib.dumps(document, indent=2, allow_nan=False) if json else calibration_report(document))
 
 
@@ -116,12 +127,12 @@ def _check_targets(output: Path | None, plot: Path | None) -> None:
         check_target(plot, ".png")
 
 
-def _named(name: str) -> str:
-    """The option that stands for an argument of the library; what else is in backticks is a column of a table."""
+def names(name: str) -> str:
+    """The option that stands for an argument of the library; columns of tables have names that options have as well."""
     options = {f"select['{stage}']": f"--{stage}" for stage in STAGES}
     options |= {f"forms['{stage}']": f"--{stage}-form" for stage in STAGES}
     options |= {f"forms['{stage}'] = 'table'": f"--{stage}-form table" for stage in STAGES}
-    options |= {"region": " and ".join(f"--{part}" for part in REGION), "base": "--base"}
+    options |= {"region": " or ".join(f"--{part}" for part in REGION), "base": "--base"}
     return options.get(name, f"'{name}'")
 
 

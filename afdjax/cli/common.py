@@ -1,6 +1,7 @@
 """What all commands share: settings, progress, refusals in one line, figures."""
 
 import contextlib
+import inspect
 import io
 import os
 import re
@@ -10,11 +11,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from typer.models import ArgumentInfo
+
 from afdjax._tools.write import write
+
+
+REDRAWS_PER_SECOND = 4
+"""How often a progress bar is drawn again."""
 
 
 class Refusal(Exception):
     """Input that is not accepted; the message is one line."""
+
+
+class NoPlan(Exception):
+    """The command did its work, and there is no plan; the message is one line with the reason."""
+
+
+class Stopped(Exception):
+    """The command was interrupted; the message is one line that says what is kept."""
 
 
 def prepare(parallel: bool = False) -> None:
@@ -42,39 +57,52 @@ def prepare(parallel: bool = False) -> None:
 
 @contextlib.contextmanager
 def progress_bar(text: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on standard error, if a person looks at it."""
+    """A progress bar where standard error is a terminal; nothing is written elsewhere."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=Console(stderr=True), transient=True, refresh_per_second=REDRAWS_PER_SECOND) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+Naming = Callable[[str], str]
+"""What stands on the command line for a name that the library writes in backticks."""
+
+
+def say(message: str) -> None:
+    """One line on standard error, about what goes on."""
+    print(f"afdjax: {message}", file=sys.stderr)
+
+
 def option(name: str) -> str:
     """The option that gives the argument of this name."""
-    return f"--{name.replace('_', '-')}" if re.fullmatch(r"[a-z]\w*", name) else f"`{name}`"
+    return f"--{name.replace('_', '-')}"
 
 
-def in_options(message: str, names: dict[str, str] | None = None) -> str:
-    """A message of the library in terms of the command's options: what it writes in backticks are names of arguments."""
-    return renamed(message, lambda name: (names or {}).get(name) or option(name))
+def naming(command: Callable[..., None], **others: str) -> Naming:
+    """The names of a command: its own options and arguments, and `others` for what the library calls differently.
+
+    What is neither stands in quotes: it is a column of a table, or a field of a file.
+    """
+    own = {
+        name: name.upper() if isinstance(parameter.annotation.__metadata__[0], ArgumentInfo) else option(name)
+        for name, parameter in inspect.signature(command).parameters.items()
+    }
+    return lambda name: others.get(name) or own.get(name) or f"'{name}'"
 
 
-def renamed(message: str, named: Callable[[str], str]) -> str:
+def renamed(message: str, named: Naming) -> str:
     """A message of the library, with what stands for each name that it writes in backticks."""
     return re.sub("`([^`]+)`", lambda match: named(match[1]), message)
 
 
 @contextlib.contextmanager
-def refusing(named: Callable[[str], str] = option) -> Iterator[None]:
-    """Turn what the library says of bad values into a refusal in terms of the command's options.
-
-    `named` says what stands for a name that the library writes in backticks.
-    """
+def refusing(named: Naming) -> Iterator[None]:
+    """Turn what the library says of bad values into a refusal in the words of the command line."""
     try:
         yield
     except OSError as error:

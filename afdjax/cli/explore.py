@@ -2,6 +2,7 @@
 
 import re
 import reprlib
+import shlex
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
@@ -10,86 +11,96 @@ from typing import Annotated, Any
 import typer
 
 from afdjax._tools.write import write
-from afdjax.cli.common import Refusal, check_target, option, prepare, refusing, save_figure
+from afdjax.cli import choices, scenario as options
+from afdjax.cli.common import NoPlan, Refusal, check_target, naming, prepare, refusing, renamed, save_figure
 
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-_ARGUMENTS = {"devices": "--gpus", "rules": "--rule"} | {
-    name: f"{name} of --workload" for name in ("prefix", "prompt", "output")
-}
-"""Where arguments of the library come from, that have no option of their name."""
 
 
 def explore(
     model: Annotated[str, typer.Option(help="Shipped model, or a Hugging Face config.json.")] = "deepseek-v3.2",
     gpus: Annotated[
         str,
-        typer.Option(help="NxACCELERATOR, N 1 to 1024: a shipped one, or a JSON file. Two kinds: 64xh20+32xl40s."),
+        typer.Option(
+            help="NUMBERxACCELERATOR, 1 to 1024 of a shipped accelerator or of a JSON file. Two kinds: 64xh20+32xl40s."
+        ),
     ] = "128xb200",
     workload: Annotated[
-        str, typer.Option(help="chat, coding, agentic-coding, PREFIX/PROMPT/OUTPUT tokens, or a workload as of plan.")
+        str,
+        typer.Option(
+            help="chat, coding, agentic-coding, PREFIX/PROMPT/OUTPUT tokens, or any workload that afdjax plan accepts."
+        ),
     ] = "chat",
     ttft: Annotated[
-        str | None, typer.Option(help="Target to the first token: 50ms, 0.5s, up to 1e9 s. Default: none.")
+        str | None, typer.Option(help="Target time to the first token, such as 50ms, up to 1e9 s. Default: none.")
     ] = None,
     tpot: Annotated[
-        str | None, typer.Option(help="Target of a further token: 15ms, up to 1e9 s. Default: none.")
+        str | None, typer.Option(help="Target time per output token, such as 15ms, up to 1e9 s. Default: none.")
     ] = None,
-    objective: Annotated[str, typer.Option(help="What is best: throughput, or that by price or power.")] = "throughput",
+    objective: Annotated[
+        choices.Objective, typer.Option(help="What is best: most throughput, or most for its price or power.")
+    ] = choices.Objective["throughput"],
     tables: Annotated[
-        list[Path] | None, typer.Option(help="Measured kernels of these devices: files or folders, as of calibrate.")
+        list[Path] | None,
+        typer.Option(
+            metavar="<path>", help="Measured kernels of these devices: files or folders that afdjax calibrate reads."
+        ),
     ] = None,
     fit: Annotated[
         bool,
-        typer.Option("--fit", help="Fit the constants of the cost model to --tables, in place of interpolating them."),
+        typer.Option("--fit", help="Fit the constants of the cost model to --tables instead of interpolating them."),
     ] = False,
     weights: Annotated[
-        str | None, typer.Option(help="Format of all weights but embedding and head. Default: as the model is stored.")
+        choices.Format | None,
+        typer.Option(help="Format of all weights but embedding and head. Default: as the model is stored."),
     ] = None,
-    cache: Annotated[str, typer.Option(help="Format of the KV cache.")] = "fp8",
+    cache: Annotated[choices.Format, typer.Option(help="Format of the KV cache.")] = choices.Format["fp8"],
     imbalance: Annotated[
-        float, typer.Option(help="Work and incoming transfers of the busiest expert device over the mean, 1 to 10000.")
+        float,
+        typer.Option(help="Work and incoming transfers of the busiest expert device over the mean, 1 to 10000."),
     ] = 1.0,
     skew: Annotated[
         float | None,
-        typer.Option(help="Instead: experts as popular as rank^-SKEW, 0 to 10, tokens drawn. 0: uniform, 1: Zipf."),
+        typer.Option(
+            help="Instead of --imbalance: draw tokens with expert popularity rank^-SKEW, 0 (uniform) to 10; 1 is Zipf."
+        ),
     ] = None,
     accepted: Annotated[
-        float, typer.Option(help="Tokens of a step for each request, 1 to 1001 (speculative decoding).")
+        float, typer.Option(help="Tokens accepted per request and step, 1 to 1001 (speculative decoding).")
     ] = 1.0,
     drafted: Annotated[
-        float, typer.Option(help="Tokens proposed in a step beside the first, 0 to 1000, by the model's draft layers.")
+        float,
+        typer.Option(help="Tokens proposed per step beside the first, 0 to 1000, by the model's draft layers."),
     ] = 0.0,
     schedule: Annotated[
-        str,
-        typer.Option(
-            help="What overlaps with FFN devices: four-stage, three-stage, two-stage, serial, fused, unchained."
-        ),
-    ] = "four-stage",
+        choices.Schedule, typer.Option(help="How many stages overlap where FFN devices are apart.")
+    ] = choices.Schedule["four-stage"],
     routes: Annotated[
-        str, typer.Option(help="Copies of a token that travel: per-node, per-device or per-expert.")
-    ] = "per-node",
+        choices.Routes, typer.Option(help="How many copies of a token travel to its experts.")
+    ] = choices.Routes["per-node"],
     rule: Annotated[
-        list[str] | None,
-        typer.Option(help="Ask of sizes: whole-experts, divisible, attention-first, whole-nodes. Repeat for more."),
+        list[choices.Rule] | None,
+        typer.Option(metavar=choices.metavar(choices.Rule), help="Allow only such sizes (repeat for more rules)."),
     ] = None,
     with_attention: Annotated[
         str,
         typer.Option(help="What runs on the attention devices: of router, shared, dense, joined by commas; or none."),
     ] = "router,dense",
-    sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Rank what to improve.")] = False,
+    sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Rank the constants by their effect.")] = False,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Write the best plan with FFN devices: profile and bundle (JSON)."),
+        Path | None, options.output("Write the best plan with FFN devices as profile and bundle (JSON).")
     ] = None,
     level: Annotated[
-        str | None,
-        typer.Option(help="Whose plan -o writes: aggregated-afd or disaggregated-afd. Default: the better one."),
+        choices.AfdLevel | None, typer.Option(help="With -o: the level whose plan is written. Default: the better one.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write throughput against interactivity to this PNG file.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    plot: Annotated[Path | None, options.plot("throughput against interactivity")] = None,
+    json: options.Json = False,
 ) -> None:
-    """Aggregated, prefill/decode, attention/FFN disaggregation, or both: the best plan of each under the same targets."""
+    """Find the best plan of each level of disaggregation.
+
+    Levels: aggregated, prefill and decode apart, attention and FFN apart, or both, all under the same targets.
+    """
     prepare()
     import dataclasses
     from concurrent.futures import ThreadPoolExecutor
@@ -100,28 +111,26 @@ def explore(
     from afdjax.explore.explain.facts import facts_ahead
     from afdjax.explore.plans.candidates import evaluation_ahead
     from afdjax.hardware.files import load_accelerator
-    from afdjax.hardware.formats import bytes_of
     from afdjax.report.exploration import exploration_report
 
-    with refusing(lambda name: _ARGUMENTS.get(name, option(name))):
-        if level is not None:
-            _one_of("level", level, dict.fromkeys(("aggregated-afd", "disaggregated-afd")))
-            if output is None:
-                raise Refusal("--level says whose plan -o writes: give -o as well.")
+    ends = {name: f"{name} of --workload" for name in ("prefix", "prompt", "output")}
+    named = naming(explore, **ends, devices="--gpus", rules="--rule")
+    with refusing(named):
+        if level is not None and output is None:
+            raise Refusal("--level says whose plan -o writes: give -o as well.")
         for target, suffix in ((plot, ".png"), (output, ".json")):
             if target is not None:
                 check_target(target, suffix)
         counts, parts = zip(*_pools_of(gpus), strict=True)
         chosen = load_model(model)
         if weights is not None:
-            bytes_of(weights, "weights")
-            chosen = dataclasses.replace(chosen, formats=(weights, weights, weights))
+            chosen = dataclasses.replace(chosen, formats=(str(weights),) * 3)
         kinds = [load_accelerator(part) for part in parts]
         setting = Setting(
-            chosen, kinds[0], kinds[-1], _requests(workload), imbalance=_imbalance(chosen, imbalance, skew), cache=cache,
-            with_attention=() if with_attention == "none" else tuple(with_attention.split(",")),
+            chosen, kinds[0], kinds[-1], _requests(workload), imbalance=_imbalance(chosen, imbalance, skew),
+            cache=str(cache), with_attention=() if with_attention == "none" else tuple(with_attention.split(",")),
             accepted=accepted, drafted=drafted,
-            schedule=_one_of("schedule", schedule, SCHEDULES), network=Network(routes=_one_of("routes", routes, ROUTES)),
+            schedule=SCHEDULES[str(schedule)], network=Network(routes=ROUTES[str(routes)]),
         )  # fmt: skip
         if fit and (not tables or len(kinds) > 1):
             raise Refusal("--fit needs --tables of one kind of device.")
@@ -136,24 +145,23 @@ def explore(
         beside = ThreadPoolExecutor(1)
         evaluation_ahead(beside, setting, fleet)
         facts_ahead(beside, setting, fleet)
-        found = search(setting, fleet, targets, objective=objective, rules=rule or ())
+        rules = [str(one) for one in rule or ()]
+        found = search(setting, fleet, targets, objective=str(objective), rules=rules)
         beside.shutdown()
         found = dataclasses.replace(found, inputs=_inputs(model, parts, workload, tables, skew))
         # the ranking of constants that people read leaves the model's shape out
         document = found.to_dict(sensitivity, of_model=json)
+        document["advice"] = [renamed(advice, named) for advice in document["advice"]]
         if plot is not None:
             save_figure(plot, lambda module: module.exploration_figure(document))
-        text = dumps(document, indent=2, allow_nan=False) if json else exploration_report(document)
-        if output is not None:
-            said = _written(found, output, level)
-            text = text if json else f"{text}\n\n{said}"
-    print(text)
-
-
-def _one_of(name: str, value: str, known):
-    if value not in known:
-        raise Refusal(f"--{name} must be one of {', '.join(known)}, but it is {value}.")
-    return known[value]
+        written = None if output is None else _written(found, output, level)
+    print(dumps(document, indent=2, allow_nan=False) if json else exploration_report(document))
+    if document["best"] is None:
+        raise NoPlan(document["advice"][0])
+    if output is not None and written is None:
+        raise NoPlan(f"{output} was not written. {renamed(_why_not_written(found, level), named)}")
+    if written is not None and not json:
+        print(f"\n{written}")
 
 
 def _imbalance(model, factor: float, skew: float | None):
@@ -195,24 +203,30 @@ def _inputs(
     }
 
 
-def _written(found, output: Path, chosen: str | None) -> str:
-    """Write the best plan with FFN devices (of the chosen level), and say how to plan with it."""
+def _written(found, output: Path, chosen: str | None) -> str | None:
+    """Write the best plan with FFN devices (of the chosen level), and say how to plan with it; None where there is none."""
     from afdjax.deployment.files import profile_to_json
     from afdjax.explore import as_bundle
 
-    plans = [
-        level.plan
-        for level in found.levels
-        if level.plan and any(float(p.replica.ffn_devices) for p in level.plan.parts) and chosen in (None, level.name)
-    ]
+    plans = [level.plan for level in _levels_with_ffn_devices(found, chosen) if level.plan]
     if not plans:
-        which = f" of level {chosen}" if chosen else ""
-        raise Refusal(f"{output}: there is no plan with FFN devices{which} to write: relax the targets.")
+        return None
     best = max(plans, key=lambda plan: plan.value)
     part = next(part for part in reversed(best.parts) if float(part.replica.ffn_devices))
     profile, bundle, workers = as_bundle(found.question.placed(part.place), part.replica, output.stem)
     write(output, profile_to_json(profile, bundle).encode())
-    return f"wrote {output} ({best.level}, {workers} attention workers):\n  afdjax plan --profile {output}"
+    command = f"afdjax plan --profile {shlex.quote(str(output))}"
+    return f"wrote {output} ({best.level}, {workers} attention workers):\n  {command}"
+
+
+def _why_not_written(found, chosen: str | None) -> str:
+    from afdjax.explore.plans.plan import why_no_plan
+
+    return why_no_plan(_levels_with_ffn_devices(found, chosen))
+
+
+def _levels_with_ffn_devices(found, chosen: str | None) -> list[Any]:
+    return [level for level in found.levels if level.name in ([chosen] if chosen else list(choices.AfdLevel))]
 
 
 def _pools_of(gpus: str) -> list[tuple[int, str]]:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from afdjax.cli import scenario as options
-from afdjax.cli.common import Refusal, check_target, in_options, prepare, progress_bar, refusing, save_figure
+from afdjax.cli import choices, scenario as options
+from afdjax.cli.common import Refusal, check_target, prepare, progress_bar, refusing, renamed, save_figure
 
 
 def plan(
@@ -15,7 +15,8 @@ def plan(
     profile: options.ProfileName = options.PROFILE,
     batch_size: options.BatchSize = None,
     in_flight: options.InFlight = None,
-    barrier: options.BarrierChoice = options.BarrierName.exact,
+    barrier: options.BarrierChoice = choices.Barrier["exact"],
+    barrier_points: options.BarrierPoints = None,
     attention_start: options.AttentionStart = None,
     ffn_workers: options.FfnWorkers = None,
     max_ratio: Annotated[float, typer.Option(help="Largest ratio looked at: 4096 attention workers at most.")] = 64.0,
@@ -27,37 +28,41 @@ def plan(
         typer.Option(help="Closed form with the paper's load over so many requests, 1 to 1e12 (geometric only)."),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Simulate the recommendation and its neighbours, too.")
+        bool, typer.Option("--check", help="Also simulate the recommendation and its neighbours.")
     ] = False,
     windows: Annotated[
-        str | None, typer.Option(help="Plan every window of a log, too: 10min, 90s, 6h, or auto.")
+        str | None, typer.Option(help="Also plan every window of a log: 10min, 90s, 6h, or auto.")
     ] = None,
     resize_cost: Annotated[
         float | None,
         typer.Option(help="With --windows: seconds of serving that a change of the number of workers costs, 0 to 1e9."),
     ] = None,
     json: options.Json = False,
-    plot: Annotated[Path | None, typer.Option(help="Write the throughput curve to this PNG file.")] = None,
+    plot: Annotated[Path | None, options.plot("the throughput curve")] = None,
     prompt_column: options.PromptColumn = None,
     decode_column: options.DecodeColumn = None,
     time_column: options.TimeColumn = None,
     first_token_from_prefill: options.FirstToken = False,
     skip_bad_rows: options.SkipBadRows = False,
 ) -> None:
-    """The best ratio of attention to FFN workers: what limits it, how sure it is, what it is sensitive to."""
+    """Find the best ratio of attention to FFN workers.
+
+    Says what limits it, how sure it is, and what to measure better.
+    """
     prepare(parallel=check)
     import afdjax
     from afdjax.report.plans import plan_report
     from afdjax.report.simulations import check_report
     from afdjax.report.windows import windows_report
 
-    with refusing():
+    named = options.names_of(plan)
+    with refusing(named):
         if plot is not None:
             check_target(plot, ".png")
         if resize_cost is not None and windows is None:
             raise Refusal("--resize-cost must come with --windows: give --windows auto.")
         given = options.load_scenario(
-            workload, profile, barrier,
+            workload, profile, options.barrier_of(barrier, barrier_points),
             afdjax.LogOptions(prompt_column, decode_column, time_column, first_token_from_prefill, skip_bad_rows),
             {"batch_size": batch_size, "in_flight": in_flight, "ffn_workers": ffn_workers, "start": attention_start,
              "attention_weight": attention_weight, "ffn_weight": ffn_weight, "layers": layers},
@@ -67,7 +72,7 @@ def plan(
             max_ratio=max_ratio, horizon_requests=horizon_requests, workload_name=given.workload_name,
         )  # fmt: skip
         document = result.to_dict()
-        document["warnings"] = [in_options(warning, {"check_plan": "--check"}) for warning in document["warnings"]]
+        document["warnings"] = [renamed(warning, named) for warning in document["warnings"]]
         if windows is not None:
             with progress_bar("planning each window"):
                 found = afdjax.plan_windows(
@@ -75,7 +80,7 @@ def plan(
                     windows=windows, max_ratio=max_ratio, resize_cost=resize_cost, workload_name=given.workload_name,
                 )  # fmt: skip
             document["windows"] = found.to_dict()
-            document["windows"]["warnings"] = [in_options(warning, {}) for warning in found.warnings]
+            document["windows"]["warnings"] = [renamed(warning, named) for warning in found.warnings]
         if check:
             document["check"] = afdjax.check_plan(result).to_dict()
         if plot is not None:

@@ -1,5 +1,6 @@
 """The command `afdjax simulate`: bundles of every ratio on drawn requests, beside the model."""
 
+import json as jsonlib
 import re
 import reprlib
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from afdjax.cli import scenario as options
-from afdjax.cli.common import check_target, option, prepare, progress_bar, refusing, save_figure
+from afdjax.cli import choices, scenario as options
+from afdjax.cli.common import check_target, prepare, progress_bar, refusing, renamed, save_figure
 
 
 def simulate(
@@ -16,7 +17,8 @@ def simulate(
     profile: options.ProfileName = options.PROFILE,
     batch_size: options.BatchSize = None,
     in_flight: options.InFlight = None,
-    barrier: options.BarrierChoice = options.BarrierName.exact,
+    barrier: options.BarrierChoice = choices.Barrier["exact"],
+    barrier_points: options.BarrierPoints = None,
     attention_start: options.AttentionStart = None,
     ffn_workers: options.FfnWorkers = None,
     ratios: Annotated[
@@ -28,7 +30,9 @@ def simulate(
     ] = 10_000,
     replicas: Annotated[int, typer.Option(help="Independent repetitions, for standard errors, 1 to 1000000.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers, 0 to 4294967295.")] = 0,
-    start: Annotated[options.StartName, typer.Option(help="What slots hold at first.")] = options.StartName.stationary,
+    start: Annotated[choices.SlotStart, typer.Option(help="What slots hold at first.")] = choices.SlotStart[
+        "stationary"
+    ],
     warm_up: Annotated[
         int | None, typer.Option(help="Decode steps not counted, 0 to below --steps. Default: 16, cold start 0.")
     ] = None,
@@ -36,9 +40,9 @@ def simulate(
     ffn_weight: options.FfnWeight = None,
     layers: options.LayerCount = None,
     json: options.Json = False,
-    plot: Annotated[Path | None, typer.Option(help="Write curve and idle shares to this PNG file.")] = None,
+    plot: Annotated[Path | None, options.plot("the throughput curve and idle shares")] = None,
     timeline: Annotated[
-        Path | None, typer.Option(help="Write a Gantt chart of the best ratio to this PNG file.")
+        Path | None, typer.Option(help="Draw a Gantt chart of the best ratio to this PNG file.")
     ] = None,
     prompt_column: options.PromptColumn = None,
     decode_column: options.DecodeColumn = None,
@@ -46,24 +50,29 @@ def simulate(
     first_token_from_prefill: options.FirstToken = False,
     skip_bad_rows: options.SkipBadRows = False,
 ) -> None:
-    """Simulate bundles of every ratio on drawn requests: throughput with error bars, TPOT, idle shares and why."""
+    """Simulate bundles of every ratio on drawn requests.
+
+    Gives throughput with error bars, TPOT, idle shares and their causes, beside the model.
+    """
     prepare(parallel=True)
     import jax
 
     import afdjax
+    from afdjax.report.simulations import simulation_report
 
-    with refusing(lambda name: "--ratios" if name == "attention_workers" else option(name)):
+    named = options.names_of(simulate, attention_workers="--ratios")
+    with refusing(named):
         for target in (plot, timeline):
             if target is not None:
                 check_target(target, ".png")
         numbers = _numbers(ratios)
         given = options.load_scenario(
-            workload, profile, barrier,
+            workload, profile, options.barrier_of(barrier, barrier_points),
             afdjax.LogOptions(prompt_column, decode_column, time_column, first_token_from_prefill, skip_bad_rows),
             {"batch_size": batch_size, "in_flight": in_flight, "ffn_workers": ffn_workers, "start": attention_start,
              "attention_weight": attention_weight, "ffn_weight": ffn_weight, "layers": layers},
         )  # fmt: skip
-        initial = afdjax.Cold() if start is options.StartName.cold else afdjax.Stationary()
+        initial = afdjax.Cold() if start == "cold" else afdjax.Stationary()
         with progress_bar("simulating") as progress:
             result = afdjax.check_model(
                 given.workload, given.profile, given.bundle, numbers, given.barrier,
@@ -71,15 +80,17 @@ def simulate(
                 options=afdjax.RunOptions(initial, warm_up, progress=progress),
                 workload_name=given.workload_name,
             )  # fmt: skip
+        document = result.to_dict()
+        document["warnings"] = [renamed(warning, named) for warning in document["warnings"]]
         if plot is not None:
-            save_figure(plot, lambda figures: figures.simulation_figure(result.to_dict()))
+            save_figure(plot, lambda figures: figures.simulation_figure(document))
         if timeline is not None:
             best = result.simulation.best
             window = afdjax.record(
                 jax.random.key(seed), given.workload, given.profile, given.bundle, best, initial=initial
             )
             save_figure(timeline, lambda figures: figures.timeline_figure(window.to_dict()))
-    print(result.to_json() if json else result)
+    print(jsonlib.dumps(document, indent=2, allow_nan=False) if json else simulation_report(document))
 
 
 def _numbers(ratios: str) -> list[int]:

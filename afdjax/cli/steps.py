@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from afdjax._tools.write import write
-from afdjax.cli.common import Refusal, check_target, prepare, progress_bar, refusing
-from afdjax.deployment.stages import STAGES
+from afdjax.cli import choices, scenario as options
+from afdjax.cli.common import Refusal, check_target, naming, prepare, progress_bar, refusing, renamed
 
 
 UNSURE = 0.3
@@ -18,7 +18,7 @@ UNSURE = 0.3
 
 def calibrate_steps(
     log: Annotated[Path, typer.Argument(help="Log of steps: CSV or Parquet.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The profile to write (JSON).")] = None,
+    output: Annotated[Path | None, options.output("The profile to write (JSON).")] = None,
     prior: Annotated[
         str | None, typer.Option(help="Profile of measured kernels to start from. Default: a guess from the log.")
     ] = None,
@@ -26,23 +26,28 @@ def calibrate_steps(
         float, typer.Option(help="How far the prior may be off, 1e-6 to 100: 0.3 is 30 % (one standard deviation).")
     ] = UNSURE,
     unknown: Annotated[
-        list[str] | None, typer.Option(help="A stage whose prior is only an order of magnitude (may be repeated).")
+        list[choices.Stage] | None,
+        typer.Option(
+            metavar=choices.metavar(choices.Stage),
+            help="A stage whose prior is only an order of magnitude (repeat for more).",
+        ),
     ] = None,
     workload: Annotated[
         str | None,
         typer.Option(
-            help="The requests that were served (name, log or law): loads from it where the log has none, steps simulated."
+            help="The requests that were served (name, log or law). Where the log has no token loads they are drawn from it, "
+            "and steps are simulated."
         ),
     ] = None,
     predict: Annotated[
         Path | None, typer.Option(help="Another log: predict its steps and compare with what was measured.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    json: options.Json = False,
 ) -> None:
-    """Fit every stage to whole steps, and say what they cannot tell.
+    """Fit a profile to a log of whole steps.
 
-    Columns: batch, token_load, attention_workers, step_time, unit; optional spread, ffn_workers, in_flight, layers. With
-    --workload no token_load is needed.
+    Also reports which coefficients the log cannot identify. Columns: batch, token_load, attention_workers, step_time, unit;
+    optional spread, ffn_workers, in_flight, layers. With --workload no token_load is needed.
     """
     prepare()
     import afdjax
@@ -50,19 +55,17 @@ def calibrate_steps(
     from afdjax.calibrate.steps.problem import ORDER_OF_MAGNITUDE
     from afdjax.report.steps import steps_report
 
-    with refusing(lambda name: "--unsure" if name == "unsure" else f"'{name}'"):
+    named = naming(calibrate_steps)
+    with refusing(named):
         if output is not None:
             check_target(output, ".json")
-        for stage in unknown or ():
-            if stage not in STAGES:
-                raise Refusal(f"--unknown must be one of {', '.join(STAGES)}, but it is {stage}.")
         if prior is None and (unknown or unsure != UNSURE):
             raise Refusal(
                 "--unsure and --unknown must come with --prior, the profile that they are about: give one, or neither."
             )
         served = None if workload is None else afdjax.load_workload(workload)
-        named = lambda path: dataclasses.replace(load_steps(path, served), source=str(path))
-        measured, other = named(log), None if predict is None else named(predict)
+        read = lambda path: dataclasses.replace(load_steps(path, served), source=str(path))
+        measured, other = read(log), None if predict is None else read(predict)
         known = None if prior is None else afdjax.load_profile(prior)
         width: float | dict[str, float] = ORDER_OF_MAGNITUDE
         if known is not None:
@@ -71,8 +74,11 @@ def calibrate_steps(
         with progress_bar("fitting"):
             found = fit_steps(measured, known, width, workload=served)
         document = found.to_dict()
+        document["advice"] = [renamed(advice, named) for advice in document["advice"]]
         if other is not None:
             document["prediction"] = found.compare(other)
         if output is not None:
-            write(output, afdjax.profile_to_json(found.profile).encode())
+            origin = dataclasses.replace(found.profile.provenance, name=output.stem, source=f"steps of {log}")
+            profile = dataclasses.replace(found.profile, provenance=origin)
+            write(output, afdjax.profile_to_json(profile).encode())
     print(jsonlib.dumps(document, indent=2, allow_nan=False) if json else steps_report(document))

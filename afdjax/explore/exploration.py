@@ -17,7 +17,7 @@ from afdjax.explore.explain.sensitivity import Slopes, elasticities, margins, mo
 from afdjax.explore.explain.uses import BINDINGS, Use, use_of
 from afdjax.explore.plans.fleet import Fleet
 from afdjax.explore.plans.levels import levels_of
-from afdjax.explore.plans.plan import REASONS, Level, PlanPart, ServingPlan, best_of
+from afdjax.explore.plans.plan import REASONS, Level, PlanPart, ServingPlan, best_of, why_no_plan
 from afdjax.explore.plans.question import Corrections, Question, Targets
 from afdjax.report.exploration import exploration_report
 
@@ -91,6 +91,7 @@ class Exploration:
             },
             "leads": self._leads(),
             "near_tie": NEAR_TIE,
+            "advice": [] if best is not None else [why_no_plan(self.levels)],
         }
         if sensitivity and best is not None:
             document["elasticities"] = self.elasticities[best[0]] | (self.model_elasticities if of_model else {})
@@ -153,7 +154,7 @@ class Exploration:
 
 def _meanings(levels: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What the codes in these documents of levels say: why there is no plan, what binds."""
-    codes = {code for level in levels for code in level["reasons"]}
+    codes = {code for level in levels for code in (level["verdict"], *level["reasons"])}
     codes |= {code for level in levels if level["plan"] for part in level["plan"]["parts"] for code in part["binds"]}
     return {code: meaning for code, meaning in {**REASONS, **BINDINGS}.items() if code in codes}
 

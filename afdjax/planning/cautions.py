@@ -9,8 +9,10 @@ from afdjax.cycles.lattice import LatticeLoad
 from afdjax.cycles.loads import WorkerLoad
 from afdjax.deployment.profile import Validity
 from afdjax.planning.plan import Plan
+from afdjax.report.quantities import shown_share
 from afdjax.workload.estimation.diagnosis import Diagnostics
 from afdjax.workload.laws import Requests, Workload
+from afdjax.workload.slots import SlotLoad
 from afdjax.workload.stack import bare
 
 
@@ -38,26 +40,28 @@ def cautions(plan: Plan, inside: bool, max_ratio: int | float, load: WorkerLoad)
         if source.bad_rows:
             notes.append(f"{source.bad_rows:,} bad rows were skipped.")
     if plan.diagnostics is not None:
-        notes.extend(_unsettled(plan.diagnostics))
+        notes.extend(_unsettled(plan.diagnostics, plan.workload))
         low, high = plan.diagnostics.drift or (0.0, 0.0)
         if max(-low, high) > 0.1:
-            notes.append(f"theta drifts by {low:+.0%} to {high:+.0%} over the log: plan for its worst window, too.")
+            drift = f"{shown_share(low, signed=True)} to {shown_share(high, signed=True)}"
+            notes.append(f"theta drifts by {drift} over the log: {_by_window(plan.workload)}, too.")
         if plan.diagnostics.top_share > 0.1:
             notes.append(
-                f"1 % of the requests carry {plan.diagnostics.top_share:.0%} of the token load: theta needs a long log."
+                f"1 % of the requests carry {shown_share(plan.diagnostics.top_share)} of the token load, so theta is uncertain: "
+                "use a longer log."
             )
     runs_ahead = plan.bundle.start.runs_ahead and plan.bundle.in_flight > 1
     if plan.decode_mean is not None and plan.decode_mean < SHORT_DECODE and runs_ahead:
         notes.append(
             f"Decodes are short ({plan.decode_mean:.0f} steps on average), shorter than the lead of a fast worker lasts: the "
-            "cycle time may be up to 2 % too long; `check` simulates it."
+            "cycle time may be up to 2 % too long; `check_plan` simulates it."
         )
     if isinstance(plan.barrier, MeanField):
         notes.append("The mean-field barrier ignores stragglers: its throughput is too high, most of all near balance.")
     if isinstance(plan.barrier, Gaussian) and isinstance(plan.workload, Workload):
         skewness = float(_skewness(bare(plan.workload))) / float(np.sqrt(plan.bundle.batch_size))
         if skewness > 0.3:
-            notes.append(f"A worker's load is skewed ({skewness:.1f}): the Gaussian barrier is low, use the exact one.")
+            notes.append(f"A worker's load is skewed ({skewness:.1f}): the Gaussian barrier is too low; use `Exact()`.")
     if isinstance(load, LatticeLoad):
         notes.extend(_too_coarse(load))
     if plan.closed_form is None:
@@ -68,15 +72,21 @@ def cautions(plan: Plan, inside: bool, max_ratio: int | float, load: WorkerLoad)
     return notes
 
 
-def _unsettled(log: Diagnostics) -> list[str]:
+def _by_window(workload: SlotLoad) -> str:
+    """What helps where windows differ: arrival times say where they are."""
+    timed = isinstance(workload, Requests) and workload.time is not None
+    return "plan every window (`plan_windows`)" if timed else "plan for its worst window"
+
+
+def _unsettled(log: Diagnostics, workload: SlotLoad) -> list[str]:
     """A log whose variance grows with the blocks that it is estimated from."""
     if log.settles is not False or log.theta_later_ci95 is None:
         return []
     low, high = log.theta_later_ci95
     return [
         "The variance of theta does not settle with longer blocks: the log drifts or is short for its dependence, and the "
-        "intervals of this log's mean and of r* are too narrow. Plan for a longer log, or for parts of this one apart: a later "
-        f"window may have a theta of {low:,.0f} to {high:,.0f} tokens."
+        "intervals of this log's mean and of r* are too narrow. Take a longer log, or "
+        f"{_by_window(workload)}: a later window may have a theta of {low:,.0f} to {high:,.0f} tokens."
     ]
 
 
@@ -86,10 +96,10 @@ def _too_coarse(load: LatticeLoad) -> list[str]:
     if needed is None or needed == points:
         return []
     better = min(needed, MOST_POINTS)
-    finer = f": `Exact({better})` sees more" if better > points else ""
+    finer = f": `Exact({better})` resolves more" if better > points else ""
     return [
         f"A few requests are so much longer than the others that {points:,} nodes of the exact barrier blur the others' loads by "
-        f"{float(load.blur):.0%}{finer}."
+        f"{shown_share(float(load.blur))}{finer}."
     ]
 
 

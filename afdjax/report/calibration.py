@@ -1,12 +1,11 @@
 """A calibration as text: which form each stage follows, how well, with which coefficients, and where it does not."""
 
+import shlex
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
-from afdjax.report.layout import headline, pairs, render
+from afdjax.report.layout import headline, items, pairs, render, shortened, table
+from afdjax.report.quantities import shown_share, shown_time, significant
+from afdjax.report.words import coefficient_unit
 
 
 STAGE_NAMES = {"attention": "Attention", "ffn": "FFN", "communication": "Communication"}
@@ -17,8 +16,8 @@ SHOWN_OUTLIERS = 5
 
 _NOTHING = 1e-12
 """Coefficients [us] below this are at their bound, 0."""
-_UNSURE = 10.0
-"""Where an interval ends this many times above the value the data say nothing about it."""
+_AT_THE_BOUND = 1e-3
+"""So is one that is smaller than this part of its interval's upper end."""
 
 
 def calibration_report(document: dict[str, Any]) -> str:
@@ -35,10 +34,10 @@ def calibration_report(document: dict[str, Any]) -> str:
     stages = document["stages"]
     parts = [part for name, stage in stages.items() for part in _stage(name, stage, document["time_unit"])]
     taken = [title for name, title in STAGE_NAMES.items() if name not in stages]
-    base = [Text(f"\n{' and '.join(taken)}: from the base profile, not measured here.")] if taken else []
+    base = [f"\n{' and '.join(taken)}: from the base profile, not measured here."] if taken else []
     forms = ", ".join(f"{name} {stage['form']}" for name, stage in stages.items())
     first = headline(f"{document['profile']}: {forms}; times of one layer")
-    return render(first, *parts, *base, *_next(stages, document.get("profile_file", "profile.json")))
+    return render(first, *parts, *base, *_next(document))
 
 
 def series_report(document: dict[str, Any]) -> str:
@@ -48,19 +47,16 @@ def series_report(document: dict[str, Any]) -> str:
     >>> _ = Path("ffn.csv").write_text("component,tokens,latency,unit\\nffn,64,51.3,us\\nffn,256,76.1,us\\n")
     >>> text = afd.report.series_report(afd.calibrate.load_timings("ffn.csv").to_dict())
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("component")
-    table.add_column("operation", overflow="fold")
-    table.add_column("device", overflow="fold")
-    for name in ("points", "batch", "tokens"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in document["series"]:
-        places = [_span(one[name]) for name in ("batch", "tokens")]
-        table.add_row(one["component"], one["operation"] or "-", one["device"] or "-", f"{one['points']:,}", *places)
-    return render(headline(f"Series in {document['source']}"), table)
+    heads = ("component", "operation", "device", "points", "batch", "tokens")
+    rows = [
+        [one["component"], one["operation"] or "-", one["device"] or "-", f"{one['points']:,}", *map(_span, places)]
+        for one in document["series"]
+        for places in [(one["batch"], one["tokens"])]
+    ]
+    return render(headline(f"Series in {document['source']}"), table(heads, rows, texts=heads[:3]))
 
 
-def _stage(name: str, stage: dict[str, Any], time_unit: str) -> list:
+def _stage(name: str, stage: dict[str, Any], time_unit: str) -> list[str]:
     device = f" on {stage['device']}" if stage["device"] else ""
     worst, median = _share(stage["worst_relative_residual"]), _share(stage["median_relative_residual"])
     rows = [
@@ -71,12 +67,14 @@ def _stage(name: str, stage: dict[str, Any], time_unit: str) -> list:
         ("data sheet", _data_sheet(stage)),
     ]
     if stage["outlier_rows"]:
-        rows.append(("gross outliers", _outliers(stage["outlier_rows"], time_unit)))
+        found = [_outlier(one, time_unit) for one in stage["outlier_rows"]]
+        rows.append(("gross outliers", "\n".join(shortened(found, SHOWN_OUTLIERS))))
     if stage["cliffs"]:
-        rows.append(("cliffs", _cliffs(stage["cliffs"])))
-    found = [Text(f"- {'ALARM: ' if text in stage['alarms'] else ''}{text}") for text in stage["findings"]]
-    table = _coefficients(stage["coefficients"], time_unit)
-    return [headline(f"{STAGE_NAMES.get(name, name)}: {stage['form']}"), pairs(rows), Text(), table, *found]
+        rows.append(("cliffs", "\n".join(shortened(stage["cliffs"], SHOWN_CLIFFS))))
+    findings = [f"{'ALARM: ' if text in stage['alarms'] else ''}{text}" for text in stage["findings"]]
+    coefficients = _coefficients(stage["coefficients"])
+    title = headline(f"{STAGE_NAMES.get(name, name)}: {stage['form']}")
+    return [title, pairs(rows), *coefficients, *([""] if findings else []), *items(findings)]
 
 
 def _data_sheet(stage: dict[str, Any]) -> str:
@@ -91,33 +89,21 @@ def _data_sheet(stage: dict[str, Any]) -> str:
     return f"{known} per second checked against {found['accelerator']}"
 
 
-def _coefficients(coefficients: dict[str, Any], time_unit: str) -> Table:
+def _coefficients(coefficients: dict[str, Any]) -> list[str]:
     """Those that the form uses; a general form holds the terms that were not fitted at 0."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("coefficient")
-    for name in ("value", "95 % interval"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("unit")
+    rows = []
     for name, found in coefficients.items():
         value, (low, high) = found["value"], found["ci95"]
         if high > max(low, _NOTHING):
-            seen = value <= _NOTHING or high < _UNSURE * value
-            factor, unit = _scaled(found["unit"], time_unit, high if seen else value)
+            at_bound = value <= max(_NOTHING, _AT_THE_BOUND * high)
+            unit, factor = coefficient_unit([high if at_bound else value], found["unit"])
             least = 1.0 if name == "sharpness" else 0.0
-            ends = f"{_number(max(low, least) * factor)} to {_number(high * factor)}" if seen else "not determined"
-            table.add_row(name, _number(value * factor), ends, unit)
+            ends = f"{_number(max(low, least) * factor)} to {_number(high * factor)}"
+            rows.append([name, _number(0.0 if at_bound else value * factor), ends, unit])
         elif name == "scale" or (name == "sharpness" and value > 1.0):
-            table.add_row(name, _number(value), "-", found["unit"])
-    return table
-
-
-def _scaled(unit: str, time_unit: str, size: float) -> tuple[float, str]:
-    """What to multiply a coefficient of this size and unit by, and the unit that it is in then."""
-    if time_unit != "us" or unit.split(" ")[0] != "us":
-        return 1.0, unit
-    scales = [(1e-3, "ms", 1e4), (1.0, "us", 0.1), (1e3, "ns", 1e-4), (1e6, "ps", 0.0)]
-    factor, time, _ = next(scale for scale in scales if size >= scale[2])
-    return factor, time + unit.removeprefix("us")
+            rows.append([name, _number(value), "-", found["unit"]])
+    heads = ("coefficient", "value", "95 % interval", "unit")
+    return [table(heads, rows, texts=("coefficient", "unit"))] if rows else []
 
 
 def _errors(stage: dict[str, Any]) -> str:
@@ -137,19 +123,13 @@ def _effort(stage: dict[str, Any]) -> str:
     return "robust: noise and outliers have little weight"
 
 
-def _outliers(found: list[dict[str, Any]], time_unit: str) -> str:
-    """The farthest ones, by file and row."""
-    lines = [_outlier(one, time_unit) for one in found[:SHOWN_OUTLIERS]]
-    more = len(found) - len(lines)
-    return "\n".join([*lines, *([f"and {more} more"] if more else [])])
-
-
 def _outlier(one: dict[str, Any], time_unit: str) -> str:
+    """By file and row."""
     batch = one["batch_size"]
     place = (
         f"{one['tokens']:,.0f} tokens" if batch is None else f"batch {batch:,.0f}, context {one['tokens'] / batch:,.0f}"
     )
-    off = f"{_number(one['time'])} {time_unit}, {one['measured_over_fitted']:.3g} times the form"
+    off = f"{shown_time(one['time'], time_unit, 4)}, {one['measured_over_fitted']:.3g} times the form"
     return f"row {one['row']} of {one['file']}: {place}: {off}"
 
 
@@ -160,32 +140,20 @@ def _validity(stage: dict[str, Any]) -> str:
     return text
 
 
-def _cliffs(cliffs: list[str]) -> str:
-    more = len(cliffs) - SHOWN_CLIFFS
-    return "\n".join([*cliffs[:SHOWN_CLIFFS], *([f"and {more} more"] if more > 0 else [])])
-
-
-def _next(stages: dict[str, Any], profile_file: str) -> list:
-    advice = []
-    beyond = [name for name, stage in stages.items() if (stage["left_out_error"] or 0.0) > 0.1]
-    if beyond:
-        names = " and ".join(STAGE_NAMES[name] for name in beyond)
-        tables = [f"--{name}-form table" for name in beyond if not stages[name]["interpolated"]]
-        other = f", or interpolate ({' '.join(tables)})" if tables else ""
-        off = f"{names} {'is' if len(beyond) == 1 else 'are'} off by more than 10 %"
-        advice.append(Text(f"- {off}: measure again, closer around the loads that you serve{other}."))
-    command = Text(f"- Plan with it: afdjax plan --profile {profile_file} --layers LAYERS")
-    return [headline("What to do next"), *advice, command]
+def _next(document: dict[str, Any]) -> list[str]:
+    command = f"afdjax plan --profile {shlex.quote(document.get('profile_file', 'profile.json'))}"
+    how = "Plan with it. Its times are those of one layer: add --layers with the number of layers of your model."
+    return [headline("What to do next"), *items([*document["advice"], how]), f"  {command}"]
 
 
 def _span(ends: list[float] | None) -> str:
     return "-" if ends is None else f"{ends[0]:,.0f} to {ends[1]:,.0f}"
 
 
-def _share(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.1%}"
+def _share(value: int | float | None) -> str:
+    return "unknown" if value is None else shown_share(value, 1)
 
 
-def _number(value: float) -> str:
+def _number(value: int | float) -> str:
     # what lies at its bound is a rounding error above it
-    return f"{value:,.0f}" if value >= 1e4 else f"{value if value > _NOTHING else 0.0:.4g}"
+    return significant(value if value > _NOTHING else 0.0, 4)

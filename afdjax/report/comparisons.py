@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
-from afdjax.report.layout import headline, render
+from afdjax.report.layout import headline, items, render, table
+from afdjax.report.quantities import shown_rate, shown_time, significant
 
 
 def comparison_report(document: dict[str, Any]) -> str:
@@ -15,31 +13,36 @@ def comparison_report(document: dict[str, Any]) -> str:
     >>> afd.report.comparison_report(found.to_dict()) == str(found)
     True
     """
-    first, second = document["profiles"]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name in (first["name"] or "first", second["name"] or "second", "second / first"):
-        table.add_column(Text(name), justify="right", overflow="fold")
-    rows = [(f"{stage} [{document['time_unit']}]", *times) for stage, times in document["stage_times"].items()]
-    for key, name in (("ratio", "best ratio r*"), ("attention_workers", "attention workers"),
-                      ("throughput_per_instance", f"tokens per {document['time_unit']} and instance")):  # fmt: skip
-        rows.append((name, first[key], second[key]))
-    for name, one, other in rows:
-        table.add_row(Text(name), f"{one:,.5g}", f"{other:,.5g}", f"{other / one:.3f}" if one else "-")
+    (first, second), unit = document["profiles"], document["time_unit"]
+    rows = [(stage, *times, "time") for stage, times in document["stage_times"].items()]
+    for key, name, kind in (
+        ("ratio", "best ratio r*", "number"),
+        ("attention_workers", "attention workers", "number"),
+        ("throughput_per_instance", "throughput per instance", "rate"),
+    ):
+        rows.append((name, first[key], second[key], kind))
+    shown = {
+        "time": lambda time: shown_time(time, unit, 4),
+        "rate": lambda rate: shown_rate(rate, unit, digits=4),
+        "number": lambda number: f"{number:,.4g}",
+    }
+    body = [
+        [name, shown[kind](one), shown[kind](other), significant(other / one, 4) if one else "-"]
+        for name, one, other, kind in rows
+    ]
+    heads = ("", first["name"] or "first", second["name"] or "second", "second / first")
+    title = headline(f"{document['workload']}, {document['batch_size']:g} slots; stage times at the first plan")
+    return render(title, table(heads, body, texts=heads[:1]), "", *items(_crossings(document)))
+
+
+def _crossings(document: dict[str, Any]) -> list[str]:
+    """Where the other profile becomes the better one."""
     lines = [
         f"{stage}: the other one is faster beyond a batch size of {', '.join(f'{size:,.0f}' for size in sizes)}."
         for stage, sizes in document["crossing_batch_sizes"].items()
         if sizes
     ]
     if document["crossing_workers"]:
-        pairs = ", ".join(f"{low} and {high}" for low, high in document["crossing_workers"])
-        lines.append(f"Throughput: they cross between {pairs} attention workers.")
-    title = headline(f"{document['workload']}, {document['batch_size']:g} slots; stage times at the first plan")
-    return render(
-        title,
-        table,
-        *map(
-            Text,
-            lines or ["They cross nowhere: in each stage, and at each number of workers, one is always the faster."],
-        ),
-    )
+        places = ", ".join(f"{low} and {high}" for low, high in document["crossing_workers"])
+        lines.append(f"Throughput: they cross between {places} attention workers.")
+    return lines or ["They cross nowhere: in each stage, and at each number of workers, one is always the faster."]

@@ -4,12 +4,9 @@ All functions read the document of `Exploration.to_dict`, or parts of it.
 """
 
 import math
-from typing import Any
 
-from rich import box
-from rich.table import Table
-
-from afdjax.report.layout import Document, headline, notes, pairs, render
+from afdjax.report.layout import Document, headline, notes, pairs, render, table, wrapped
+from afdjax.report.quantities import shown_share, shown_time, significant
 
 
 _MOST_SENSITIVE = 12
@@ -64,25 +61,20 @@ def _question(document: Document) -> list[tuple[str, str]]:
     return rows + [("measured", text) for text in document["measured"]]
 
 
-def _levels(document: Document) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("level", no_wrap=True)
-    for name in ("tokens/s", "TPOT", "TTFT"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _levels(document: Document) -> str:
     by_cost = document["objective"] != "throughput"
-    if by_cost:
-        table.add_column(f"per {document['objective']}", justify="right", no_wrap=True)
-    table.add_column("plan")
+    heads = ["level", "tokens/s", "TPOT", "TTFT", *[f"per {document['objective']}"] * by_cost, "plan"]
+    rows = []
     for level in document["levels"]:
         plan = level["plan"]
         if plan is None:
-            table.add_row(level["name"], *("-" for _ in table.columns[2:]), _why_not(document, level))
+            rows.append([level["name"], *["-"] * (len(heads) - 2), _why_not(document, level)])
             continue
         mark = " *" if level["name"] == document["best"] else ""
-        value = [f"{plan['value']:,.3g}"] if by_cost else []
-        times = (_time(plan["tpot"]), _time(plan["ttft"]))
-        table.add_row(level["name"] + mark, f"{plan['tokens_per_s']:,.0f}", *times, *value, _plan_text(document, plan))
-    return table
+        value = [significant(plan["value"])] * by_cost
+        times = [_time(plan["tpot"]), _time(plan["ttft"])]
+        rows.append([level["name"] + mark, f"{plan['tokens_per_s']:,.0f}", *times, *value, _plan_text(document, plan)])
+    return table(heads, rows, texts=("level", "plan"))
 
 
 def _plan_text(document: Document, plan: Document) -> str:
@@ -109,22 +101,20 @@ def _why_not(document: Document, level: Document) -> str:
         if floors[target] is None:
             return f"{code}, and no plan that fits keeps the other target: relax both"
         return f"{code}: the least {what} of plans that fit and keep the other target is {_time(floors[target])}"
-    nothing = f"no replica of this kind on {fleet_text(document)}"
-    return f"{code}: {document['meanings'].get(code, nothing)}"
+    return f"{code}: {document['meanings'][code]}"
 
 
-def _uses(document: Document) -> list[Any]:
+def _uses(document: Document) -> list[str]:
     """What binds each plan, and what it takes of memory and links."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("level", "binds", "memory of a device [GB]", "links"):
-        table.add_column(name, justify="right" if name == "links" else "left", no_wrap=name != "binds")
+    rows = []
     for level in document["levels"]:
         for part in level["plan"]["parts"] if level["plan"] else ():
             kind = f" {part['kind']}" if part["kind"] != "chunked" else ""
-            links = "-" if part["links"] is None else f"{part['links']:.0%}"
-            table.add_row(level["name"] + kind, ", ".join(part["binds"]), _memory_text(part["bytes"]), links)
-    what = "links: share of their bandwidth that would do for transfers to hide; above 100 % the network binds"
-    return [table, what] if table.row_count else []
+            links = "-" if part["links"] is None else shown_share(part["links"])
+            rows.append([level["name"] + kind, ", ".join(part["binds"]), _memory_text(part["bytes"]), links])
+    heads = ("level", "limited by", "memory of a device [GB]", "links")
+    what = "links: share of the bandwidth needed to hide transfers; above 100 % the network is the bottleneck"
+    return [table(heads, rows, texts=heads[:3]), "", wrapped(what)] if rows else []
 
 
 def _memory_text(held: Document) -> str:
@@ -132,35 +122,33 @@ def _memory_text(held: Document) -> str:
     return f"{near}; experts {held['ffn_weights'] / 1e9:.0f}" if held["ffn_weights"] else near
 
 
-def _verdict(document: Document) -> list[Any]:
+def _verdict(document: Document) -> list[str]:
     if document["best"] is None:
-        return notes(["no level keeps the targets: see the floors above."])
+        return notes(document["advice"])
     what = "" if document["objective"] == "throughput" else f" tokens/s per {document['objective']}"
     lines = []
     for name, lead in document["leads"].items():
         tie = " (a near tie: within the error of the stage times)" if lead["near_tie"] else ""
         flips = [f"{flip['constant']} x {flip['factor']:.2f}" for flip in document["margins"].get(name, ())]
         turned = (
-            f"; to first order it catches up with {' or '.join(flips)}"
+            f"to first order {' or '.join(flips)} would make them equal"
             if flips
-            else "; to first order no single constant turns that within x 10"
+            else "no single constant changed by up to 10 x would make them equal (first order)"
         )
-        lines.append(f"{document['best']} gives {lead['share']:.0%} more{what} than {name}{tie}{turned}.")
+        lines.append(f"{document['best']} gives {shown_share(lead['share'])} more{what} than {name}{tie}; {turned}.")
     return notes(lines)
 
 
-def _sensitivity(document: Document) -> list[Any]:
+def _sensitivity(document: Document) -> list[str]:
     slopes = {name: slope for name, slope in document.get("elasticities", {}).items() if not name.startswith("model.")}
     if not slopes:
         return []
-    ranked = sorted(slopes, key=lambda name: -abs(slopes[name]))[:_MOST_SENSITIVE]
-    return [
-        headline(f"What {document['best']} is sensitive to (% of tokens/s for 1 %)"),
-        pairs([(name, f"{slopes[name]:+.2f}") for name in ranked]),
-    ]
+    ranked = sorted(slopes, key=lambda name: -abs(slopes[name]))
+    rows = [(name, shown_share(slopes[name] / 100.0, 2, signed=True)) for name in ranked[:_MOST_SENSITIVE]]
+    more = len(ranked) - len(rows)
+    others = [f"and {more} more constants, which change it by less"] if more > 0 else []
+    return [headline(f"1 % more of a constant changes tokens/s of {document['best']} by"), pairs(rows), *others]
 
 
 def _time(seconds: float | None) -> str:
-    if seconds is None or not math.isfinite(seconds):
-        return "any"
-    return f"{seconds:.3g} s" if seconds >= 1.0 else f"{seconds * 1e3:.3g} ms"
+    return "any" if seconds is None or not math.isfinite(seconds) else shown_time(seconds, "s")

@@ -2,12 +2,9 @@
 
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
-from afdjax.report.layout import Document, headline, interval, notes, pairs, ranges, render
-from afdjax.report.words import CIRCUITS
+from afdjax.report.layout import Document, headline, interval, notes, pairs, ranges, render, table, wrapped
+from afdjax.report.quantities import shown_share, shown_time
+from afdjax.report.words import CIRCUITS, throughput
 
 
 def plan_report(plan: Document) -> str:
@@ -19,69 +16,72 @@ def plan_report(plan: Document) -> str:
     return render(*_recommendation(plan), *_reasons(plan), *_certainty(plan), *_measure(plan), *notes(plan["warnings"]))
 
 
-def _recommendation(plan: Document) -> list[Any]:
+def _recommendation(plan: Document) -> list[str]:
     best, unit = plan["optimum"], plan["profile"]["time_unit"]
     attention, ffn = best["attention_workers"], best["ffn_workers"]
-    choice = f"{attention}A-{ffn:g}F: {attention} attention workers for {ffn:g} FFN worker{'' if ffn == 1 else 's'}"
-    throughput = f"{best['throughput_per_instance']:.4g} tokens per {unit} and instance"
+    choice = f"{attention}A-{ffn:g}F: {_counted(attention, 'attention worker')} for {_counted(ffn, 'FFN worker')}"
+    cycle, tpot = (shown_time(best[name], unit, 4) for name in ("cycle_time", "tpot"))
     rows = [
         ("best ratio r*", f"{best['ratio']:.2f}{interval(best['ratio_ci95'], '.2f')}"),
         ("within 1 %", f"{ranges(plan['within_1_percent'])} attention workers"),
-        ("throughput", f"{throughput}{interval(best['throughput_per_instance_ci95'], '.4g')}"),
+        ("throughput", throughput(best["throughput_per_instance"], unit, best["throughput_per_instance_ci95"])),
         ("other bundles", _others(plan)),
-        ("cycle time", f"{best['cycle_time']:.4g} {unit}; a token every {best['tpot']:.4g} {unit} (TPOT)"),
-        ("idle", f"attention {best['idle_attention']:.1%}, FFN {best['idle_ffn']:.1%}"),
+        ("cycle time", f"{cycle}; a token every {tpot} (TPOT)"),
+        ("idle", f"attention {shown_share(best['idle_attention'], 1)}, FFN {shown_share(best['idle_ffn'], 1)}"),
     ]
     return [headline(choice), pairs(rows)]
+
+
+def _counted(number: int | float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"
 
 
 def _others(plan: Document) -> str:
     """The best whole bundles with other numbers of FFN workers, by what they gain or lose."""
     best = plan["optimum"]
+    gain = lambda whole: whole["throughput_per_instance"] / best["throughput_per_instance"] - 1.0
     return ", ".join(
-        f"{whole['attention_workers']}A-{whole['ffn_workers']}F "
-        f"{whole['throughput_per_instance'] / best['throughput_per_instance'] - 1:+.1%}"
+        f"{whole['attention_workers']}A-{whole['ffn_workers']}F {shown_share(gain(whole), 1, signed=True)}"
         for whole in plan["whole_bundles"]
         if whole["ffn_workers"] != best["ffn_workers"]
     )
 
 
-def _reasons(plan: Document) -> list[Any]:
+def _reasons(plan: Document) -> list[str]:
     workload, profile, bundle, best = (plan[name] for name in ("workload", "profile", "bundle", "optimum"))
-    decides = ", ".join(f"{CIRCUITS[who]} {share:.0%}" for who, share in best["decides"].items() if share >= 0.005)
+    decides = ", ".join(
+        f"{CIRCUITS[who]} ({shown_share(share)})" for who, share in best["decides"].items() if share >= 0.005
+    )
     barrier = "".join(word.capitalize() for word in bundle["barrier"].split("-"))
-    rows = [
-        ("workload", f"{workload['name']}: theta {workload['theta']:,.0f}, nu {workload['nu']:,.0f} tokens a slot"),
-        ("profile", f"{profile['name']}, times in {profile['time_unit']}"),
+    rows = [("workload", f"{workload['name']}: theta {workload['theta']:,.0f}, nu {workload['nu']:,.0f} tokens a slot")]
+    costs = workload.get("slot_cost")
+    if costs is not None:
+        rows.append(
+            ("slot cost", f"mean {costs['mean']:,.5g}, deviation {costs['deviation']:,.5g}: attention goes by it")
+        )
+    rows += [
+        ("profile", f"{profile['name']}, time unit {profile['time_unit']}"),
         (
             "bundle",
             f"{bundle['batch_size']:g} slots a worker and microbatch, {bundle['in_flight']} in flight, {barrier} barrier",
         ),
-        ("limited by", f"{best['regime']}; a cycle is decided by {decides}"),
+        ("limited by", f"{best['regime']}; what decides a cycle: {decides}"),
     ]
+    return [headline("Why"), pairs(rows + _mean_field(plan["closed_form"], workload))]
+
+
+def _mean_field(form: Document | None, workload: Document) -> list[tuple[str, str]]:
+    if form is None:
+        return []
     costs = workload.get("slot_cost")
-    if costs is not None:
-        rows.insert(
-            1, ("slot cost", f"mean {costs['mean']:,.5g}, deviation {costs['deviation']:,.5g}: attention goes by it")
-        )
-    form = plan["closed_form"]
-    if form is not None:
-        stationary = "stationary load" if costs is None else "mean slot cost"
-        load = (
-            stationary if form["slot_load"] == (costs or {"mean": workload["theta"]})["mean"] else "finite-horizon load"
-        )
-        rows.append(
-            (
-                "mean field",
-                f"{form['ratio']:.2f} ({form['regime']} regime; {load} {form['slot_load']:,.1f}): no barrier, every stage "
-                "always busy",
-            )
-        )
-    return [headline("Why"), pairs(rows)]
+    mean = (costs or {"mean": workload["theta"]})["mean"]
+    load = "finite-horizon load" if form["slot_load"] != mean else "mean slot cost" if costs else "stationary load"
+    where = f"{form['regime']} regime; {load} {form['slot_load']:,.1f}"
+    return [("mean field", f"{form['ratio']:.2f} ({where}): no barrier, every stage always busy")]
 
 
-def _certainty(plan: Document) -> list[Any]:
-    workload, method = plan["workload"], plan["workload"]["theta_error_method"]
+def _certainty(plan: Document) -> list[str]:
+    workload, method, best = plan["workload"], plan["workload"]["theta_error_method"], plan["optimum"]
     if workload["theta_ci95"] is not None:
         rows = [("this log's mean", f"{_theta(workload['theta_ci95'])} (95 %, {method})")]
     else:
@@ -91,30 +91,30 @@ def _certainty(plan: Document) -> list[Any]:
         rows.append(("a later window", f"{later} (95 %): the next requests, a tenth as many as the log has"))
     if "top_1_percent_share" in workload:
         simple = workload["theta_simple"]
-        off = simple / workload["theta"] - 1
+        off = shown_share(simple / workload["theta"] - 1, signed=True)
+        heaviest = shown_share(workload["top_1_percent_share"])
         rows += [
-            ("averages alone", f"prompt + decode - 1 = {simple:,.0f} is off by {off:+.0%}"),
-            ("heaviest 1 %", f"of the requests carry {workload['top_1_percent_share']:.0%} of the token load"),
+            ("averages alone", f"mean prompt + mean decode - 1 = {simple:,.0f} is off by {off}"),
+            ("heavy requests", f"1 % of the requests carry {heaviest} of the token load"),
         ]
     fitted = plan["profile"]["has_covariance"]
     if not fitted:
         rows.append(("coefficients", "taken as exact: the profile has no covariance"))
-    if plan["optimum"]["ratio_ci95"] is not None:
+    if best["ratio_ci95"] is not None:
         errors = " and ".join(
-            ["the log's sampling error"] * (workload["theta_ci95"] is not None) + ["that of the fit"] * fitted
+            ["the log's sampling error"] * (workload["theta_ci95"] is not None) + ["the errors of the fit"] * fitted
         )
-        rows.append(
-            ("interval of r*", f"covers {errors}; not the model's own error, nor a change of load or of what is served")
-        )
-    if plan["optimum"]["ratio_error_by_source"] is not None:
-        by_source = plan["optimum"]["ratio_error_by_source"].items()
-        rows.append(("r* by source", ", ".join(f"{name} {_half_width(error)}" for name, error in by_source)))
+        rows.append(("interval of r*", f"covers {errors}; it does not cover errors of the model or changes of load"))
+    if best["ratio_error_by_source"] is not None:
+        rows.append(("r* by source", _by_source(best["ratio_error_by_source"])))
     return [headline("How sure"), pairs(rows)]
 
 
-def _half_width(error: float | None) -> str:
-    """Of the 95 % interval that one source alone would give."""
-    return "not given" if error is None else f"+-{1.96 * error:.1%}"
+def _by_source(errors: dict[str, float | None]) -> str:
+    """Half widths of the 95 % intervals that each source alone would give."""
+    given = [f"{name} +-{shown_share(1.96 * error, 1)}" for name, error in errors.items() if error is not None]
+    missing = [f"{name} not given" for name, error in errors.items() if error is None]
+    return ", ".join(given + missing)
 
 
 def _theta(ends: list[float]) -> str:
@@ -122,19 +122,17 @@ def _theta(ends: list[float]) -> str:
 
 
 def _measure(plan: Document) -> list[Any]:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("1 % more of")
-    table.add_column("moves r* by", justify="right")
-    table.add_column("and throughput by", justify="right")
     of_ratio, of_throughput = plan["elasticities"], plan["throughput_elasticities"]
     # a general form has terms that this profile does not use: nothing moves with them
     names = [name for name in of_ratio if of_ratio[name] != 0.0 or of_throughput[name] != 0.0]
     names.sort(key=lambda name: -abs(of_ratio[name]))
-    for name in names:
-        table.add_row(name, f"{of_ratio[name]:+.2f} %", f"{of_throughput[name]:+.2f} %")
+    # an elasticity is percent for percent
+    moves = lambda percent: shown_share(percent / 100.0, 2, signed=True)
+    rows = [[name, moves(of_ratio[name]), moves(of_throughput[name])] for name in names]
     measured = [
         name for name in names if name not in ("batch_size", "theta", "nu", "slot_cost.mean", "slot_cost.deviation")
     ]
-    needs = "what slots cost needs" if "slot_cost" in plan["workload"] else "theta needs"
-    first = f"Measure {' and '.join(measured[:2])} best; {needs} the longest log you have."
-    return [headline("What to measure better"), Text(first), table]
+    what = "the costs of slots" if "slot_cost" in plan["workload"] else "theta"
+    first = f"Measure {' and '.join(measured[:2])} most carefully; estimate {what} from the longest log you have."
+    heads = ("1 % more of", "moves r* by", "and throughput by")
+    return [headline("What to measure better"), wrapped(first), table(heads, rows, texts=heads[:1])]

@@ -1,13 +1,14 @@
-"""Times and rates in the unit that a person would use: 31.0 ms, not 3.102e+04 us."""
+"""Numbers for people: 31.0 ms and not 3.102e+04 us, 24 % and not 0.2413."""
 
 import math
+from collections.abc import Iterable
 
 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Units of time that a clock has, longest first; other labels (the paper's `cycle`) are kept as they are."""
 
 
-def significant(value: float, digits: int = 3) -> str:
+def significant(value: int | float, digits: int = 3) -> str:
     """A number with so many significant digits: written out where that is short, in powers of ten elsewhere.
 
     >>> significant(31.02), significant(1234.5), significant(0.01), significant(1e12)
@@ -22,7 +23,7 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{rounded:,.{max(digits - 1 - power, 0)}f}"
 
 
-def shown_time(value: float, unit: str, digits: int = 3) -> str:
+def shown_time(value: int | float, unit: str, digits: int = 3) -> str:
     """A time given in `unit` with the unit that suits its size.
 
     >>> shown_time(31_020.0, "us"), shown_time(0.25, "s"), shown_time(309.5, "cycle")
@@ -30,12 +31,27 @@ def shown_time(value: float, unit: str, digits: int = 3) -> str:
     """
     if unit not in SECONDS:
         return f"{significant(value, digits)} {_many(unit)}"
-    seconds = float(f"{value * SECONDS[unit]:.{digits - 1}e}")
-    suited = next((name for name, size in SECONDS.items() if abs(seconds) >= size), "s" if seconds == 0.0 else "ns")
-    return f"{significant(seconds / SECONDS[suited], digits)} {suited}"
+    rounded = float(f"{value:.{digits - 1}e}")
+    suited, factor = suited_unit([rounded], unit)
+    return f"{significant(rounded * factor, digits)} {suited}"
 
 
-def per_second(rate: float, unit: str) -> tuple[float, str]:
+def suited_unit(times: Iterable[int | float], unit: str) -> tuple[str, float]:
+    """The unit that suits the largest of these times, given in `unit`, and what to multiply them by.
+
+    >>> suited_unit([900.0, 31_020.0], "us"), suited_unit([309.5], "cycle")
+    (('ms', 0.001), ('cycle', 1.0))
+    """
+    if unit not in SECONDS:
+        return unit, 1.0
+    largest = max(map(abs, times), default=0.0)
+    # the time in units of `name` is at least 1, whatever floats make of a thousand thousandths
+    fitting = (name for name, size in SECONDS.items() if largest * SECONDS[unit] >= size * (1.0 - 1e-9))
+    suited = unit if largest == 0.0 else next(fitting, "ns")
+    return suited, SECONDS[unit] / SECONDS[suited]
+
+
+def per_second(rate: int | float, unit: str) -> tuple[float, str]:
     """A rate given per `unit` of time, and what it is per: per second wherever the unit is a clock's.
 
     >>> per_second(0.5, "ms"), per_second(1.9, "cycle")
@@ -44,7 +60,7 @@ def per_second(rate: float, unit: str) -> tuple[float, str]:
     return (rate / SECONDS[unit], "s") if unit in SECONDS else (rate, unit)
 
 
-def shown_rate(rate: float, unit: str, of: str = "tokens", digits: int = 3) -> str:
+def shown_rate(rate: int | float, unit: str, of: str = "tokens", digits: int = 3) -> str:
     """A rate given per `unit` of time as text.
 
     >>> shown_rate(0.0125, "us"), shown_rate(1.9, "cycle")
@@ -56,3 +72,12 @@ def shown_rate(rate: float, unit: str, of: str = "tokens", digits: int = 3) -> s
 
 def _many(unit: str) -> str:
     return unit if unit.endswith("s") else f"{unit}s"
+
+
+def shown_share(share: int | float, digits: int = 0, signed: bool = False) -> str:
+    """A share in percent.
+
+    >>> shown_share(0.2413), shown_share(-0.00831, 1, signed=True)
+    ('24 %', '-0.8 %')
+    """
+    return f"{100.0 * share:{'+' if signed else ''}z,.{digits}f} %"

@@ -1,11 +1,8 @@
 """Simulations as text, beside the model where there is one: the best ratio, why it waits, and every ratio in a table."""
 
-from typing import Any
-
-from rich import box
-from rich.table import Table
-
-from afdjax.report.layout import Document, headline, notes, pairs, ranges, render
+from afdjax.report.layout import Document, headline, notes, pairs, ranges, render, table
+from afdjax.report.quantities import per_second, shown_share, shown_time, significant, suited_unit
+from afdjax.report.words import throughput
 
 
 def simulation_report(document: Document) -> str:
@@ -15,23 +12,19 @@ def simulation_report(document: Document) -> str:
     >>> afd.report.simulation_report(curve.to_dict()) == str(curve)
     True
     """
-    best, unit, ffn_workers = document["best"], document["profile"]["time_unit"], document["bundle"]["ffn_workers"]
-    error = _half_width(best, " (95 %)")
+    best, unit, ffn_workers = document["best"], _unit(document), document["bundle"]["ffn_workers"]
+    time = lambda name: "unknown" if best[name] is None else shown_time(best[name], unit, 4)
     rows = [
-        ("throughput", f"{best['throughput_per_instance']:.4g}{error} tokens per {unit} and instance"),
-        ("cannot be told apart", f"{ranges(best['indistinguishable'])} attention workers (paired t-tests, 5 %)"),
-        (
-            "cycle time",
-            f"{best['cycle_time']:.4g} {unit}, 1 % last longer than {_number(best['cycle_time_p99'])}",
-        ),
+        ("throughput", throughput(best["throughput_per_instance"], unit) + _half_width(best, unit)),
+        ("tied with the best", f"{ranges(best['indistinguishable'])} attention workers (paired t-tests, 5 %)"),
+        ("cycle time", f"{time('cycle_time')}; 1 % last longer than {time('cycle_time_p99')}"),
         (
             "TPOT of requests",
-            f"mean {_number(best['tpot_request_mean'])}, 95 % below {_number(best['tpot_p95'])}, "
-            f"99 % below {_number(best['tpot_p99'])} {unit}",
+            f"mean {time('tpot_request_mean')}, 95 % below {time('tpot_p95')}, 99 % below {time('tpot_p99')}",
         ),
         ("idle attention", _idle(best, "idle_attention")),
         ("idle FFN", _idle(best, "idle_ffn")),
-        ("lost to stragglers", f"{best['straggler_loss']:.1%} of throughput, against evenly shared tokens"),
+        ("lost to stragglers", f"{shown_share(best['straggler_loss'], 1)} of throughput, against evenly shared tokens"),
     ]
     if "model" in document:
         rows.append(("model", _model_verdict(document)))
@@ -57,6 +50,10 @@ def check_report(document: Document) -> str:
     )
 
 
+def _unit(document: Document) -> str:
+    return document["profile"]["time_unit"]
+
+
 def _length(run: Document) -> str:
     seed = f", seed {run['seed']}" if "seed" in run else ""
     start = f", {run['start']} start" if "start" in run else ""
@@ -69,50 +66,45 @@ def _model_verdict(document: Document) -> str:
     if model["attention_workers"] in document["best"]["indistinguishable"]:
         picked += ", among the best simulated"
     else:
-        picked += f", which loses {model['throughput_lost']:.2%} of the best simulated throughput"
+        picked += f", which loses {shown_share(model['throughput_lost'], 2)} of the best simulated throughput"
     differences = [row["model_difference"] for row in document["ratios"]]
-    return f"{picked}; throughput {min(differences):+.2%} to {max(differences):+.2%} of the simulated"
+    low, high = (shown_share(pick(differences), 2, signed=True) for pick in (min, max))
+    return f"{picked}; its throughput is {low} to {high} off the simulated one"
 
 
-def _table(document: Document) -> Table:
-    table, modelled = Table(box=box.SIMPLE_HEAD, pad_edge=False), "model" in document
-    names = ["workers", "throughput", "+-", "model", "cycle", "TPOT p95", "idle A", "idle F", "stragglers"]
-    for name in names:
-        if modelled or name != "model":
-            table.add_column(name, justify="right")
-    for row in document["ratios"]:
-        best = row["attention_workers"] == document["best"]["attention_workers"]
-        table.add_row(
-            f"{row['attention_workers']}{' *' if best else '  '}",
-            f"{row['throughput_per_instance']:.4g}",
-            "-" if row["half_width"] is None else f"{row['half_width']:.1g}",
-            *([f"{row['model_difference']:+.2%}"] if modelled else []),
-            f"{row['cycle_time']:.4g}",
-            _number(row["tpot_p95"]),
-            f"{row['idle_attention']:.1%}",
-            f"{row['idle_ffn']:.1%}",
-            f"{row['straggler_loss']:.1%}",
-        )
-    return table
+def _table(document: Document) -> str:
+    """One row a ratio; the unit of times is in the heads."""
+    rows, modelled = document["ratios"], "model" in document
+    unit, factor = suited_unit([row["cycle_time"] for row in rows], _unit(document))
+    rate, per = per_second(1.0, _unit(document))
+    time = lambda value: "unknown" if value is None else significant(value * factor, 4)
+    tokens = "tokens/s per instance" if per == "s" else "throughput"
+    heads = ["workers", tokens, "+-", *["model"] * modelled, f"cycle [{unit}]",
+             f"TPOT p95 [{unit}]", "idle A", "idle F", "lost at barrier"]  # fmt: skip
+    body = [
+        [
+            f"{row['attention_workers']}{' *' if row['attention_workers'] == document['best']['attention_workers'] else '  '}",
+            significant(row["throughput_per_instance"] * rate, 4),
+            "-" if row["half_width"] is None else significant(row["half_width"] * rate, 1),
+            *([shown_share(row["model_difference"], 2, signed=True)] if modelled else []),
+            time(row["cycle_time"]),
+            time(row["tpot_p95"]),
+            *(shown_share(row[name], 1) for name in ("idle_attention", "idle_ffn", "straggler_loss")),
+        ]
+        for row in rows
+    ]
+    return table(heads, body)
 
 
-def _half_width(row: Document, level: str) -> str:
-    return "" if row["half_width"] is None else f" +- {row['half_width']:.1g}{level}"
-
-
-def _number(value: float | None) -> str:
-    """A time; what too few requests say nothing about has none."""
-    return "nan" if value is None else f"{value:.4g}"
+def _half_width(row: Document, unit: str) -> str:
+    """Of the 95 % interval of throughput, where there is one."""
+    if row["half_width"] is None:
+        return ""
+    return f" (95 %: +-{significant(per_second(row['half_width'], unit)[0], 1)})"
 
 
 def _idle(row: Document, side: str) -> str:
-    parts: list[tuple[str, Any]] = [
-        (name, row[f"{side}_{part}"])
-        for name, part in (
-            ("barrier", "barrier"),
-            ("the other stage", "other_stage"),
-            ("communication", "communication"),
-        )
-    ]
-    why = ", ".join(f"{name} {share:.1%}" for name, share in parts if share >= 0.0005)
-    return f"{row[side]:.1%}" + (f": {why}" if why else "")
+    causes = {"barrier": "barrier", "other_stage": "the other stage", "communication": "communication"}
+    shares = {name: row[f"{side}_{part}"] for part, name in causes.items()}
+    why = ", ".join(f"{name} {shown_share(share, 1)}" for name, share in shares.items() if share >= 0.0005)
+    return shown_share(row[side], 1) + (f": {why}" if why else "")

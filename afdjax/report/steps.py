@@ -1,6 +1,11 @@
 """A fit of whole steps as text: how well it fits, the coefficients, what the log cannot tell and what to measure next."""
 
+from collections.abc import Callable
 from typing import Any
+
+from afdjax.report.layout import headline, items, render, table, wrapped
+from afdjax.report.quantities import shown_share, significant
+from afdjax.report.words import coefficient_unit
 
 
 def steps_report(document: dict[str, Any]) -> str:
@@ -14,38 +19,40 @@ def steps_report(document: dict[str, Any]) -> str:
     >>> afd.report.steps_report(found.to_dict()) == str(found)
     True
     """
-    lines = [
-        f"{document['steps']} steps, off by {document['scatter']:.1%} (standard deviation), at most "
-        f"{document['worst_relative_residual']:.1%}, held out {document['held_out_error']:.1%}"
-    ]
-    for name, found in document["coefficients"].items():
-        low, high = found["ci95"]
-        known = _known(found)
-        unit = document["time_unit"]
-        lines.append(f"  {name:28} {found['value']:12.5g} {unit}   95 %: {low:.5g} to {high:.5g}{known}")
-    lines += document["advice"]
-    if "prediction" in document:
-        lines.append(_prediction(document["prediction"]))
-    return "\n".join(lines)
-
-
-def _known(found: dict[str, Any]) -> str:
-    """Where a value comes from."""
-    if found["of_prior"]:
-        return "   (the prior; the log does not tell)"
-    moved = (
-        ""
-        if found["prior"] is None
-        else f"; prior {found['prior']:.5g}, moved {found['value'] / found['prior'] - 1.0:+.0%}"
+    worst, held_out = (shown_share(document[name], 1) for name in ("worst_relative_residual", "held_out_error"))
+    first = (
+        f"{document['steps']} steps, off by {shown_share(document['scatter'], 1)} (standard deviation), at most {worst}, "
+        f"held out {held_out}"
     )
-    return f"   ({'the log' if found['told'] else 'between the prior and the log'}{moved})"
+    rows = [[name, *_coefficient(found)] for name, found in document["coefficients"].items()]
+    heads = ("coefficient", "value", "95 % interval", "unit", "known from")
+    advice = [headline("What to measure better"), *items(document["advice"])] if document["advice"] else []
+    prediction = ["", wrapped(_prediction(document["prediction"]))] if "prediction" in document else []
+    return render(wrapped(first), table(heads, rows, texts=("coefficient", "unit", "known from")), *advice, *prediction)
+
+
+def _coefficient(found: dict[str, Any]) -> list[str]:
+    """Value, interval, unit, and where the value comes from."""
+    unit, factor = coefficient_unit([found["value"]], found["unit"])
+    number = lambda value: significant(value * factor, 4)
+    return [number(found["value"]), " to ".join(map(number, found["ci95"])), unit, _known(found, number)]
+
+
+def _known(found: dict[str, Any], number: Callable[[float], str]) -> str:
+    if found["of_prior"]:
+        return "the prior; the log does not tell"
+    where = "the log" if found["told"] else "between the prior and the log"
+    if found["prior"] is None:
+        return where
+    moved = shown_share(found["value"] / found["prior"] - 1.0, signed=True)
+    return f"{where}; prior {number(found['prior'])}, moved {moved}"
 
 
 def _prediction(found: dict[str, Any]) -> str:
     count = found["not_determined"]
     undetermined = f" {count} are not determined: their intervals span more than a factor of 2." if count else ""
+    mean, worst = (shown_share(found[name], 1) for name in ("mean_relative_error", "worst_relative_error"))
     return (
-        f"{found['log']}: {found['steps']} steps predicted within {found['mean_relative_error']:.1%} on "
-        f"average, {found['worst_relative_error']:.1%} at most; {found['share_inside']:.0%} lie inside of the 95 % interval."
-        f"{undetermined}"
+        f"{found['log']}: {found['steps']} steps predicted within {mean} on average, {worst} at most; "
+        f"{shown_share(found['share_inside'])} lie inside of the 95 % interval.{undetermined}"
     )

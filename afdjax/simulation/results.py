@@ -137,9 +137,9 @@ class Simulation(Module):
                 + (", and requests longer than the window are missing from their TPOT." if window < decode else ".")
             )
         if len(self.throughput_by_replica) == 1:
-            found.append("One replica has no standard error: use at least 2, better 8.")
+            found.append("One replica has no standard error: give `replicas` of at least 2, better 8.")
         if self.best == self.attention_workers[-1] and len(self.attention_workers) > 1:
-            found.append(f"The best ratio is the largest simulated, {self.best}: simulate more attention workers.")
+            found.append(f"The best ratio is the largest simulated, {self.best}: add larger `attention_workers`.")
         return found
 
     def to_dict(self) -> dict[str, Any]:

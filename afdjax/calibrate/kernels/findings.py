@@ -7,14 +7,13 @@ from typing import Literal
 import numpy as np
 
 from afdjax.calibrate.kernels.outliers import GROSS, Misfit
+from afdjax.report.quantities import shown_share
 
 
 SHARE_OF_REVERSALS = 0.08
 """Where a larger share of the steps to more work take less than half of the time, something else was timed."""
 NO_FORM = 0.5
 """With a larger robust standard deviation the times follow none of the forms."""
-OR_A_TABLE = "measure again, or interpolate"
-"""What to do about times that may be true and yet are not smooth."""
 SHOWN_MISFITS = 3
 CLIFF = 1.25
 """A step that costs this much more than work in proportion would is a cliff."""
@@ -67,11 +66,11 @@ def disorder(scale: float, lines: "list[Line]") -> list[Finding]:
     reversals = float(np.mean(factors < 1.0 / GROSS))
     found = []
     if scale > NO_FORM:
-        off = f"the times follow no form: even the best is off by {scale:.0%} (robust standard deviation)"
-        found.append(Finding(True, f"{off}: {OR_A_TABLE}.", "form"))
+        off = f"the times follow no form: even the best is off by {shown_share(scale)} (robust standard deviation)"
+        found.append(Finding(True, f"{off}: measure again.", "form"))
     if reversals > SHARE_OF_REVERSALS and (factors < 1.0 / GROSS).sum() > 1:
-        less = f"{reversals:.0%} of the steps to more work take less than half of the time"
-        found.append(Finding(True, f"{less}: {OR_A_TABLE}.", "form"))
+        less = f"{shown_share(reversals)} of the steps to more work take less than half of the time"
+        found.append(Finding(True, f"{less}: measure again.", "form"))
     return found
 
 
@@ -86,7 +85,7 @@ def off_together(found: Sequence[Misfit]) -> list[Finding]:
 
 def far_off(outliers: np.ndarray) -> list[Finding]:
     """How many gross outliers there are, if there are any."""
-    share = f"{outliers.mean():.1%} of the points are gross outliers and have little influence"
+    share = f"{shown_share(float(outliers.mean()), 1)} of the points are gross outliers and have little influence"
     return [Finding(False, f"{share}: the held-out error is without them.")] if outliers.any() else []
 
 
@@ -147,7 +146,7 @@ def missing_terms(
     return [
         Finding(
             False,
-            f"the form '{chosen}' leaves a pattern: with '{best}' the held-out error falls from {chosen_error:.1%} to "
-            f"{best_error:.1%}. Missing: {', '.join(terms)}.",
+            f"the form '{chosen}' leaves a pattern: with '{best}' the held-out error falls from "
+            f"{shown_share(chosen_error, 1)} to {shown_share(best_error, 1)}. Missing: {', '.join(terms)}.",
         )
     ]

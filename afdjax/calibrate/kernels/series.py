@@ -41,6 +41,7 @@ from afdjax.deployment.profile import Validity
 from afdjax.deployment.table import Table
 from afdjax.hardware.accelerator import Accelerator
 from afdjax.hardware.device_names import accelerator_named_in
+from afdjax.report.quantities import shown_share
 
 
 SPARE = 2
@@ -138,6 +139,15 @@ class SeriesFit:
     def outliers(self) -> np.ndarray:
         """Which points are gross outliers, and not off with all of their line."""
         return alone(gross_outliers(self.residuals, self.scale), self.samples)
+
+    @functools.cached_property
+    def tabular(self) -> bool:
+        """Whether the times can be interpolated (form `table`): the points make a grid."""
+        try:
+            _table(self.series, self.samples)
+        except ValueError:
+            return False
+        return True
 
     def outlier_rows(self) -> list[dict[str, Any]]:
         """The outliers, the farthest first: file, row, where, what was measured, and measured over predicted."""
@@ -280,7 +290,8 @@ def _candidates(key: Series, samples: Samples, wanted: str | None) -> tuple[list
         if one_batch and form.terms & {"per_slot", "per_context"}:
             reason = f"all points are at one batch size, {samples.batch_size[0]:g}: measure at two or more"
         elif different < len(form.terms) + SPARE - (form == family[0]):
-            reason = f"there are {different} different points, and it needs {len(form.terms) + SPARE}"
+            measured = f"{different} {'was' if different == 1 else 'were'}"
+            reason = f"it needs {len(form.terms) + SPARE} different points, but {measured} measured"
         if reason is not None and (wanted == form.name or form == family[0]):
             raise ValueError(f"{_title(key)}: the form '{form.name}' cannot be fitted: {reason}.")
         return reason is None
@@ -319,7 +330,7 @@ def _fitted(
 def _tabulated(measured: Measured, tried: Sequence[FormFit]) -> SeriesFit:
     samples = measured.samples
     try:
-        table = tabulate(samples.tokens, samples.batch_size, samples.time, measured.series.component == "attention")
+        table = _table(measured.series, samples)
     except ValueError as error:
         raise ValueError(f"{_title(measured.series)}: the form '{TABLE}' cannot be fitted: {error}.") from None
     residuals = _times(table, samples) / samples.time - 1.0
@@ -338,6 +349,10 @@ def _tabulated(measured: Measured, tried: Sequence[FormFit]) -> SeriesFit:
         left_out_by_form={found.form.name: found.left_out for found in tried} | {TABLE: held_out.robust},
         worst_by_form={found.form.name: found.worst for found in tried} | {TABLE: float(np.abs(residuals).max())},
     )
+
+
+def _table(key: Series, samples: Samples) -> Table:
+    return tabulate(samples.tokens, samples.batch_size, samples.time, key.component == "attention")
 
 
 def _seen(measured: Measured, residuals: np.ndarray) -> dict[str, Any]:
@@ -408,8 +423,9 @@ def _closer(best: FormFit, tried: Sequence[FormFit], worst: float) -> list[Findi
     return [
         Finding(
             False,
-            f"'{closest.form.name}' has a smaller worst residual than '{best.form.name}', {closest.worst:.1%} for {worst:.1%}, "
-            f"but its held-out error is {closest.left_out:.1%} for {best.left_out:.1%}: measure between the points.",
+            f"'{closest.form.name}' has a smaller worst residual than '{best.form.name}', {shown_share(closest.worst, 1)} for "
+            f"{shown_share(worst, 1)}, but its held-out error is {shown_share(closest.left_out, 1)} for "
+            f"{shown_share(best.left_out, 1)}: measure between the points.",
         )
     ]
 

@@ -19,6 +19,7 @@ from afdjax.calibrate.readers.files import TIMINGS, read_table
 from afdjax.calibrate.readers.labels import device_in as device_in, device_of
 from afdjax.calibrate.readers.places import files_of
 from afdjax.calibrate.timings import REQUIRED, TIDY, Timings, missing_column
+from afdjax.report.layout import shortened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,8 +207,8 @@ def _recognised(table: pl.DataFrame, path: Path) -> Format:
         raise NoTable(str(missing_column(missing, given, str(path))))
     formats = "; ".join(f"{known.name} ({', '.join(sorted(known.columns))})" for known in TIMING_FORMATS)
     raise NoTable(
-        f"{path}: must be a timing table of a known format, but its columns are {', '.join(given[:12])}"
-        f"{', ...' if len(given) > 12 else ''}; the formats are {formats}."
+        f"{path}: must be a timing table of a known format, but its columns are {', '.join(shortened(given, 12))}; "
+        f"the formats are {formats}."
     )
 
 

@@ -21,6 +21,7 @@ from afdjax.calibrate.robust import robust_scale
 from afdjax.calibrate.timings import UNITS, missing_column
 from afdjax.deployment.bundle import MOST_IN_FLIGHT, RANGES, Bundle, Start
 from afdjax.deployment.profile import Profile
+from afdjax.report.quantities import shown_share
 from afdjax.simulation import simulate
 from afdjax.workload.laws import Workload
 
@@ -239,7 +240,7 @@ def contradictions(log: StepLog, residuals: np.ndarray, scatter: float) -> list[
         f"{here[i, 2]:g}A-{here[i, 3]:g}F with {here[i, 0]:g} slots ({_counted(groups[i])}, median {np.exp(median[i]):,.0f} us)"
     )
     return [
-        f"misfit: {title(i)} took {-np.expm1(-part):.0%} less time than {title(j)} with no less of anything, "
+        f"misfit: {title(i)} took {shown_share(float(-np.expm1(-part)))} less time than {title(j)} with no less of anything, "
         f"{part / noise[i, j]:.0f} times the noise: no stage times explain that; something else differs."
         for part, i, j in pairs
     ]

@@ -11,6 +11,9 @@ from afdjax.calibrate.steps.log import StepLog, hiccups
 from afdjax.calibrate.steps.problem import Problem
 from afdjax.calibrate.uncertainty import NORMAL_95, deviations, intervals, prediction_variance
 from afdjax.deployment.profile import Profile
+from afdjax.deployment.stages import STAGES
+from afdjax.report.layout import shortened
+from afdjax.report.quantities import shown_share
 from afdjax.report.steps import steps_report
 
 
@@ -145,6 +148,11 @@ class StepFit:
         given = "prior" in self.made_by["sources"]
         shares = deviations(self.covariance) / np.asarray(self.problem.width)
         priors = np.exp(np.asarray(self.problem.middle))
+        units = {
+            f"{stage}.{name}": unit
+            for stage in STAGES
+            for name, unit in self.profile.stage(stage).units(self.profile.time_unit).items()
+        }
         return {
             "steps": len(self.residuals),
             "time_unit": self.profile.time_unit,
@@ -155,6 +163,7 @@ class StepFit:
                 name: {
                     "value": value,
                     "ci95": [low, high],
+                    "unit": units[name],
                     "told": bool(share < IDENTIFIED),
                     "of_prior": bool(share >= UNTOUCHED),
                     "prior": float(prior) if given else None,
@@ -191,7 +200,7 @@ class StepFit:
                 )
                 lines.append(
                     f"{stage}: not identifiable: {', '.join(name.split('.')[1] for name in own)} ({stage} decides "
-                    f"{share:.0%} of the steps, 95 %: {low:.0%} to {high:.0%}): measure with {remedy}."
+                    f"{shown_share(share)} of the steps, 95 %: {shown_share(low)} to {shown_share(high)}): measure with {remedy}."
                 )
         for one, other, correlation in self.confounded:
             lines.append(
@@ -204,22 +213,22 @@ class StepFit:
         if self.freed is None:
             return []
         said = "; ".join(
-            f"{name} is {value:.4g} +- {error:.0%} by the log, {prior:.4g} by the prior"
+            f"{name} is {value:.4g} +- {shown_share(error)} by the log, {prior:.4g} by the prior"
             for name, (prior, value, error) in self.freed.names.items()
         )
         worth = "no less: what the two say differently, other coefficients make up for"
         if self.freed.scatter < 0.95 * self.scatter:
-            worth = f"{self.freed.scatter:.1%}, not {self.scatter:.1%}: give these coefficients more room (`unsure`)"
+            freed, now = shown_share(self.freed.scatter, 1), shown_share(self.scatter, 1)
+            worth = f"{freed}, not {now}: give these coefficients more room (`unsure`)"
         return [f"the log contradicts the prior: {said}. Without that part of it steps are off by {worth}."]
 
     def _hiccups(self) -> list[str]:
         rows, most = self.outliers, 5
         if not len(rows):
             return []
-        named = ", ".join(f"{row + 1} ({1.0 / (1.0 + self.residuals[row]):.2g} times the fit)" for row in rows[:most])
-        return [
-            f"{len(rows)} rows are gross outliers and have little influence: row {named}{', ...' if len(rows) > most else ''}."
-        ]
+        named = [f"{row + 1} ({1.0 / (1.0 + self.residuals[row]):.2g} times the fit)" for row in rows]
+        listed = ", ".join(shortened(named, most))
+        return [f"{len(rows)} rows are gross outliers and have little influence: row {listed}."]
 
     def __str__(self) -> str:
         return steps_report(self.to_dict())

@@ -1,6 +1,7 @@
 """What a search answers: plans, levels, and why there is no plan."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,11 +11,13 @@ from afdjax.explore.plans.fleet import Place
 from afdjax.explore.plans.question import Question, Targets
 from afdjax.explore.replicas.outcomes import Outcome
 from afdjax.explore.replicas.replica import Replica
+from afdjax.report.quantities import shown_time
 
 
 LEVELS = ("aggregated", "aggregated-afd", "disaggregated", "disaggregated-afd")
 
 REASONS = {
+    "budget": "the devices are too few for any replica of this kind",
     "weights-do-not-fit": "the weights alone are larger than the memory of a pool",
     "cache-does-not-fit": "the KV cache of the requests is larger than what the weights leave",
     "prefill-starves": "prompts come in faster than their chunks are worked on",
@@ -126,6 +129,30 @@ def best_of(levels: Sequence[Level]) -> tuple[str, ServingPlan] | None:
     """The name of the level whose plan has the largest value, and that plan."""
     feasible = [(level.name, level.plan) for level in levels if level.plan is not None]
     return max(feasible, key=lambda named: named[1].value, default=None)
+
+
+def why_no_plan(levels: Sequence[Level]) -> str:
+    """Why none of these levels has a plan, in this search's own words, and what to change."""
+    names: dict[str, list[str]] = {}
+    for level in levels:
+        names.setdefault(level.verdict, []).append(level.name)
+    reasons = "; ".join(f"{REASONS[code]} ({', '.join(of)})" for code, of in names.items())
+    return f"There is no plan: {reasons}. {_cure(set(names), levels)}"
+
+
+def _cure(codes: set[str], levels: Sequence[Level]) -> str:
+    """What to change where levels failed at these hurdles: the last one is the nearest to a plan."""
+    if codes >= {"tpot-missed", "ttft-missed"}:
+        return "Relax `ttft`, `tpot` or both."
+    nearest = max(codes, key=list(REASONS).index)
+    if not nearest.endswith("-missed"):
+        return f"Give {'shorter requests or ' if nearest in ('cache-does-not-fit', 'prefill-starves') else ''}more `devices`."
+    target = nearest.removesuffix("-missed")
+    least = min(getattr(level.floor, target) for level in levels if level.verdict == nearest)
+    if not math.isfinite(least):
+        return "Relax `ttft` and `tpot`: no candidate that fits keeps either."
+    step = 10.0 ** (math.floor(math.log10(least)) - 2)
+    return f"Give a `{target}` of at least {shown_time(math.ceil(least / step) * step, 's')}."
 
 
 def last_hurdle(reasons: dict[str, int]) -> str:
