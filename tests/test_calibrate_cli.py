@@ -223,7 +223,10 @@ def test_bad_rows(refused, table, old, new, message):
 def test_too_few_or_contradicting_points(refused, tmp_path):
     single = write_table(tmp_path / "single.csv", attention()[:1], ffn()[:1], link()[:1])
     line = refused(single, "-o", "profile.json")
-    assert "attention (paged) on toy: the form 'affine' cannot be fitted: it needs 4 different points, but 1 was measured" in line
+    assert (
+        "attention (paged) on toy: the form 'affine' cannot be fitted: it needs 4 different points, but 1 was measured"
+        in line
+    )
     flat = write_table(tmp_path / "flat.csv", attention()[:5], ffn(), link())
     line = refused(flat, "-o", "profile.json", "--attention-form", "affine-with-slots")
     assert "all points are at one batch size, 8: measure at two or more" in line

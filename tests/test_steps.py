@@ -435,7 +435,9 @@ def test_predictions_that_nothing_determines_are_said_to_be_none():
     document = fit.to_dict() | {"prediction": fit.compare(far)}
     _, low, high = fit.predict(far)
     assert document["prediction"]["not_determined"] == int((high > 2.0 * low).sum()) > 0
-    assert "are not determined: their intervals span more than a factor of 2." in " ".join(steps_report(document).split())
+    assert "are not determined: their intervals span more than a factor of 2." in " ".join(
+        steps_report(document).split()
+    )
 
 
 def test_predictions_are_of_the_other_log():

@@ -110,7 +110,9 @@ def main() -> None:
 
 def _in_our_words(message: str) -> str:
     """What typer says of a choice, as other values are refused."""
-    found = re.fullmatch(r"Invalid value for '(\S+)': (?:Value error, )?'(.*)' is not one of (.*)\.", message, re.DOTALL)
+    found = re.fullmatch(
+        r"Invalid value for '(\S+)': (?:Value error, )?'(.*)' is not one of (.*)\.", message, re.DOTALL
+    )
     if found:
         option, given, known = found.groups()
         known = known.replace("'", "")
