@@ -61,6 +61,6 @@ def test_the_command_compares(tmp_path, run, refused):
     assert round(document["crossing_batch_sizes"]["attention"][0]) == 55
     text = run(*command)
     assert "throughput per instance" in text and "attention: the other one is faster beyond a batch size of 55." in text
-    assert "'second' must be in the time unit of" in refused(
+    assert "SECOND must be in the time unit of FIRST" in refused(
         "compare", tmp_path / "slow.json", "deepseek-v3-ascend-910c"
     )

@@ -156,10 +156,12 @@ def explore(
             save_figure(plot, lambda module: module.exploration_figure(document))
         written = None if output is None else _written(found, output, level)
     print(dumps(document, indent=2, allow_nan=False) if json else exploration_report(document))
+    if output is not None and written is None:
+        raise NoPlan(
+            f"{output} was not written: it would hold a plan with FFN devices. {renamed(_why_not_written(found, level), named)}"
+        )
     if document["best"] is None:
         raise NoPlan(document["advice"][0])
-    if output is not None and written is None:
-        raise NoPlan(f"{output} was not written. {renamed(_why_not_written(found, level), named)}")
     if written is not None and not json:
         print(f"\n{written}")
 

@@ -55,7 +55,7 @@ def plan(
     from afdjax.report.simulations import check_report
     from afdjax.report.windows import windows_report
 
-    named = options.names_of(plan)
+    named = options.names_of(plan, plan_windows="below" if windows else "--windows auto")
     with refusing(named):
         if plot is not None:
             check_target(plot, ".png")

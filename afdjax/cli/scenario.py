@@ -113,7 +113,7 @@ def barrier_of(name: choices.Barrier, points: int | None) -> "afdjax.Barrier":
 
 def names_of(command: Callable[..., None], **others: str) -> Naming:
     """How a command that takes a scenario calls what the library names."""
-    named = naming(command, check_plan="--check", plan_windows="--windows auto", points="--barrier-points", **others)
+    named = naming(command, check_plan="--check", points="--barrier-points", **others)
 
     def name(text: str) -> str:
         if text.startswith("Exact("):

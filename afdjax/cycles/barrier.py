@@ -136,7 +136,7 @@ class Exact(Barrier):
         if self.points.bit_count() != 1:
             below = 1 << (self.points.bit_length() - 1)
             raise ValueError(
-                f"`points` must be a power of two, but it is {self.points:,}: give {below:,} or {2 * below:,}."
+                f"`points` must be a power of two, but it is {self.points:,}: give {below} or {2 * below}."
             )
 
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> "LatticeLoad":

@@ -17,13 +17,13 @@ def plan_report(plan: Document) -> str:
 
 
 def _recommendation(plan: Document) -> list[str]:
-    best, unit = plan["optimum"], plan["profile"]["time_unit"]
+    best, unit, near = plan["optimum"], plan["profile"]["time_unit"], plan["within_1_percent"]
     attention, ffn = best["attention_workers"], best["ffn_workers"]
     choice = f"{attention}A-{ffn:g}F: {_counted(attention, 'attention worker')} for {_counted(ffn, 'FFN worker')}"
     cycle, tpot = (shown_time(best[name], unit, 4) for name in ("cycle_time", "tpot"))
     rows = [
         ("best ratio r*", f"{best['ratio']:.2f}{interval(best['ratio_ci95'], '.2f')}"),
-        ("within 1 %", f"{ranges(plan['within_1_percent'])} attention workers"),
+        ("within 1 %", f"{ranges(near)} attention worker{'' if near == [1] else 's'}"),
         ("throughput", throughput(best["throughput_per_instance"], unit, best["throughput_per_instance_ci95"])),
         ("other bundles", _others(plan)),
         ("cycle time", f"{cycle}; a token every {tpot} (TPOT)"),
