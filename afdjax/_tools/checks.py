@@ -90,6 +90,8 @@ def column(name: str, values: Any) -> np.ndarray:
         )
     try:
         array = np.asarray(values)
+        if array.dtype == object and isinstance(values, (list, tuple)):
+            array = np.asarray([_held(value) for value in values])
     except (TypeError, ValueError):
         array = np.asarray(None)
     if not is_number(array):
@@ -128,7 +130,7 @@ def require_covariance(name: str, value: Any, of: list[str]) -> None:
         raise ValueError(
             f"`{name}` must have shape {(size, size)}, a row for each of {', '.join(of)}, but it has shape {value.shape}."
         )
-    if numbers is not None and not _is_covariance(np.asarray(numbers, np.float64), np.finfo(numbers.dtype).eps):
+    if numbers is not None and not _is_covariance(np.asarray(numbers, np.float64), float(np.finfo(numbers.dtype).eps)):
         raise ValueError(f"`{name}` must be a symmetric matrix of finite numbers without negative eigenvalues.")
 
 
