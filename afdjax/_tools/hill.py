@@ -45,22 +45,31 @@ class Top(NamedTuple):
 
 @eqx.filter_custom_jvp
 def highest_top(
-    parameters: Any, places: Float[Array, " places"], *, function: Callable[[Any, Scalar], Scalar], hills: int
+    parameters: Any,
+    places: Float[Array, " places"],
+    *,
+    function: Callable[[Any, Scalar], Scalar],
+    hills: int,
+    halved: int = 0,
 ) -> Top:
     """The best point of `function(parameters, x)` for x from the first to the last of `places`, which rise.
 
     Every pair of neighbours between which the function rises and falls is a hill, about as high as where their tangents
     meet. The tops of the `hills` highest are found and the highest taken; a hill that falls from an end of the range has
-    its top there.
+    its top there. Pairs may have a hill and a valley between them, and show neither: the `halved` pairs with the highest ends
+    get one more place in their middle.
 
     Place and height are differentiable in `parameters` (a pytree), by the implicit function theorem (the place of an end is
     fixed) and the envelope theorem; `places` have no derivative, and `function` may not hold traced values of its own.
     """
-    points = lax.map(lambda at: point_of(lambda x: function(parameters, x), at), places)
+    points_at = functools.partial(lax.map, lambda at: point_of(lambda x: function(parameters, x), at))
+    points = points_at(places)
+    if halved:
+        points = _joined(points, points_at(_middles(points, halved)))
     below, above = (jax.tree.map(lambda column, cut=cut: column[cut], points) for cut in (slice(-1), slice(1, None)))
     below, above = _with_top(below, above)
     higher_end = jnp.maximum(below.value, above.value)
-    first, last = (np.arange(len(places) - 1) == end for end in (0, len(places) - 2))
+    first, last = (np.arange(len(below.at)) == end for end in (0, len(below.at) - 1))
     falls = (first & (below.slope <= 0.0)) | (last & (above.slope > 0.0))
     inside = _has_top(below, above)
     height = jnp.where(inside, jnp.maximum(higher_end, _tangent_height(below, above)), higher_end)
@@ -71,6 +80,19 @@ def highest_top(
     above = jax.tree.map(lambda upper, lower: jnp.where(worth, upper, lower), above, below)
     tops = lax.map(lambda ends: _climbed(parameters, ends[0], ends[1], function), (below, above))
     return jax.tree.map(lambda column: column[jnp.argmax(tops.value)], tops)
+
+
+def _middles(points: Point, count: int) -> Float[Array, " middles"]:
+    """The middles of those pairs of neighbours that have the highest ends."""
+    _, highest = lax.top_k(jnp.maximum(points.value[:-1], points.value[1:]), count)
+    return (points.at[highest] + points.at[highest + 1]) / 2.0
+
+
+def _joined(some: Point, others: Point) -> Point:
+    """Two columns of points as one, in order."""
+    both = jax.tree.map(lambda *columns: jnp.concatenate(columns), some, others)
+    order = jnp.argsort(both.at)
+    return jax.tree.map(lambda column: column[order], both)
 
 
 def _with_top(low: Point, high: Point) -> tuple[Point, Point]:

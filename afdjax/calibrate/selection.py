@@ -13,7 +13,13 @@ from afdjax.calibrate.timings import Timings
 @advised("calibrate.Region(batch=(1, 256))")
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Which measurements count: ranges (ends included) of batch size, context and tokens; None where any does."""
+    """The measurements that are used: ranges (ends included) of batch size, context and tokens; None for no limit.
+
+    >>> large = calibrate.Region(tokens=(256, 4096))
+    >>> found = calibrate.fit(timings, forms=forms, region=large)
+    >>> len(found.fits["ffn"].samples.tokens)
+    4
+    """
 
     batch: tuple[int | float, int | float] | None = None
     context: tuple[int | float, int | float] | None = None

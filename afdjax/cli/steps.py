@@ -53,13 +53,13 @@ def calibrate_steps(
     with refusing(lambda name: "--unsure" if name == "unsure" else f"'{name}'"):
         if output is not None:
             check_target(output, ".json")
+        for stage in unknown or ():
+            if stage not in STAGES:
+                raise Refusal(f"--unknown must be one of {', '.join(STAGES)}, but it is {stage}.")
         if prior is None and (unknown or unsure != UNSURE):
             raise Refusal(
                 "--unsure and --unknown must come with --prior, the profile that they are about: give one, or neither."
             )
-        for stage in unknown or ():
-            if stage not in STAGES:
-                raise Refusal(f"--unknown must be one of {', '.join(STAGES)}, but it is {stage}.")
         served = None if workload is None else afdjax.load_workload(workload)
         named = lambda path: dataclasses.replace(load_steps(path, served), source=str(path))
         measured, other = named(log), None if predict is None else named(predict)

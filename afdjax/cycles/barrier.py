@@ -86,7 +86,11 @@ class Barrier(Module):
 
 
 class MeanField(Barrier):
-    """No barrier: every worker has the mean load (the paper's closed form, arXiv:2601.21351 v1 eq 5)."""
+    """No barrier: every worker has the mean load (the paper's closed form, arXiv:2601.21351 v1 eq 5).
+
+    >>> round(float(afd.MeanField().slowest(workload, batch_size=256, workers=20).mean()))
+    313948
+    """
 
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> "PointLoad":
         mean = jnp.asarray(batch_size * workload.theta)
@@ -97,7 +101,10 @@ class MeanField(Barrier):
 class Gaussian(Barrier):
     """Loads are normal with mean B theta and variance B nu^2 (v2+ of the paper: E max by one integral).
 
-    Good to 0.2 % in the cycle time for B >= 128 on moderate tails; up to several per cent low for heavy ones.
+    The cycle time is right within 0.2 % for B >= 128 and moderate tails; heavy tails make it several per cent too short.
+
+        >>> round(float(afd.Gaussian().slowest(workload, batch_size=256, workers=20).mean()), -2)
+        335200.0
     """
 
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> "GaussianLoad":
@@ -112,8 +119,12 @@ class Exact(Barrier):
     workload and batch size); the shape of the law in standard units is held fixed in them.
 
     Without `points` there are 2,048 nodes, and up to 2^17 where the law needs them: where few requests are many times as long
-    as the others, whose own spread would lie between two nodes otherwise. Inside of `jax.jit` and `jax.vmap` nobody can see
-    that, and there are 2,048: give there what `plan(...).barrier` has.
+    as the others, whose own spread would lie between two nodes otherwise. Inside of `jax.jit` and `jax.vmap` the law is not known
+    in advance, and there are 2,048: pass `plan(...).barrier` there, which has enough.
+
+        >>> exact = jax.jit(lambda workers: afd.Exact(256).slowest(workload, 256, workers).mean())
+        >>> round(float(exact(20.0)), -3)
+        336000.0
     """
 
     points: int | None = eqx.field(static=True, default=None)

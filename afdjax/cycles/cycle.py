@@ -170,7 +170,16 @@ def cycle_time(
     """Expected time between two completed microbatch steps of the bundle [time unit of the profile].
 
     **Arguments:** `attention_workers` x > 0 (real numbers are allowed), `barrier` (default: `Exact()`). Scalars; batch
-    them with `jax.vmap`. **Source:** the three circuits of this module's docstring.
+    them with `jax.vmap`.
+
+    **Returns:** a scalar. Raises `ValueError` unless there are attention workers, and `TypeError` for a workload that does not
+    know enough for the barrier (`Moments` with `Exact()`). **Source:** the three circuits of this module's docstring.
+
+        >>> round(float(afd.cycle_time(workload, profile, bundle, 20, afd.Gaussian())))
+        592
+        >>> many = jax.jit(jax.vmap(lambda x: afd.cycle_time(workload, profile, bundle, x, afd.Gaussian())))
+        >>> many(jnp.arange(1.0, 33.0)).shape
+        (32,)
     """
     checks.require_positive("attention_workers", attention_workers)
     load = (Exact() if barrier is None else barrier).worker_load(profile.slot_load(workload), bundle.batch_size)
@@ -188,7 +197,11 @@ def paper_cycle_time(
     """E max{t_A(W), t_C, t_F} with W the slowest worker's load: the paper's cycle [time unit of the profile].
 
     arXiv:2601.21351 v1 eq 5 with `MeanField()`; with another barrier the v2+ form. It does not depend on
-    `bundle.in_flight`; three microbatches in flight nearly reach it, two do not (see `cycle_time`).
+    `bundle.in_flight`; three microbatches in flight nearly reach it, two do not. Arguments and errors are those of
+    `cycle_time`.
+
+        >>> round(float(afd.paper_cycle_time(workload, profile, bundle, 20, afd.MeanField())))
+        568
     """
     checks.require_positive("attention_workers", attention_workers)
     load = (Exact() if barrier is None else barrier).worker_load(profile.slot_load(workload), bundle.batch_size)
@@ -209,7 +222,10 @@ def throughput(
 ) -> Scalar:
     """Output tokens per time unit and instance, x B / ((x w_A + y w_F) tau), eq 6 of the paper with weights.
 
-    Arguments as of `cycle_time`.
+    Arguments and errors are those of `cycle_time`.
+
+        >>> round(float(afd.throughput(workload, profile, bundle, 20, afd.Gaussian())), 2)
+        0.41
     """
     cycle = cycle_time(workload, profile, bundle, attention_workers, barrier)
     return throughput_of(cycle, bundle, attention_workers)
@@ -222,6 +238,10 @@ class Performance(Module):
     request, m cycles; `idle_attention`, `idle_ffn`, shares of time; `attention_decides`, `ffn_decides`,
     `link_decides`, `round_trip_decides`, the probabilities that a round is as long as that circuit (they sum to 1; a
     shared link decides as well where one of two microbatches waits for the other to leave it).
+
+        >>> at_best = plan.at_best
+        >>> round(float(at_best.throughput_per_instance), 2), round(float(at_best.idle_ffn), 2)
+        (0.41, 0.11)
     """
 
     cycle_time: Scalar

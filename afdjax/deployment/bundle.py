@@ -52,7 +52,12 @@ class Start(Module):
 
 
 class WorkerWise(Start):
-    """As soon as it has finished the one before and received its own: fast workers run ahead."""
+    """As soon as it has finished the one before and received its own: fast workers run ahead.
+
+    >>> alone = afd.Bundle(256, start=afd.WorkerWise())
+    >>> round(float(afd.cycle_time(workload, profile, alone, 20, afd.Gaussian())))
+    592
+    """
 
     runs_ahead: ClassVar[bool] = True
 
@@ -61,7 +66,12 @@ class WorkerWise(Start):
 
 
 class Together(Start):
-    """When all workers of the bundle may: every microbatch step has its own barrier."""
+    """When all workers of the bundle may: every microbatch step has its own barrier.
+
+    >>> in_step = afd.Bundle(256, start=afd.Together())
+    >>> round(float(afd.cycle_time(workload, profile, in_step, 20, afd.Gaussian())))
+    603
+    """
 
     runs_ahead: ClassVar[bool] = False
 
@@ -96,9 +106,12 @@ class Bundle(Module):
       power), 1e-9 to 1e9; 1 and 1 is the paper's count of instances.
     - `layers`: how many cycles make one decode step: 1 for a profile of the whole model, the number of layers for a
       profile of one layer; 0.001 to 1,000,000.
-    - `start`: `WorkerWise()` or `Together()` (static).
+    - `start`: `WorkerWise()` or `Together()`.
 
     Raises `ValueError` for numbers outside of these ranges.
+
+        >>> float(afd.Bundle(batch_size=128, in_flight=3, ffn_workers=2).cost(attention_workers=14))
+        16.0
     """
 
     batch_size: Number = number()

@@ -150,6 +150,9 @@ def load_profile(name_or_path: str | Path) -> Profile:
     """The profile shipped under this name, or read from this JSON file.
 
     Raises `FileError` (a `ValueError`) with one line that names the file, the field and what would be right.
+
+        >>> afd.load_profile("deepseek-v3-ascend-910c").time_unit
+        'cycle'
     """
     return parse_profile(_SHIPPED.text(name_or_path), str(name_or_path))
 
@@ -159,6 +162,11 @@ def load_bundle(name_or_path: str | Path) -> Bundle | None:
     """The bundle that this profile was written for, as `afdjax explore` does; None where its file has none.
 
     Raises `FileError` as `load_profile` does.
+
+        >>> from pathlib import Path
+        >>> _ = Path("profile.json").write_text(afd.profile_to_json(profile, bundle))
+        >>> afd.load_bundle("profile.json").in_flight
+        2
     """
     file = _parse(_SHIPPED.text(name_or_path), str(name_or_path)).bundle
     return None if file is None else file.build()
@@ -202,6 +210,12 @@ def profile_to_json(profile: Profile, bundle: Bundle | None = None) -> str:
     """The JSON document that `load_profile` reads back to the same profile, and `load_bundle` to the same bundle.
 
     Raises `ValueError` for a stage whose form is not registered, and for a link or a start of your own: no file could name it.
+
+        >>> from pathlib import Path
+        >>> _ = Path("profile.json").write_text(afd.profile_to_json(profile))
+        >>> same = afd.load_profile("profile.json")
+        >>> float(same.ffn.base) == float(profile.ffn.base)
+        True
     """
     origin = profile.provenance
     stages = {stage: _stage_document(stage, profile.stage(stage), getattr(origin, stage)) for stage in STAGES}

@@ -27,9 +27,9 @@ from afdjax._tools.objects.advice import advised
 from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.objects.module import Module, check_again
 from afdjax._tools.objects.showing import known, text_of
-from afdjax._tools.quantities import shown_time
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.stages import STAGES
+from afdjax.report.quantities import shown_time
 
 
 def coefficient(unit: str, default: Any = dataclasses.MISSING, term: str | None = None, explanation: str = "") -> Any:
@@ -37,6 +37,15 @@ def coefficient(unit: str, default: Any = dataclasses.MISSING, term: str | None 
 
     `unit` is in words, "time" standing for the profile's unit ("time per token"); `term` the coefficient of `Roofline` that this
     one is, if it has another name; `explanation` what a stage does where this coefficient matters.
+
+        >>> class Constant(afd.Latency):
+        ...     form = "constant"
+        ...     time: float = afd.coefficient("time")
+        ...
+        ...     def __call__(self, tokens, batch_size):
+        ...         return self.time
+        >>> Constant(50.0).units("us")
+        {'time': 'us'}
     """
     return number(default, unit=unit, term=term, explanation=explanation)
 
@@ -234,6 +243,17 @@ def register_form(kind: Kind) -> Kind:
     """Make a form known to profile files, fits and reports; to be used as a decorator of its class.
 
     Raises `ValueError` if its name is another form's.
+
+        >>> @afd.register_form
+        ... class Proportional(afd.Latency):
+        ...     form = "proportional"
+        ...     slope: float = afd.coefficient("time per token")
+        ...
+        ...     def __call__(self, tokens, batch_size):
+        ...         return self.slope * tokens
+        >>> own = afd.Profile(Proportional(0.002), profile.ffn, profile.communication)
+        >>> '"proportional"' in afd.profile_to_json(own)
+        True
     """
     if not (isinstance(kind, type) and issubclass(kind, Latency) and isinstance(getattr(kind, "form", None), str)):
         raise TypeError(
@@ -257,6 +277,9 @@ class Affine(RooflineForm):
     """`per_token * tokens + base`: the paper's form for all three stages (arXiv:2601.21351 v1, eqs 2-4).
 
     `per_token` [time per token] >= 0, `base` [time] >= 0.
+
+        >>> float(afd.Affine(per_token=0.5, base=100.0)(tokens=64, batch_size=64))
+        132.0
     """
 
     form: ClassVar[str] = "affine"
@@ -278,7 +301,12 @@ class AffineWithSlots(RooflineForm):
     """`per_token * tokens + per_slot * batch_size + base`: the shape of measured attention times.
 
     Projections and launches grow with the slots, not with the tokens; without the `per_slot` term a fit over a grid of
-    batch sizes and contexts is wrong by about 50 % in its worst point.
+    batch sizes and contexts is wrong by about 50 % in its worst point. `per_token` [time per token], `per_slot` [time per slot]
+    and `base` [time] are at least 0.
+
+        >>> form = afd.AffineWithSlots(per_token=0.001, per_slot=0.5, base=100.0)
+        >>> round(float(form(tokens=64_000, batch_size=64)))
+        196
     """
 
     form: ClassVar[str] = "affine-with-slots"
@@ -302,7 +330,12 @@ class FloorLinear(RooflineForm):
     """A floor, then a line: `base + (floor^s + (per_token * tokens)^s)^(1/s)`, s = `sharpness`.
 
     A dense FFN reads its weights whatever the batch (`floor`) and is bound by compute beyond the knee. The power mean
-    rounds the knee off by a factor of at most 2^(1/s) (4 % at the default s = 16).
+    rounds the knee off by a factor of at most 2^(1/s) (4 % at the default s = 16). `floor` [time] is above 0, `per_token` [time
+    per token] and `base` [time] are at least 0, `sharpness` is at least 1.
+
+        >>> form = afd.FloorLinear(floor=100.0, per_token=0.5)
+        >>> round(float(form(tokens=8, batch_size=8))), round(float(form(tokens=1000, batch_size=1000)))
+        (100, 500)
     """
 
     form: ClassVar[str] = "floor-linear"
@@ -332,7 +365,12 @@ class ExpertHit(RooflineForm):
 
     Below saturation each further token hits experts that were not read yet; `weights` [time] is the time to read all
     of them, `saturation` [tokens] the scale on which they are hit: about experts / experts per token, as the expected
-    number of experts hit by n tokens is E (1 - (1 - k/E)^n).
+    number of experts hit by n tokens is E (1 - (1 - k/E)^n). `base` [time], `weights` and `per_token` [time per token] are at
+    least 0, `saturation` is above 0.
+
+        >>> form = afd.ExpertHit(base=20.0, weights=200.0, saturation=32.0, per_token=0.1)
+        >>> round(float(form(tokens=8, batch_size=8))), round(float(form(tokens=1000, batch_size=1000)))
+        (65, 320)
     """
 
     form: ClassVar[str] = "expert-hit"
@@ -360,8 +398,13 @@ class SaturatingLink(RooflineForm):
     """`base + ramp * (1 - exp(-tokens / saturation)) + per_token * tokens`: a link whose bandwidth grows with the message.
 
     A token of a small message takes `ramp / saturation` longer than one of a large message (`per_token`), for which protocols
-    and channels of a full bandwidth are in use: `ramp` [time] is what all of them lose together, `saturation` [tokens] the size
-    on which they come in. Measured all-to-all and NCCL times bend so; a line misses their small messages.
+    and channels of a full bandwidth are in use: `ramp` [time] is the total time lost until the full bandwidth is reached,
+    `saturation` [tokens] the message size on which that happens. Measured all-to-all and NCCL times bend like this; a line
+    misses small messages. `base` [time], `ramp` and `per_token` [time per token] are at least 0, `saturation` is above 0.
+
+        >>> form = afd.SaturatingLink(base=10.0, ramp=40.0, saturation=64.0, per_token=0.05)
+        >>> round(float(form(tokens=8, batch_size=8)), 1), round(float(form(tokens=1000, batch_size=1000)), 1)
+        (15.1, 100.0)
     """
 
     form: ClassVar[str] = "saturating-link"
@@ -392,9 +435,15 @@ class Roofline(RooflineForm):
         read = weights * (1 - exp(-tokens / saturation)),
         work = per_token * tokens + per_slot * batch_size + per_context * tokens / batch_size.
 
-    `per_context` [time per token of one slot's context] is the critical path of one long sequence. The other forms are
-    this one with terms left out: `Affine` and `AffineWithSlots` (no weights), `FloorLinear` (saturation near 0),
-    `ExpertHit` (s = 1). `CappedRoofline` is this one over what slots cost.
+    `base` and `weights` are in the profile's unit of time, `saturation` in tokens, `per_token` and `per_slot` in time per token
+    and per slot; `per_context` [time per token of one slot's context] is the critical path of one long sequence. All are at
+    least 0, `saturation` is above 0 and `sharpness` at least 1. The other forms are this one with terms left out: `Affine` and
+    `AffineWithSlots` (no weights), `FloorLinear` (saturation near 0), `ExpertHit` (s = 1). `CappedRoofline` is this one over
+    what slots cost.
+
+        >>> form = afd.Roofline(base=20.0, weights=200.0, saturation=32.0, sharpness=8.0, per_token=0.5)
+        >>> round(float(form(tokens=64, batch_size=64))), round(float(form(tokens=1000, batch_size=1000)))
+        (193, 520)
     """
 
     form: ClassVar[str] = "roofline"
@@ -431,12 +480,9 @@ class CappedRoofline(RooflineForm, SlotCost):
     layers with a window and without one alternate, `beyond` is the share of those without (of equal layers). At 1 it is
     `Roofline`. Ours: arXiv:2601.21351 has attention that reads every token.
 
-    ```python
-    >>> sliding = CappedRoofline(base=50.0, per_token=0.002, window=128.0)
-    >>> float(sliding.slot_cost(1000.0))
-    128.0
-
-    ```
+        >>> sliding = afd.CappedRoofline(base=50.0, per_token=0.002, window=128.0)
+        >>> float(sliding.slot_cost(1000.0))
+        128.0
     """
 
     form: ClassVar[str] = "capped-roofline"

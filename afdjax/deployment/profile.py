@@ -60,7 +60,12 @@ class Communication(Module):
 
 
 class PerWorker(Communication):
-    """Each attention worker has its own link: `t_C(B)`, a pure delay (arXiv:2601.21351 v1, eq 4)."""
+    """Each attention worker has its own link: `t_C(B)`, a pure delay (arXiv:2601.21351 v1, eq 4).
+
+    >>> link = afd.PerWorker(afd.Affine(per_token=0.1, base=5.0))
+    >>> float(link(batch_size=100, attention_workers=1)), float(link(batch_size=100, attention_workers=8))
+    (15.0, 15.0)
+    """
 
     latency: Latency
     queues: ClassVar[bool] = False
@@ -73,7 +78,12 @@ class PerWorker(Communication):
 
 
 class Shared(Communication):
-    """One link carries the merged batch: `t_C(xB)`, and serves one microbatch at a time (v2+ of the paper)."""
+    """One link carries the merged batch: `t_C(xB)`, and serves one microbatch at a time (v2+ of the paper).
+
+    >>> link = afd.Shared(afd.Affine(per_token=0.1, base=5.0))
+    >>> float(link(batch_size=100, attention_workers=1)), float(link(batch_size=100, attention_workers=8))
+    (15.0, 85.0)
+    """
 
     latency: Latency
     queues: ClassVar[bool] = True
@@ -87,7 +97,11 @@ class Shared(Communication):
 
 @advised("afd.Validity(tokens=(1.0, 4096.0))")
 class Validity(Module):
-    """Where a stage was measured: the ranges of `tokens` and `batch_size`, None where nothing is known."""
+    """Where a stage was measured: the ranges of `tokens` and `batch_size`, None where nothing is known.
+
+    >>> afd.Validity(tokens=(1.0, 65_536.0), batch_size=(1.0, 256.0)).tokens
+    (1.0, 65536.0)
+    """
 
     tokens: tuple[float, float] | None = eqx.field(static=True, default=None)
     batch_size: tuple[float, float] | None = eqx.field(static=True, default=None)
@@ -95,7 +109,11 @@ class Validity(Module):
 
 @advised("afd.Provenance(name='mine')", from_text="afd.Provenance(name={})")
 class Provenance(Module):
-    """Where a profile comes from, and where it holds. Static: it takes no part in any derivative."""
+    """Where a profile comes from, and where it holds. Static: it takes no part in any derivative.
+
+    >>> profile.provenance.name
+    'deepseek-v3-ascend-910c'
+    """
 
     name: str = eqx.field(static=True, default="unnamed")
     source: str = eqx.field(static=True, default="")
@@ -115,6 +133,13 @@ class Profile(Module):
     - `communication`: `PerWorker(latency)` or `Shared(latency)`; a bare `Latency` is taken as `PerWorker`.
     - `time_unit`: the label printed with every time (`us`, `ms`, `s`, or the paper's `cycle`).
     - `covariance`: covariance of the coefficients in the order of `coefficients()`, if they were fitted.
+
+        >>> stages = afd.Profile(
+        ...     attention=afd.Affine(0.0016, 50.0), ffn=afd.Affine(0.083, 100.0), communication=afd.Affine(0.02, 20.0)
+        ... )
+        >>> faster = stages.with_coefficients({"ffn.base": 80.0})
+        >>> float(faster.coefficients()["ffn.base"])
+        80.0
     """
 
     attention: Latency

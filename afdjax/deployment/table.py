@@ -29,6 +29,11 @@ class Table(Latency):
     Between batch sizes log times are interpolated linearly in log batch. Before the first place and outside of the batch
     sizes the nearest measured time holds; beyond the last place the last slope in log-log. The cubics are those of
     Fritsch and Butland (1984): they never overshoot, so a table that rises stays rising.
+
+        >>> places, times = jnp.array([64.0, 256.0, 1024.0]), jnp.array([[100.0, 120.0, 260.0]])
+        >>> measured = afd.Table(places, batch_sizes=jnp.array([64.0]), times=times)
+        >>> round(float(measured(tokens=256, batch_size=64))), round(float(measured(tokens=512, batch_size=64)))
+        (120, 166)
     """
 
     form: ClassVar[str] = "table"

@@ -28,10 +28,13 @@ NEAR_TIE = 0.15
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Exploration:
-    """All levels of one search, and why they are as they are.
+    """All levels of one search, with their explanations.
 
-    `evaluations`: replicas that were looked at, each once for all levels. `inputs`: what the caller says of its files, for the
-    document. Explanations are worked out when somebody asks for them, once.
+    `evaluations`: replicas that were evaluated, each once for all levels. `inputs`: what the caller says about its files, for the
+    document. Explanations are computed on first use.
+
+        >>> found.best.name, sorted(found.margins)
+        ('disaggregated', ['aggregated', 'aggregated-afd', 'disaggregated-afd'])
     """
 
     question: Question
@@ -87,6 +90,7 @@ class Exploration:
                 for name, flips in self.margins.items()
             },
             "leads": self._leads(),
+            "near_tie": NEAR_TIE,
         }
         if sensitivity and best is not None:
             document["elasticities"] = self.elasticities[best[0]] | (self.model_elasticities if of_model else {})
@@ -172,8 +176,12 @@ def search(
     - `objective`: one of `OBJECTIVES`: `throughput`, or that by `price` or `power` of the devices in use.
     - `rules`: what a runtime asks of sizes, of `RULES`.
 
-    Raises `ValueError` for budgets below 1, targets that are not above 0, unknown objectives and rules, and devices without a
-    price or power that is asked for.
+    **Returns:** an `Exploration`. Raises `ValueError` for budgets below 1, targets that are not above 0, unknown objectives and
+    rules, and devices without the price or power that the objective needs.
+
+        >>> found = explore.search(setting, 16, explore.Targets(ttft=1.0, tpot=0.05))
+        >>> found.best.name, found.best.plan.devices
+        ('disaggregated', 16)
     """
     checks.require_list("rules", rules, "names")
     if isinstance(devices, Fleet):

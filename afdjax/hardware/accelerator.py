@@ -53,6 +53,10 @@ class Accelerator(Module):
     may be faster than memory], `peak` [dense operations/s by data type of the arithmetic: bf16, fp8, int8, fp4],
     `scale_up` and `scale_out`: its links (PCIe parts: one of them may be all there is). `price` [per hour, in the unit of its
     source], `relative_price` [an L20 is 1] and `power` [W] are None where no source is known.
+
+        >>> h20 = afd.load_accelerator("h20")
+        >>> round(float(h20.memory) / 2**30), round(float(h20.bandwidth) / 1e12, 1)
+        (96, 4.0)
     """
 
     memory: Scalar = eqx.field(converter=checks.as_float)

@@ -82,6 +82,11 @@ def load_accelerator(name_or_path: str | Path) -> Accelerator:
 
     A file may say `"base": "b200"` and hold only what is different. Raises `FileError` (a `ValueError`) in one line: the file,
     the field, what would be right, and near names.
+
+        >>> from pathlib import Path
+        >>> _ = Path("mine.json").write_text('{"base": "h20", "memory_gib": {"value": 141, "source": "data sheet"}}')
+        >>> round(float(afd.load_accelerator("mine.json").memory) / 2**30)
+        141
     """
     text = str(name_or_path)
     shipped = shipped_documents()

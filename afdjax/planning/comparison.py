@@ -34,6 +34,10 @@ class Comparison:
     - `crossings`: by stage, batch sizes at which the other profile becomes the faster one (mean contexts, the first plan's number
       of attention workers).
     - `workers`: numbers of attention workers between which the other profile gives more throughput.
+
+        >>> found = afd.compare(profile, profile, workload, bundle)
+        >>> found.first.attention_workers == found.second.attention_workers
+        True
     """
 
     first: Plan
@@ -87,16 +91,17 @@ def compare(
     *,
     max_ratio: int | float = MAX_RATIO,
 ) -> Comparison:
-    """Two profiles on one workload.
+    """Plan one workload with two profiles, and find where they cross.
 
-    Arguments as of `plan`. Raises `ValueError` for profiles in different time units.
+    Other arguments are those of `plan`. **Returns:** a `Comparison`. Raises `ValueError` for profiles in different time units,
+    and as `plan` does.
 
-        >>> import afdjax as afd
-        >>> slow = afd.Profile(afd.Affine(2e-3, 30.0), afd.Affine(0.1, 50.0), afd.Affine(0.0, 20.0), time_unit="us")
-        >>> fast = afd.Profile(afd.Affine(1e-3, 60.0), afd.Affine(0.1, 50.0), afd.Affine(0.0, 20.0), time_unit="us")
-        >>> found = afd.compare(slow, fast, afd.load_workload("fixed:500,100"), afd.Bundle(128))
+        >>> faster = profile.with_coefficients({"attention.per_token": 0.0008, "attention.base": 100.0})
+        >>> found = afd.compare(profile, faster, workload, bundle)
+        >>> found.first.attention_workers, found.second.attention_workers
+        (20, 10)
         >>> {stage: [round(size) for size in sizes] for stage, sizes in found.crossings.items()}
-        {'attention': [55], 'ffn': [], 'communication': []}
+        {'attention': [48], 'ffn': [], 'communication': []}
     """
     if first.time_unit != second.time_unit:
         raise ValueError(

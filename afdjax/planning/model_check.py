@@ -33,6 +33,10 @@ class Sampling:
     """How much is simulated: decode `steps` of every microbatch, `replicas`, and the `seed` of all random numbers.
 
     Steps and replicas as of `simulate`, the seed from 0 to 4,294,967,295; raises `ValueError` for another.
+
+        >>> small = afd.Sampling(steps=200, replicas=2)
+        >>> afd.check_model(workload, profile, bundle, [18, 20, 22], afd.Gaussian(), sampling=small).difference.shape
+        (3,)
     """
 
     steps: int = 10_000
@@ -47,7 +51,12 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ModelCheck:
-    """A simulation and the model's performance at the same ratios. `str()` is a report, `to_dict()` the JSON document."""
+    """A simulation and the model's performance at the same ratios. `str()` is a report, `to_dict()` the JSON document.
+
+    >>> check = afd.check_model(workload, profile, bundle, [18, 20, 22], afd.Gaussian(), sampling=afd.Sampling(200, 2))
+    >>> bool((abs(check.difference) < 0.05).all())
+    True
+    """
 
     workload_name: str
     workload: Workload
@@ -128,6 +137,10 @@ def check_model(
     """Simulate every ratio and evaluate the model (`barrier`, default `Exact()`) beside it.
 
     `sampling` says how much; other arguments, and what is refused, are those of `simulate`. Concrete values only.
+
+        >>> check = afd.check_model(workload, profile, bundle, [18, 20, 22], afd.Gaussian(), sampling=afd.Sampling(200, 2))
+        >>> check.simulation.attention_workers
+        (18, 20, 22)
     """
     barrier = Exact() if barrier is None else barrier
     sampling, options = sampling or Sampling(), options or RunOptions()
@@ -166,6 +179,10 @@ def check_plan(plan: Plan, *, steps: int = 5_000, replicas: int = 8, seed: int =
     """Simulate a plan's recommendation and its neighbours, and those within 1 % of it.
 
     Raises `ValueError` where there is nothing to draw requests from (`Moments`).
+
+        >>> check = afd.check_plan(plan, steps=200, replicas=2)
+        >>> plan.attention_workers in check.simulation.attention_workers
+        True
     """
     if not isinstance(plan.workload, Workload):
         raise ValueError("`workload` must be a `Workload` to be simulated, but only its moments are known.")

@@ -50,6 +50,11 @@ def optimal_ratio(
     Where the cycle has corners in r that no randomness of the loads smooths, it is rounded off over 0.1 % before it is
     maximised: attention of `MeanField` (its workers get a normal load with that deviation), and the crossing of a
     shared link with the FFN. Raises `ValueError` for an empty range.
+
+        >>> of_profile = jax.jit(jax.value_and_grad(lambda p: afd.optimal_ratio(workload, p, bundle, afd.Gaussian())))
+        >>> ratio, slopes = of_profile(profile)  # slopes is a Profile of derivatives
+        >>> round(float(ratio), 1), bool(slopes.attention.per_token > 0)
+        (20.3, True)
     """
     check_range(bundle, max_ratio)
     load = (Exact() if barrier is None else barrier).worker_load(profile.slot_load(workload), bundle.batch_size)
@@ -67,12 +72,14 @@ def best_log_ratio(load: WorkerLoad, profile: Profile, bundle: Bundle, max_ratio
     low, high = lax.stop_gradient((-jnp.log(bundle.ffn_workers), jnp.log(checks.as_float(max_ratio))))
     evenly = lambda count: low + (high - low) * np.linspace(0.0, 1.0, count).astype(low.dtype)
     # laws with steps may have a hill before and behind each
-    places, hills = (evenly(17), 2) if load.has_steps else (evenly(7), 1)
+    places, hills, halved = (evenly(17), 2, 0) if load.has_steps else (evenly(7), 1, 0)
     if profile.communication.queues and bundle.in_flight == 2:
         # corners of a staircase may be closer to each other than any grid: one for each, and hills between them
         corners = _staircase_corners(lax.stop_gradient(scenario), evenly(129))
         places, hills = jnp.sort(jnp.concatenate([evenly(33), corners])), 3
-    return highest_top(scenario, places, function=log_throughput, hills=hills)
+        # two corners and a law with steps: a hill and a valley between neighbours
+        halved = 8
+    return highest_top(scenario, places, function=log_throughput, hills=hills, halved=halved)
 
 
 # compiled where nobody compiles, once for all calls

@@ -1,4 +1,4 @@
-"""Traffic that does not stand still: a plan for every window of a log, one ratio for all of it, and when resizing pays.
+"""Traffic that changes: a plan for every window of a log, one ratio for all of it, and when resizing pays.
 
 A bundle that serves a window in saturation needs its decode steps over its throughput. For one ratio the throughput over the log
 is therefore the mean over windows, harmonic and weighted with their decode steps; the best ratio of all is a compromise, and its
@@ -82,6 +82,11 @@ class WindowPlans:
     - `resizing`: the best schedule for a given cost, None where none was given.
 
     Seconds are those of a fleet that the fixed number keeps busy in all windows that have requests.
+
+        >>> log = afd.Requests([100] * 200 + [900] * 200, [20] * 400, time=range(400))
+        >>> found = afd.plan_windows(log, profile, windows="200s")
+        >>> found.attention_workers, round(found.worst.regret, 2)
+        (5, 0.14)
     """
 
     workload_name: str
@@ -150,7 +155,7 @@ def plan_windows(
     resize_cost: int | float | None = None,
     workload_name: str | None = None,
 ) -> WindowPlans:
-    """A plan for every window of a log with times, the best one number of attention workers, and when changing it pays.
+    """A plan for every window of a log with times, the best single number of attention workers, and when changing it pays.
 
     **Arguments:** `windows`, the length of a window (seconds, or text like `10min`, `90s`, `6h`, `1d`), or `auto`: equal
     windows of at least 400 requests on average, 24 at most; `resize_cost` [s], time of serving that a change costs (0 to 1e9).
@@ -159,9 +164,7 @@ def plan_windows(
     **Returns:** a `WindowPlans`. A request belongs to the window in which it arrives; windows without requests are left out.
     Raises `ValueError` for a log without times, and for more than 1,000 windows.
 
-        >>> import afdjax as afd
         >>> log = afd.Requests([100] * 200 + [900] * 200, [20] * 400, time=range(400))
-        >>> profile = afd.load_profile("deepseek-v3-ascend-910c")
         >>> found = afd.plan_windows(log, profile, windows="200s")
         >>> [window.attention_workers for window in found.windows]
         [2, 14]

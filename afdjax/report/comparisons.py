@@ -9,7 +9,12 @@ from afdjax.report.layout import headline, render
 
 
 def comparison_report(document: dict[str, Any]) -> str:
-    """What `afdjax compare` prints, of `Comparison.to_dict()`."""
+    """What `afdjax compare` prints, of `Comparison.to_dict()`.
+
+    >>> found = afd.compare(profile, profile, workload, bundle)
+    >>> afd.report.comparison_report(found.to_dict()) == str(found)
+    True
+    """
     first, second = document["profiles"]
     table = Table(box=None, pad_edge=False)
     table.add_column("")

@@ -4,7 +4,16 @@ from typing import Any
 
 
 def steps_report(document: dict[str, Any]) -> str:
-    """What `afdjax calibrate-steps` prints, of a fit's `to_dict()`; `prediction` in it is a comparison with another log."""
+    """What `afdjax calibrate-steps` prints, of a fit's `to_dict()`; `prediction` in it is a comparison with another log.
+
+    >>> from pathlib import Path
+    >>> rows = [f"{b},{1000 * b},{x},{100 + b * x / 4},us" for b in (16, 64) for x in (1, 4, 12)]
+    >>> header = "batch,token_load,attention_workers,step_time,unit"
+    >>> _ = Path("steps.csv").write_text("\\n".join([header, *rows]))
+    >>> found = afd.calibrate.fit_steps(afd.calibrate.load_steps("steps.csv"))
+    >>> afd.report.steps_report(found.to_dict()) == str(found)
+    True
+    """
     lines = [
         f"{document['steps']} steps, off by {document['scatter']:.1%} (standard deviation), at most "
         f"{document['worst_relative_residual']:.1%}, held out {document['held_out_error']:.1%}"

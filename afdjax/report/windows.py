@@ -9,7 +9,13 @@ from afdjax.report.layout import headline, notes, render
 
 
 def windows_report(document: dict[str, Any]) -> str:
-    """What `afdjax plan --windows` prints, of `WindowPlans.to_dict()`."""
+    """What `afdjax plan --windows` prints, of `WindowPlans.to_dict()`.
+
+    >>> log = afd.Requests([100] * 200 + [900] * 200, [20] * 400, time=range(400))
+    >>> found = afd.plan_windows(log, profile, windows="200s")
+    >>> afd.report.windows_report(found.to_dict()) == str(found)
+    True
+    """
     scale = 1e6 if document["time_unit"] == "us" else 1.0
     unit = "tokens/s" if document["time_unit"] == "us" else f"tokens/{document['time_unit']}"
     fixed, safest = document["attention_workers"], document["least_worst"]

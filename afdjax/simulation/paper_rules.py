@@ -37,7 +37,12 @@ CHUNK = 4096
 
 
 class RatioSweep(Module):
-    """The paper's cycle for each ratio, shape (ratios,), with the standard error of `throughput` over the replicas."""
+    """The paper's cycle for each ratio, shape (ratios,), with the standard error of `throughput` over the replicas.
+
+    >>> swept = afd.sweep_ratios(jax.random.key(0), workload, profile, bundle, [1, 2], steps=48, replicas=2)
+    >>> swept.cycle_time.shape
+    (2,)
+    """
 
     attention_workers: tuple[int, ...] = eqx.field(static=True)
     cycle_time: PerRatio
@@ -66,6 +71,10 @@ def sweep_ratios(
 
     arXiv:2601.21351 eq 5 with the barrier inside the mean: every stage can always be busy, as if enough microbatches were in
     flight. It needs no timeline, so it is faster than `simulate`, which has one; arguments and refusals are as there.
+
+        >>> swept = afd.sweep_ratios(jax.random.key(0), workload, profile, bundle, [1, 2], steps=48, replicas=2)
+        >>> bool(swept.throughput[1] > swept.throughput[0])
+        True
     """
     counts = whole_ratios(attention_workers)
     for name, value in (("steps", steps), ("replicas", replicas)):
@@ -136,6 +145,11 @@ def completion_throughput(
     biased twice, by several percent at the paper's N = 10,000: tokens of requests that still run are not counted (downwards),
     and loads have not yet grown to their stationary level (upwards where attention decides). `simulate` has neither.
     `cycle_time` is the mean until then. Other arguments and refusals are those of `simulate`.
+
+        >>> law = afd.load_workload("geometric:100,20")
+        >>> rule = afd.completion_throughput(jax.random.key(0), law, profile, afd.Bundle(8), [1, 2], requests=40, replicas=2)
+        >>> rule.throughput.shape
+        (2,)
     """
     counts = whole_ratios(attention_workers)
     for name, value in (("requests", requests), ("replicas", replicas)):

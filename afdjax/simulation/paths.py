@@ -129,14 +129,24 @@ class InitialState(Module):
 
 
 class Stationary(InitialState):
-    """A snapshot of a system that has run for ever: requests biased by decode length, at uniform ages. No warm-up."""
+    """A snapshot of a system that has run for ever: requests biased by decode length, at uniform ages. No warm-up.
+
+    >>> afd.RunOptions(initial=afd.Stationary()).initial == afd.RunOptions().initial
+    True
+    """
 
     def requests(self, sampler: RequestSampler, words: Words) -> tuple[Lengths, Lengths, Lengths]:
         return sampler.stationary(words)
 
 
 class Cold(InitialState):
-    """Fresh requests in every slot, all ages zero, as the simulator of arXiv:2601.21351. Loads start too low."""
+    """Fresh requests in every slot, all ages zero, as in the simulator of arXiv:2601.21351. Loads start too low.
+
+    >>> fresh = afd.load_paths(jax.random.key(0), workload, 256, steps=16, workers=2, initial=afd.Cold())
+    >>> settled = afd.load_paths(jax.random.key(0), workload, 256, steps=16, workers=2)
+    >>> bool(fresh.mean() < settled.mean())
+    True
+    """
 
     def requests(self, sampler: RequestSampler, words: Words) -> tuple[Lengths, Lengths, Lengths]:
         prompt, decode = sampler.fresh(words)
@@ -274,6 +284,10 @@ def load_paths(
 
     **Arguments:** `initial`: `Stationary()` (default) or `Cold()`. The paths are those of the first microbatch of the first
     replica of `simulate` with the same key. Raises `ValueError` for sizes below 1 and for loads that 32 bits cannot hold.
+
+        >>> loads = afd.load_paths(jax.random.key(0), workload, batch_size=256, steps=16, workers=2)
+        >>> loads.shape
+        (16, 2)
     """
     for name, value in (("batch_size", batch_size), ("steps", steps), ("workers", workers)):
         checks.require_whole(name, value)

@@ -44,6 +44,11 @@ def replay(
     is not counted.
 
     Raises `ValueError` for a weighted log (a histogram has no order) and as `simulate` does.
+
+        >>> log = afd.Requests([100] * 4 + [900] * 4, [20] * 8)
+        >>> curve = afd.replay(log, profile, afd.Bundle(8), [1, 2], steps=48, replicas=2)
+        >>> curve.throughput.shape
+        (2,)
     """
     counts = whole_ratios(attention_workers)
     checks.require_whole("steps", steps, most=MOST_STEPS)

@@ -28,7 +28,11 @@ class Timeline(Module):
 
     `attention_begin` and `attention_end` have shape (passes, workers), the others (passes,): `back`, when the microbatch
     was with the attention workers, `sent`, when the slowest of them was done, `arrived` at the FFN, `ffn_begin`,
-    `ffn_end`. Pass n is of microbatch n mod `in_flight`.
+    `ffn_end`. Pass n is of microbatch n mod `in_flight`; all microbatches pass a layer before the next of `layers`.
+
+        >>> timeline = afd.record(jax.random.key(0), workload, profile, bundle, 3, steps=2)
+        >>> timeline.attention_begin.shape  # steps x microbatches, workers
+        (4, 3)
     """
 
     in_flight: int = eqx.field(static=True)
@@ -40,6 +44,9 @@ class Timeline(Module):
     arrived: Float[Array, " passes"]
     ffn_begin: Float[Array, " passes"]
     ffn_end: Float[Array, " passes"]
+    layers: int = eqx.field(static=True, default=1)
+    ffn_workers: float = eqx.field(static=True, default=1.0)
+    profile: str = eqx.field(static=True, default="")
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as lists, for JSON and for the picture."""
@@ -67,6 +74,10 @@ def record(
 
     The bundle is the first replica of `simulate` with the same key. Times are absolute: in single precision record few.
     Raises `ValueError` as `simulate` does.
+
+        >>> timeline = afd.record(jax.random.key(0), workload, profile, bundle, 3, steps=2)
+        >>> bool((timeline.ffn_end > timeline.ffn_begin).all())
+        True
     """
     for name, value, least in (("attention_workers", attention_workers, 1), ("steps", steps, 1), ("skip", skip, 0)):
         checks.require_whole(name, value, least)
@@ -85,7 +96,12 @@ def record(
     times = jnp.repeat(times.reshape(-1, attention_workers, m).swapaxes(1, 2)[:, None], layers, axis=1)
     walked = walk(times.reshape(-1, m, attention_workers), stages, profile.time_unit)
     first = skip * layers * m
-    return jax.tree.map(lambda time: time[first:], walked)
+    return dataclasses.replace(
+        jax.tree.map(lambda time: time[first:], walked),
+        layers=layers,
+        ffn_workers=float(bundle.ffn_workers),
+        profile=profile.provenance.name,
+    )
 
 
 def walk(attention: Float[Array, "rounds in_flight workers"], stages: Stages, time_unit: str = "") -> Timeline:

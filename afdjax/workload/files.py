@@ -66,6 +66,9 @@ def load_workload(name_or_path: str | Path, options: LogOptions | None = None) -
     PROMPT_MEAN + DECODE_MEAN - 1), `fixed:PROMPT,DECODE`. `options` belong to request logs.
 
     Raises `FileError` (a `ValueError`) with one line that says what would be right.
+
+        >>> round(float(afd.load_workload("geometric:100,500").theta))
+        599
     """
     text = str(name_or_path)
     if text == "paper-geometric":
@@ -121,6 +124,12 @@ def summarize(requests: Requests, *, name: str, origin: str = "", licence: str =
 
     Bins are log-spaced; their number per factor of ten is doubled until the two moments are kept. Each bin stands for its
     requests by their mean prompt and decode, rounded to whole numbers.
+
+        >>> from pathlib import Path
+        >>> log = afd.Requests([100, 300, 100], [50, 200, 60])
+        >>> _ = Path("summary.json").write_text(afd.summarize(log, name="my-log"))
+        >>> round(float(afd.load_workload("summary.json").theta / log.theta), 3)
+        1.0
     """
     theta, nu = moments(requests)
     per_decade, histogram = 8, None

@@ -48,6 +48,9 @@ class Workload(SlotLoad):
 
     `Requests` (a log, or a histogram of one), `Independent` (a law for each length), `Mixture` (several services on the same
     slots). Closed: a law of your own is a `Length` of `Independent`, or a `SlotLoad` where nothing is drawn from it.
+
+        >>> round(float(workload.prompt_mean)), round(float(workload.decode_mean)), round(float(workload.theta))
+        (1155, 211, 1226)
     """
 
     @abc.abstractmethod
@@ -151,6 +154,9 @@ class Source:
 
     `requests` is the number behind the rows, `without_decode` how many were left out because they never held a slot,
     `bad_rows` how many rows were skipped on request.
+
+        >>> workload.source.requests
+        19366
     """
 
     name: str = "requests"
@@ -167,10 +173,15 @@ class Source:
 @advised("afd.Dependence(degrees=12.0)")
 @dataclasses.dataclass(frozen=True)
 class Dependence:
-    """What a covariance of (theta, nu) does not say; static, kept by summaries.
+    """What a covariance of (theta, nu) leaves out; static, kept by summaries.
 
     `degrees`: its degrees of freedom (Student's law); `settles`: whether the variance settles as blocks grow, None where the
     order is not known; `later_margin`: half the 95 % interval of log theta of a later window, None where it is not known.
+
+        >>> known = afd.Dependence(degrees=20.0, settles=True)
+        >>> law = afd.Requests([500, 600], [100, 200], covariance=jnp.diag(jnp.array([100.0, 50.0])), dependence=known)
+        >>> law.dependence.degrees
+        20.0
     """
 
     degrees: float = math.inf
@@ -202,6 +213,10 @@ class Requests(Workload):
     - `source`: a `Source`.
 
     Raises `ValueError` for lengths that are empty, fractional, negative, not finite or above 1e8.
+
+        >>> log = afd.Requests(prompt=[100, 2000, 300], decode=[50, 10, 400])
+        >>> float(log.prompt_mean), round(float(log.theta))
+        (800.0, 491)
     """
 
     prompt: PerRequest
@@ -323,6 +338,10 @@ class Independent(Workload):
     """Prompt and decode lengths that do not depend on each other, each with its own law.
 
     The load of a slot is then a fresh prompt plus an independent stationary age.
+
+        >>> law = afd.Independent(prompt=afd.Geometric(100.0), decode=afd.Geometric(500.0))
+        >>> round(float(law.theta))
+        599
     """
 
     prompt: Length
@@ -373,7 +392,14 @@ class Independent(Workload):
 
 
 class Mixture(Workload):
-    """Several workloads on the same slots: a fresh request is of kind i with probability `weights[i]` (normalised)."""
+    """Several workloads on the same slots: a fresh request is of kind i with probability `weights[i]` (normalised).
+
+    >>> chat = afd.Independent(afd.Deterministic(500), afd.Deterministic(100))
+    >>> code = afd.Independent(afd.Deterministic(2000), afd.Deterministic(20))
+    >>> mixed = afd.Mixture([chat, code], weights=[3, 1])
+    >>> float(mixed.prompt_mean)
+    875.0
+    """
 
     parts: tuple[Workload, ...]
     weights: Float[Array, " parts"]
@@ -429,7 +455,7 @@ def _mean(length: float) -> str:
 
 
 def sums_over_ages(prompt, decode):
-    """For requests (P, D), arrays of NumPy or JAX, the sums over a = 0..D-1 of (P + a)^k for k = 0, 1, 2, 3."""
+    """The sums over a = 0..D-1 of (P + a)^k for k = 0, 1, 2, 3; arrays of NumPy or JAX, all of the shape of P and D [tokens]."""
     a1 = decode * (decode - 1.0) / 2.0
     a2 = a1 * (2.0 * decode - 1.0) / 3.0
     a3 = a1**2

@@ -92,6 +92,9 @@ class Geometric(Length):
 
     `maximum` only bounds the arrays: by default the probability beyond it is below 1e-17 and nothing is
     cut. It is from 1 to 100,000,000.
+
+        >>> round(float(afd.Geometric(500.0).mean))
+        500
     """
 
     success: Scalar
@@ -124,6 +127,9 @@ class Lognormal(Length):
 
     `median` (tokens, from 0.001 to `maximum`) and `sigma` (standard deviation of the logarithm, from 0.001 to 100) are those
     of the lognormal before rounding; `maximum` is from 1 to 100,000,000.
+
+        >>> round(float(afd.Lognormal(median=200.0, sigma=1.0, maximum=4096).mean))
+        323
     """
 
     median: Scalar
@@ -153,6 +159,9 @@ class Pareto(Length):
 
     `minimum` is from 0.001 to below `maximum`, that from 1 to 100,000,000. `alpha`, from 0.001 to 100, is the tail exponent;
     `theta` of a decode law with `alpha` <= 2 exists only because of the cut-off.
+
+        >>> round(float(afd.Pareto(minimum=100.0, alpha=2.5, maximum=4096).mean))
+        167
     """
 
     minimum: Scalar
@@ -179,7 +188,11 @@ class Pareto(Length):
 
 
 class Deterministic(Length):
-    """Always the same length, from 0 to 100,000,000."""
+    """Always the same length, from 0 to 100,000,000.
+
+    >>> float(afd.Deterministic(128).mean)
+    128.0
+    """
 
     maximum: int = eqx.field(static=True)
 
@@ -195,7 +208,11 @@ class Deterministic(Length):
 
 
 class Uniform(Length):
-    """Uniform on the whole numbers `minimum..maximum`, both included and from 0 to 100,000,000."""
+    """Uniform on the whole numbers `minimum..maximum`, both included and from 0 to 100,000,000.
+
+    >>> float(afd.Uniform(100, 200).mean)
+    150.0
+    """
 
     minimum: int = eqx.field(static=True)
     maximum: int = eqx.field(static=True)

@@ -1,4 +1,4 @@
-"""What the planner needs to know of one decode slot: its stationary token load, and how roughly that moves.
+"""What the planner needs to know of one decode slot: its stationary token load, and how fast that changes.
 
 A slot that serves a request (P, D) holds P + a tokens at age a; `afdjax.workload.laws` derives all this from a joint law of
 (P, D). A slot known by its moments alone, or another one's moved to other moments, will do as well.
@@ -121,6 +121,10 @@ class Moments(_GivenMoments):
     """A slot load known by its mean and standard deviation alone: enough for `MeanField` and `Gaussian`.
 
     **Arguments:** `theta` (0.001 to 1e9) and `nu` (0 to 1e9) [tokens], scalars (batch them with `jax.vmap`).
+
+        >>> loads = afd.Moments(theta=1226.0, nu=713.0)
+        >>> round(float(afd.cycle_time(loads, profile, bundle, 20, afd.Gaussian())))
+        593
     """
 
     @checked
@@ -158,6 +162,10 @@ class Rescaled(_GivenMoments):
     """The slot load of `base`, moved and stretched to another mean and standard deviation.
 
     For derivatives with respect to `theta` and `nu` (0 to 1e30): the shape of the law in standard units is kept.
+
+        >>> longer = afd.Rescaled(workload, 1.1 * workload.theta, workload.nu)
+        >>> round(float(longer.theta / workload.theta), 3)
+        1.1
     """
 
     base: SlotLoad

@@ -26,6 +26,10 @@ def bootstrap(fit: SeriesFit, key: PRNGKeyArray, draws: int = 1000, block: int =
     there are, and the robust loss is minimised from the fit's own coefficients, with its scale. The standard deviations
     agree with `fit.covariance` where residuals are independent, and are larger where neighbours err together. Raises `ValueError`
     for fewer than two blocks, and for forms outside of the family (a table has one coefficient, its scale).
+
+        >>> fit = calibrate.fit_series(timings, forms)[0]
+        >>> calibrate.bootstrap(fit, jax.random.key(0), draws=4).shape
+        (4, 3)
     """
     checks.require_whole("draws", draws, 2)
     checks.require_whole("block", block)

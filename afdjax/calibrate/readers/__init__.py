@@ -139,6 +139,13 @@ def load_timings(
     **Returns:** `Timings`; times of one layer in microseconds.
 
     Raises `FileError` (a `ValueError`) with one line that names the file, the row and what would be right.
+
+        >>> _ = Path("mine.csv").write_text("rows,ms\\n16,0.05\\n256,0.08\\n4096,0.5\\n")
+        >>> own = calibrate.load_timings(
+        ...     "mine.csv", columns={"tokens": "rows", "latency": "ms"}, component="ffn", unit="ms"
+        ... )
+        >>> own.frame["latency_us"].to_list()
+        [50.0, 80.0, 500.0]
     """
     if not places:
         raise FileError("`places` must name at least one file or folder, but there are none.")

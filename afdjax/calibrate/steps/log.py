@@ -33,6 +33,9 @@ class StepLog:
     `batch_size` [slots of one attention worker in one microbatch], `token_load` [KV tokens of one attention worker in one
     microbatch, mean over workers], `spread` [tokens; standard deviation of that load over workers and steps, 0 if they are
     alike], `attention_workers`, `ffn_workers`, `step_us` [microseconds from one token of a request to its next].
+
+        >>> steps.in_flight, steps.step_us.shape
+        (2, (6,))
     """
 
     batch_size: np.ndarray
@@ -113,6 +116,9 @@ def load_steps(path: str | Path, workload: Workload | None = None) -> StepLog:
     Columns: `batch` (slots of one attention worker in one microbatch), `token_load` (KV tokens of it), `attention_workers`,
     `step_time`, `unit`; optional `spread`, `ffn_workers` (1), `in_flight` (2), `layers` (1). Where there is no `token_load`,
     mean and spread are those of full slots that serve `workload`. Raises `FileError` in one line.
+
+        >>> calibrate.load_steps("steps.csv").token_load.tolist()
+        [16000.0, 16000.0, 16000.0, 64000.0, 64000.0, 64000.0]
     """
     known = () if workload is None else ("token_load",)
     frame = _checked(Path(path), [name for name in NEEDED if name not in known])

@@ -27,11 +27,14 @@ from afdjax.hardware.formats import bytes_of
 
 @advised("explore.Efficiency(memory=0.8)")
 class Efficiency(Module):
-    """What is reached of a data sheet, and what every kernel costs beside it.
+    """The shares of a data sheet's peaks that kernels reach, and the overhead of every kernel.
 
     Shares of the peak: `memory` bandwidth, operations of dense products (`dense`), of grouped products of experts (`experts`), of
     attention proper (`attention`), bandwidth of either tier of the network. `kernel` [s] is what each kernel costs beyond that
     (an FFN layer starts `FFN_KERNELS`). `tests/benchmarks/test_exploration.py` prints what measured tables say.
+
+        >>> float(explore.Efficiency(memory=0.875).memory)
+        0.875
     """
 
     memory: Number = number(0.75)

@@ -1,4 +1,4 @@
-"""What plans are judged in: a model, devices of both pools and what is reached of them, a network, a schedule, requests."""
+"""The setting in which plans are evaluated: a model, devices and their efficiency, a network, a schedule, requests."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -34,6 +34,9 @@ class UseCase(Module):
     request, theta, is above prefix + prompt + output / 2. `spread`: how far from that mean the contexts of equal shares of
     the decoding requests are; None where lengths do not vary, and they differ by their age alone. `use_case_of` has both
     from a law of requests.
+
+        >>> float(explore.UseCase(prefix=0, prompt=1024, output=512).decode_context)
+        1280.0
     """
 
     prefix: Number = number()
@@ -70,7 +73,12 @@ class UseCase(Module):
 
 @checked
 def use_case_of(law: Workload) -> UseCase:
-    """The requests of a law: their mean lengths, and the contexts of those that decode, in equal shares of decode steps."""
+    """The requests of a law: their mean lengths, and the contexts of those that decode, in equal shares of decode steps.
+
+    >>> requests = explore.use_case_of(workload)
+    >>> round(float(requests.prompt)), round(float(requests.decode_context))
+    (1155, 1226)
+    """
     masses = np.asarray(law.slot_pmf(), float)
     # what all contexts up to a share of the steps add up to
     share = np.concatenate([[0.0], np.cumsum(masses)])
@@ -86,7 +94,11 @@ _SHARES = 64
 
 
 class UseCases(Mapping[str, UseCase]):
-    """Use cases by name, from their lengths: each is made when it is asked for, in the precision of who asks."""
+    """Use cases by name, from their lengths: each is made when it is asked for, in the precision of who asks.
+
+    >>> sorted(explore.USE_CASES), float(explore.USE_CASES["chat"].prompt)
+    (['agentic-coding', 'chat', 'coding'], 512.0)
+    """
 
     def __init__(self, lengths: dict[str, tuple[float, float, float]]):
         self._lengths = lengths
@@ -125,7 +137,7 @@ _MOST_DRAFTED = 1_000
 
 @advised("explore.Setting(model, device, device, requests)")
 class Setting(Module):
-    """Everything that a plan is judged in: model, hardware of both pools, what is reached of it, network, schedule, requests.
+    """The setting in which plans are evaluated: model, hardware of both pools and its efficiency, network, schedule, requests.
 
     `cache` format of the KV cache. `imbalance`: how uneven the experts' work is, and what travels to them. `measured`: by the
     name of a device, what was measured there of the kernels of each kind of layer. `joined`: attention and FFN devices are of
@@ -137,6 +149,10 @@ class Setting(Module):
     `accepted`: tokens that a step gives each request (1 to 1,001), `drafted` (0 to 1,000) of them proposed beside the first (by
     the model's own draft layers, whose weights and caches are not counted, or for nothing where it has none). `reserve` [bytes]:
     memory of each device that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
+
+        >>> compact = explore.Setting(setting.model, b200, b200, requests, cache="fp8")
+        >>> compact.cache
+        'fp8'
     """
 
     model: Model

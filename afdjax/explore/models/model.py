@@ -26,6 +26,10 @@ class Model(Module):
 
     `formats` are those of the stored weights of (attention, experts, the rest). `drafts`: layers that predict further tokens
     (MTP), which no count below includes.
+
+        >>> model = explore.load_model("qwen3-235b")
+        >>> round(float(model.parameters()) / 1e9), round(float(model.active_parameters()) / 1e9)
+        (235, 22)
     """
 
     layers: tuple[Layers, ...]

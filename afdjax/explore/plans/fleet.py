@@ -26,6 +26,9 @@ class Fleet:
     """One pool of devices or two: `counts` of them, and their kinds.
 
     Raises `ValueError` for more than two pools, for pools that are empty or larger than `MOST_DEVICES`.
+
+        >>> str(explore.Fleet((64, 32), (b200, afd.load_accelerator("l40s"))))
+        '64 x b200 + 32 x l40s'
     """
 
     counts: tuple[int, ...]

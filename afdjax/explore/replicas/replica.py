@@ -19,6 +19,10 @@ class Replica(eqx.Module):
     `attention_devices` in groups of `tensor_parallel`, `ffn_devices` (0: aggregated, the attention devices hold the experts as
     well), `batch_size` decoding requests of one group in one microbatch, `in_flight` microbatches, `chunk` prompt tokens of one
     group in one microbatch.
+
+        >>> apart = explore.Replica(attention_devices=8, ffn_devices=8, tensor_parallel=2, batch_size=64, in_flight=3)
+        >>> float(apart.groups), float(apart.devices)
+        (4.0, 16.0)
     """
 
     attention_devices: Number = number()
