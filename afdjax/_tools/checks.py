@@ -91,6 +91,7 @@ def column(name: str, values: Any) -> np.ndarray:
     try:
         array = np.asarray(values)
         if array.dtype == object and isinstance(values, (list, tuple)):
+            # a whole number that no float can hold
             array = np.asarray([_held(value) for value in values])
     except (TypeError, ValueError):
         array = np.asarray(None)
@@ -130,8 +131,12 @@ def require_covariance(name: str, value: Any, of: list[str]) -> None:
         raise ValueError(
             f"`{name}` must have shape {(size, size)}, a row for each of {', '.join(of)}, but it has shape {value.shape}."
         )
-    if numbers is not None and not _is_covariance(np.asarray(numbers, np.float64), float(np.finfo(numbers.dtype).eps)):
+    if numbers is not None and not _is_covariance(np.asarray(numbers, np.float64), _rounding(numbers)):
         raise ValueError(f"`{name}` must be a symmetric matrix of finite numbers without negative eigenvalues.")
+
+
+def _rounding(numbers: np.ndarray) -> float:
+    return float(np.finfo(np.result_type(numbers.dtype, np.float32)).eps)
 
 
 def _is_covariance(matrix: np.ndarray, rounding: float) -> bool:

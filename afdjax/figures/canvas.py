@@ -51,7 +51,8 @@ def tidy(*panels: "Axes") -> None:
 
 def instance_of(bundle: dict[str, Any]) -> str:
     """What throughput is per: a device or group of devices, or so much cost where a bundle's document has weights."""
-    return "instance" if bundle["attention_weight"] == bundle["ffn_weight"] == 1.0 else "weighted instance"
+    weights = {bundle.get(f"{side}_weight", 1.0) for side in ("attention", "ffn")}
+    return "instance" if weights == {1.0} else "weighted instance"
 
 
 def whole_ratios(axes: "Axes") -> None:
