@@ -90,6 +90,9 @@ def column(name: str, values: Any) -> np.ndarray:
         )
     try:
         array = np.asarray(values)
+        if array.dtype == object and isinstance(values, (list, tuple)):
+            # a whole number that no float can hold
+            array = np.asarray([_held(value) for value in values])
     except (TypeError, ValueError):
         array = np.asarray(None)
     if not is_number(array):
