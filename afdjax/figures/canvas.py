@@ -80,7 +80,7 @@ def legend(axes: "Axes", columns: int, gap: float = 0.55, **options: Any) -> Non
     below = axes.transAxes + ScaledTranslation(0.0, -gap, axes.figure.dpi_scale_trans)
     axes.legend(
         loc="upper left", bbox_to_anchor=(0.0, 0.0), bbox_transform=below, ncols=columns, fontsize="small", frameon=False,
-        borderaxespad=0.0, borderpad=0.0, **options,
+        borderaxespad=0.0, borderpad=0.0, columnspacing=1.2, handlelength=1.6, **options,
     )  # fmt: skip
 
 
