@@ -400,7 +400,7 @@ def test_workloads(make, message):
     ("make", "message"),
     [
         (lambda: afd.Exact(points=8), "`points` must be a whole number from 64 to .*, but it is 8"),
-        (lambda: afd.Exact(points=3000), "`points` must be a power of two, but it is 3,000: give 2,048 or 4,096"),
+        (lambda: afd.Exact(points=3000), "`points` must be a power of two, but it is 3,000: give 2048 or 4096"),
         (
             lambda: afd.MeanField().slowest(afd.Moments(1.0, 1.0), 8.0, 0.0),
             "`workers` must be a number from 1e-30 to .*, but it is 0",

@@ -1,17 +1,39 @@
 """The commands as a user meets them."""
 
+import inspect
+import io
 import json
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 import afdjax as afd
+from afdjax.calibrate.kernels.series import TABLE, family_forms
+from afdjax.cli import choices
+from afdjax.cli.common import REDRAWS_PER_SECOND, progress_bar
+from afdjax.deployment.files import STARTS
+from afdjax.deployment.stages import STAGES
+from afdjax.explore.costs.network import ROUTES
+from afdjax.explore.costs.schedule import SCHEDULES
+from afdjax.explore.plans.plan import LEVELS
+from afdjax.explore.plans.question import OBJECTIVES
+from afdjax.explore.plans.rules import RULES
+from afdjax.hardware.formats import FORMATS
 from afdjax.planning import model_check
 from afdjax.report import simulation_report
+from calibration.models import MODELS
 
 
 @pytest.fixture
@@ -56,11 +78,6 @@ def test_plan_of_the_paper_with_its_horizon(run):
     )
     assert round(document["closed_form"]["ratio"], 2) == 9.30
     assert document["workload"]["theta"] == pytest.approx(599.0)
-
-
-@pytest.mark.parametrize("name", ["plan", "summarize", "calibrate"])
-def test_help_has_an_example(name, run):
-    assert f"Example: afdjax {name}" in run(name, "--help")
 
 
 def test_interruption_is_said(command, monkeypatch):
@@ -130,3 +147,82 @@ def test_the_program_ends_at_once_with_its_status_and_all_of_its_output(argument
     assert ("calibrate-steps" in run.stdout) == (status == 0)
     assert ("nix" in run.stderr) == (status == 2)
     assert "taken apart" not in run.stdout
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what is written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_drawn_a_few_times_a_second_on_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    for name, value in (("COLUMNS", "80"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    begin = time.monotonic()
+    with progress_bar("planning each window") as progress:
+        for done in range(500):
+            assert progress is not None
+            progress(done, 500)
+            time.sleep(1e-3)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", sys.stderr.getvalue())
+    drawn = [line for line in re.split(r"[\r\n]", shown) if "planning" in line]
+    assert 1 <= len(drawn) <= REDRAWS_PER_SECOND * (time.monotonic() - begin) + 2
+    assert max(map(len, drawn)) <= 80
+
+
+def test_nothing_is_drawn_where_no_terminal_is(capsys):
+    with progress_bar("planning each window") as progress:
+        assert progress is None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_choices_are_those_of_the_library():
+    known: dict[str, Iterable[str]] = {
+        "Barrier": ["exact", "gaussian", "mean-field"],
+        "SlotStart": ["stationary", "cold"],
+        "AttentionStart": STARTS,
+        "Objective": OBJECTIVES,
+        "Format": FORMATS,
+        "Schedule": SCHEDULES,
+        "Routes": ROUTES,
+        "Rule": RULES,
+        "AfdLevel": [level for level in LEVELS if level.endswith("-afd")],
+        "Stage": STAGES,
+        "AttentionForm": [*(form.name for form in family_forms("attention")), TABLE],
+        "FfnForm": [*(form.name for form in family_forms("ffn")), TABLE],
+        "CommunicationForm": [*(form.name for form in family_forms("communication")), TABLE],
+        "Device": ["cpu", "gpu", "tpu"],
+        "Model": MODELS,
+    }
+    kinds: dict[str, Any] = {name: kind for name, kind in vars(choices).items() if inspect.isclass(kind)}
+    found = {name: [*kind] for name, kind in kinds.items() if name != "StrEnum"}
+    assert found == {name: [*values] for name, values in known.items()}
+
+
+def test_the_campaign_is_packaged():
+    """`afdjax measure` after `pip install`: the wheel has `calibration/` as a private package."""
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"] == {
+        "calibration": "afdjax/_calibration"
+    }
+
+
+def test_the_campaign_runs_from_the_private_package(tmp_path):
+    """As installed: a copy of the package with the campaign inside, and no checkout."""
+    root = Path(__file__).resolve().parents[1]
+    ignored = shutil.ignore_patterns("__pycache__", "campaigns")
+    shutil.copytree(root / "afdjax", tmp_path / "afdjax", ignore=ignored)
+    shutil.copytree(root / "calibration", tmp_path / "afdjax" / "_calibration", ignore=ignored)
+    code = (
+        "import afdjax; print(afdjax.__file__); from afdjax.cli.measure import _campaigns; print(_campaigns().__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [str(tmp_path / "afdjax" / "__init__.py"), "afdjax._calibration.command"], done.stderr

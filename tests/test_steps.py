@@ -226,7 +226,8 @@ def test_the_command_fits_predicts_and_refuses(tmp_path, run, refused):
     document = json.loads(run("calibrate-steps", log, *fitted, "--json"))
     assert document["prediction"]["mean_relative_error"] < 0.02
     assert document["coefficients"]["ffn.per_token"]["told"] and document["prediction"]["share_inside"] == 1.0
-    assert afd.load_profile(out).covariance is not None
+    saved = afd.load_profile(out)
+    assert saved.covariance is not None and saved.provenance.name == "out"
     text = run("calibrate-steps", log, *fitted)
     assert text == steps_report(document) + "\n"
     assert f"{tmp_path / 'two.csv'}: 7 steps predicted within" in " ".join(text.split())

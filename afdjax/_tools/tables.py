@@ -14,6 +14,7 @@ from typing import NamedTuple
 import polars as pl
 
 from afdjax._tools.files import FileError
+from afdjax.report.layout import shortened
 
 
 class NoTable(FileError):
@@ -88,7 +89,7 @@ def with_clean_names(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
     """A table of texts without the spaces around names and values; names that occur twice are refused."""
     names = [re.sub(r"_duplicated_\d+$", "", name).strip() for name in frame.columns]  # as the reader of CSV marks them
     if len(set(names)) < len(names):
-        raise NoTable(f"{path}: must name every column once, but its header is {', '.join(names[:12])}.")
+        raise NoTable(f"{path}: must name every column once, but its header is {', '.join(shortened(names, 12))}.")
     return frame.rename(dict(zip(frame.columns, names, strict=True))).with_columns(pl.col(pl.String).str.strip_chars())
 
 

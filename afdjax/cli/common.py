@@ -11,21 +11,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.models import ArgumentInfo
 
 from afdjax._tools.write import write
 
 
+NO_PLAN = 3
+"""Exit status where there is no plan."""
 REDRAWS_PER_SECOND = 4
 """How often a progress bar is drawn again."""
 
 
 class Refusal(Exception):
     """Input that is not accepted; the message is one line."""
-
-
-class NoPlan(Exception):
-    """The command did its work, and there is no plan; the message is one line with the reason."""
 
 
 class Stopped(Exception):
@@ -76,6 +75,12 @@ Naming = Callable[[str], str]
 def say(message: str) -> None:
     """One line on standard error, about what goes on."""
     print(f"afdjax: {message}", file=sys.stderr)
+
+
+def no_plan(reason: str) -> typer.Exit:
+    """The end of a command that did its work, but found no plan; says why."""
+    say(reason)
+    return typer.Exit(NO_PLAN)
 
 
 def option(name: str) -> str:

@@ -12,7 +12,7 @@ import typer
 
 from afdjax._tools.write import write
 from afdjax.cli import choices, scenario as options
-from afdjax.cli.common import NoPlan, Refusal, check_target, naming, prepare, refusing, renamed, save_figure
+from afdjax.cli.common import Refusal, check_target, naming, no_plan, prepare, refusing, renamed, save_figure
 
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -157,11 +157,11 @@ def explore(
         written = None if output is None else _written(found, output, level)
     print(dumps(document, indent=2, allow_nan=False) if json else exploration_report(document))
     if output is not None and written is None:
-        raise NoPlan(
+        raise no_plan(
             f"{output} was not written: it would hold a plan with FFN devices. {renamed(_why_not_written(found, level), named)}"
         )
     if document["best"] is None:
-        raise NoPlan(document["advice"][0])
+        raise no_plan(document["advice"][0])
     if written is not None and not json:
         print(f"\n{written}")
 

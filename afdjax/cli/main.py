@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from afdjax.cli.calibrate import calibrate
-from afdjax.cli.common import NoPlan, Refusal, Stopped, say
+from afdjax.cli.common import Refusal, Stopped, say
 from afdjax.cli.compare import compare
 from afdjax.cli.explore import explore
 from afdjax.cli.measure import measure
@@ -30,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-REFUSED, NO_PLAN, INTERRUPTED = 2, 3, 130
+REFUSED, INTERRUPTED = 2, 130
 """Exit statuses; the last is what typer gives an interrupted command."""
 
 
@@ -102,8 +102,6 @@ def main() -> None:
         _end(REFUSED, _in_our_words(message))
     except Refusal as error:
         _end(REFUSED, str(error))
-    except NoPlan as error:
-        _end(NO_PLAN, str(error))
     except Stopped as error:
         _end(INTERRUPTED, str(error))
 

@@ -45,4 +45,6 @@ def _crossings(document: dict[str, Any]) -> list[str]:
     if document["crossing_workers"]:
         places = ", ".join(f"{low} and {high}" for low, high in document["crossing_workers"])
         lines.append(f"Throughput: they cross between {places} attention workers.")
-    return lines or ["They cross nowhere: in each stage, and at each number of workers, one is always the faster."]
+    return lines or [
+        "They do not cross: in every stage and at every number of workers the same profile is the faster one."
+    ]

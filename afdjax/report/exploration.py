@@ -54,7 +54,7 @@ def _question(document: Document) -> list[tuple[str, str]]:
         ("devices", fleet_text(document)),
         ("requests", f"{lengths} tokens (in the cache, new prompt, output)"),
         ("targets", f"TTFT {_time(targets['ttft'])}, TPOT {_time(targets['tpot'])}"),
-        ("looked at", f"{document['evaluations']:,} replicas"),
+        ("searched", f"{document['evaluations']:,} replicas"),
     ]
     if document["objective"] != "throughput":
         rows.append(("chosen by", document["unit"]))

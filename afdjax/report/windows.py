@@ -43,7 +43,7 @@ def _verdict(document: dict[str, Any]) -> list[str]:
         f"One number for the whole log: {fixed} attention workers, "
         f"{throughput(document['throughput_per_instance'], document['time_unit'])} (harmonic mean over windows, weighted by "
         f"decode steps). It loses {shown_share(document['worst_regret'], 2)} in its worst window. "
-        "(A plan of the whole log is for slots that hold requests of all windows at once.)"
+        "(A plan of the whole log assumes slots that hold requests of all windows at once.)"
     ]
     if safest["attention_workers"] != fixed:
         regret = shown_share(safest["regret"], 2)

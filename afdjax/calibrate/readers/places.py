@@ -6,6 +6,7 @@ from pathlib import Path
 
 from afdjax._tools.files import FileError, suggestion
 from afdjax.calibrate.readers.files import ENDINGS
+from afdjax.report.layout import shortened
 
 
 PREFIX = "aiconfigurator:"
@@ -41,8 +42,8 @@ def _installed(name: str) -> Path:
     there = sorted(entry.name for entry in parent.iterdir())
     missing = wanted.relative_to(parent).parts[0]
     raise FileError(
-        f"{name}: must name tables as SYSTEM/OP/BACKEND/VERSION, but '{missing}' is not one of {', '.join(there[:20])}"
-        f"{suggestion(missing, there)}."
+        f"{name}: must name tables as SYSTEM/OP/BACKEND/VERSION, but '{missing}' is not one of "
+        f"{', '.join(shortened(there, 20))}{suggestion(missing, there)}."
     )
 
 
