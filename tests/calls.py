@@ -93,21 +93,30 @@ MADE_BY = {
 """Classes that a call of something else makes or takes."""
 
 
-SUBPACKAGES = ("calibrate", "explore", "simulation")
-"""Public packages with functions of their own; what they share with the face counts once."""
+PACKAGES = ("calibrate", "explore", "simulation", "figures", "report")
+"""Public packages; what they share with the face counts once."""
+
+
+def public_objects() -> dict[str, Any]:
+    """What stubs and packages export, but modules, by dotted names."""
+    found = {name: getattr(afd, name) for name in _exported(Path(afd.__file__).with_suffix(".pyi"))}
+    for package in PACKAGES:
+        path = Path(afd.__file__).parent / package / "__init__.py"
+        stub = path.with_suffix(".pyi")
+        known = list(found.values())
+        for name in _exported(stub if stub.exists() else path):
+            one = getattr(getattr(afd, package), name)
+            if not any(one is other for other in known):
+                found[f"{package}.{name}"] = one
+    return {name: one for name, one in found.items() if not inspect.ismodule(one)}
 
 
 def public_names() -> set[str]:
-    """What stubs and packages export, but modules and what nobody can make: abstract classes."""
-    found = {name: getattr(afd, name) for name in _exported(Path(afd.__file__).with_suffix(".pyi"))}
-    known = list(found.values())
-    for package in SUBPACKAGES:
-        path = Path(afd.__file__).parent / package / "__init__.py"
-        stub = path.with_suffix(".pyi")
-        names = _exported(stub if stub.exists() else path)
-        own = {f"{package}.{name}": getattr(getattr(afd, package), name) for name in names}
-        found |= {name: one for name, one in own.items() if not any(one is other for other in known)}
-    return {name for name, one in found.items() if not inspect.ismodule(one) and not inspect.isabstract(one)}
+    """What computes: neither pictures and texts of results, nor what nobody can make, abstract classes."""
+    views = ("figures.", "report.")
+    return {
+        name for name, one in public_objects().items() if not name.startswith(views) and not inspect.isabstract(one)
+    }
 
 
 def _exported(path: Path) -> list[str]:

@@ -197,6 +197,25 @@ def test_what_the_device_cannot_do_is_refused_unless_asked_for(run, refused, tmp
     assert "ALARM: the implied bandwidth" in run("calibrate", table, "-o", "profile.json", "--accept-implausible")
 
 
+def test_a_new_accelerator_has_its_own_data_sheet(run, refused, tmp_path):
+    """Nothing is shipped for the device: the report says so, and what it says to do checks the times."""
+    table = write_table(tmp_path / "new.csv", attention("npu-9", bytes_per_token="40000"), ffn("npu-9"), link("npu-9"))
+    text = run("calibrate", table, "-o", "profile.json")
+    assert "not checked: none is shipped for npu-9 (--accelerator names one)" in text
+    assert text.count("not checked: the table does not say what a call moves and computes") == 2
+    (tmp_path / "npu-9.json").write_text(json.dumps({"base": "h100", "name": "npu-9"}))
+    arguments = table, "-o", "profile.json", "--accelerator"
+    assert "is above the peak of npu-9" in refused(*arguments, "npu-9.json")
+    (tmp_path / "fast.json").write_text(
+        json.dumps({"base": "h100", "name": "fast", "memory_gb_per_s": {"value": 1e5, "source": "hoped for"}})
+    )
+    document = json.loads(run("calibrate", *arguments, "fast.json", "--json"))
+    assert document["stages"]["attention"]["data_sheet"] == {"accelerator": "fast", "bytes": True, "operations": False}
+    assert document["made_by"]["options"]["accelerator"] == "fast"
+    assert "bytes per second checked against fast" in run("calibrate", *arguments, "fast.json")
+    assert "npu-8" in refused(*arguments, "npu-8")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -164,15 +164,14 @@ def test_single_precision_sees_few_slow_workers(requests):
     np.testing.assert_allclose(single, double, rtol=1e-3)
 
 
-@pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize(
-    ("prompt", "decode", "weight", "batch_size"),
+    ("prompt", "decode", "weight", "batch_size", "double"),
     [
-        ((100, 50_000), (20, 200), (9_999, 1), 4),
-        ((10, 200, 80_000), (1, 30, 5), (500, 500, 0.5), 1),
+        ((100, 50_000), (20, 200), (9_999, 1), 4, True),
+        ((10, 200, 80_000), (1, 30, 5), (500, 500, 0.5), 1, False),
     ],
 )
-def test_a_few_requests_that_are_much_longer(double, prompt, decode, weight, batch_size):
+def test_a_few_requests_that_are_much_longer(prompt, decode, weight, batch_size, double):
     """Thousands of slots share less than the distance of two of 2,048 nodes: whole tokens say what the slowest of x holds."""
     share = np.zeros(1 << 22)
     for length, steps, many in zip(prompt, decode, weight, strict=True):

@@ -1,4 +1,4 @@
-"""Double precision for a call, whatever `jax_enable_x64` says: none of it is left behind."""
+"""Double precision for a call, whatever `jax_enable_x64` says; the setting is restored afterwards."""
 
 import functools
 from collections.abc import Callable

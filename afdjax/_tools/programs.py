@@ -107,7 +107,7 @@ def kept(function: Callable[..., Any], quickly: bool = False) -> Kept:
     transformation, for arrays on other devices than the first, and where JAX keeps nothing, this is `eqx.filter_jit`.
     A program of a class from outside of this package (a user's form) is kept within the process only.
 
-    As with JAX's own cache, who can write to the folder can run code here.
+    As with JAX's own cache, anyone who can write to the folder can run code in this process.
     """
     return Kept(function, quickly)
 
@@ -116,7 +116,7 @@ QUICKLY: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 
 
 def compiled_quickly(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`eqx.filter_jit` without optimisation by XLA's backend, which takes longer than programs run that are for a plan or two."""
+    """`eqx.filter_jit` without optimisation by XLA's backend: what runs once or twice is sooner done."""
     return eqx.filter_jit(function, compiler_options=QUICKLY)  # pyright: ignore[reportCallIssue]
 
 

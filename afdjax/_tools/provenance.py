@@ -1,4 +1,4 @@
-"""What a result says of its own making: versions, and digests of what it was made from."""
+"""Where a result comes from: versions, and digests of its inputs."""
 
 import hashlib
 import platform

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import block_diag
 
+from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields, checked
 from afdjax._tools.precision import in_default_precision
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.calibrate.kernels.findings import Finding
@@ -21,6 +24,7 @@ from afdjax.calibrate.timings import Timings
 from afdjax.deployment.forms import Latency
 from afdjax.deployment.profile import PerWorker, Profile, Provenance, Shared, Validity
 from afdjax.deployment.stages import STAGES
+from afdjax.hardware.accelerator import Accelerator
 from afdjax.report.calibration import calibration_report
 from afdjax.report.quantities import shown_share
 from afdjax.report.words import listed
@@ -31,9 +35,14 @@ OFF = 0.1
 
 
 class Implausible(ValueError):
-    """Timings that cannot be right, or that no smooth form follows; the message names every such stage, and what to do."""
+    """Timings that cannot be right, or that no smooth form fits; the message names every such stage, and what to do.
+
+    >>> issubclass(calibrate.Implausible, ValueError)
+    True
+    """
 
 
+@advised("calibrate.FitOptions(shared_link=True)")
 @dataclasses.dataclass(frozen=True)
 class FitOptions:
     """How timings are fitted, and what is accepted.
@@ -43,16 +52,35 @@ class FitOptions:
     - `minimax`: see `fit_series`.
     - `shared_link`: communication is one link for the merged batch, not one for each worker.
     - `accept_implausible`: go on in spite of alarms.
+    - `accelerator`: the part whose data sheet times are checked against; the shipped one that the timings name by default.
+
+        >>> found = calibrate.fit(timings, forms=forms, options=calibrate.FitOptions(shared_link=True))
+        >>> type(found.profile.communication).__name__
+        'Shared'
     """
 
     minimax: bool | None = None
     shared_link: bool = False
     accept_implausible: bool = False
+    accelerator: Accelerator | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the accelerator by its name."""
+        named = {"accelerator": None if self.accelerator is None else self.accelerator.name}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | named
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Calibration:
-    """A profile and the fits that it is made of. `str(calibration)` is the report, `to_dict()` the JSON document."""
+    """A profile and the fits that it is made of. `str(calibration)` is the report, `to_dict()` the JSON document.
+
+    >>> found = calibrate.fit(timings, forms=forms)
+    >>> sorted(found.fits), round(found.fits["ffn"].worst, 2)
+    (['attention', 'communication', 'ffn'], 0.03)
+    """
 
     profile: Profile
     fits: dict[str, SeriesFit]
@@ -97,10 +125,15 @@ class Calibration:
             "stages": {stage: stage_picture(fit) for stage, fit in self.fits.items()},
         }
 
+    def __repr__(self) -> str:
+        fitted = ", ".join(f"{stage} {fit.form} within {fit.worst:.1%}" for stage, fit in self.fits.items())
+        return f"Calibration of {self.profile.provenance.name}: {fitted}"
+
     def __str__(self) -> str:
         return calibration_report(self.to_dict())
 
 
+@checked
 def fit(
     timings: Timings,
     *,
@@ -130,7 +163,14 @@ def fit(
 
     Raises `ValueError` in one line that says what is missing, what several series there are or why a form cannot be
     fitted; `Implausible` where the timings imply more than the accelerator can do or follow no form.
+
+        >>> found = calibrate.fit(timings, name="my-accelerator", forms=forms)
+        >>> found.profile.time_unit, round(float(found.profile.attention.per_slot), 3)
+        ('us', 0.6)
     """
+    for asked_for, value in (("select", select), ("forms", forms)):
+        if value is not None:
+            checks.require_known(asked_for, value, list(STAGES))
     select, forms = dict(select or {}), dict(forms or {})
     region, options = region or Region(), options or FitOptions()
     parts = {stage: one_series(timings, stage, select.get(stage), region) for stage in STAGES}
@@ -143,13 +183,14 @@ def fit(
     if missing and base is not None and base.time_unit != "us":
         raise ValueError(f"`base` must be in us, as the fitted times are, but it is in {base.time_unit}.")
     present = {stage: part for stage, part in parts.items() if part is not None}
-    fits = dict(zip(present, fit_series(Timings.join(list(present.values())), forms, options.minimax), strict=True))
+    every = fit_series(Timings.join(list(present.values())), forms, options.minimax, options.accelerator)
+    fits = dict(zip(present, every, strict=True))
     alarms = [_alarm(stage, one, found) for stage, one in fits.items() for found in one.findings if found.alarm]
     if alarms and not options.accept_implausible:
         raise Implausible(f"{timings.source}: {' '.join(alarms)}")
     with jax.enable_x64(True):
         profile = _profile(fits, base, options.shared_link, name, timings.source if source is None else source)
-    asked = {"select": select, "forms": forms, "region": region.to_dict()} | dataclasses.asdict(options)
+    asked = {"select": select, "forms": forms, "region": region.to_dict()} | options.to_dict()
     return Calibration(in_default_precision(profile), fits, _made_by(timings, base, asked))
 
 
@@ -227,6 +268,7 @@ def _stage_dict(fit: SeriesFit, time_unit: str) -> dict[str, Any]:
         "valid_tokens": list(fit.validity.tokens or ()),
         "valid_batch_size": None if fit.validity.batch_size is None else list(fit.validity.batch_size),
         "cliffs": [str(cliff) for cliff in fit.cliffs],
+        "data_sheet": dataclasses.asdict(fit.data_sheet),
         "findings": [found.text for found in fit.findings],
         "alarms": [found.text for found in fit.findings if found.alarm],
     }

@@ -5,17 +5,29 @@ import math
 
 import polars as pl
 
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields
 from afdjax.calibrate.timings import Timings
 from afdjax.report.layout import shortened
 
 
+@advised("calibrate.Region(batch=(1, 256))")
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Which measurements count: ranges (ends included) of batch size, context and tokens; None where any does."""
+    """The measurements that are used: ranges (ends included) of batch size, context and tokens; None for no limit.
+
+    >>> large = calibrate.Region(tokens=(256, 4096))
+    >>> found = calibrate.fit(timings, forms=forms, region=large)
+    >>> len(found.fits["ffn"].samples.tokens)
+    4
+    """
 
     batch: tuple[int | float, int | float] | None = None
     context: tuple[int | float, int | float] | None = None
     tokens: tuple[int | float, int | float] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def to_dict(self) -> dict[str, list[float | None] | None]:
         """For JSON; an open end is None."""

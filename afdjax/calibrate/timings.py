@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from afdjax._tools.files import FileError, suggestion
+from afdjax._tools.objects.advice import advised
 from afdjax._tools.provenance import digest
 from afdjax.hardware.formats import MEASURED_AS
 from afdjax.report.layout import shortened
@@ -57,13 +58,18 @@ CONTRADICTION = 10.0
 
 
 class Series(NamedTuple):
-    """Names one series of measurements; `operation` is "" and `device` None where the source says nothing."""
+    """Names one series of measurements; `operation` is "" and `device` None where the source says nothing.
+
+    >>> [fit.series.component for fit in calibrate.fit_series(timings, forms)]
+    ['attention', 'ffn', 'communication']
+    """
 
     component: str
     operation: str
     device: str | None
 
 
+@advised("calibrate.load_timings('timings.csv')", from_text="calibrate.load_timings({})")
 @dataclasses.dataclass(frozen=True)
 class Timings:
     """Measured times of one layer.
@@ -86,6 +92,9 @@ class Timings:
         - `precision`: data type of the fastest arithmetic that can have been used; or null;
         - `file` and `row` (from 1): where the measurement stands.
     - `source`: where they come from, for messages.
+
+        >>> timings.frame.height, timings.frame["component"].unique().sort().to_list()
+        (21, ['attention', 'communication', 'ffn'])
     """
 
     frame: pl.DataFrame

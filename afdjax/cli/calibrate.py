@@ -48,6 +48,12 @@ def calibrate(
     batch: Range = None,
     context: Range = None,
     tokens: Range = None,
+    accelerator: Annotated[
+        str | None,
+        typer.Option(
+            help="Check times against this data sheet: a shipped name or JSON file. Default: by the device's name."
+        ),
+    ] = None,
     base: Annotated[str | None, typer.Option(help="Profile from which stages without timings are taken.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the profile. Default: that of the output file.")] = None,
     source: Annotated[
@@ -75,6 +81,7 @@ def calibrate(
     prepare()
     import afdjax
     from afdjax.calibrate import FitOptions, Implausible, fit, load_timings
+    from afdjax.hardware.files import load_accelerator
     from afdjax.report.calibration import calibration_report, series_report
 
     with refusing(names):
@@ -87,6 +94,7 @@ def calibrate(
             print(jsonlib.dumps(listed, indent=2) if json else series_report(listed))
             return
         known = None if base is None else afdjax.load_profile(base)
+        part = None if accelerator is None else load_accelerator(accelerator)
         assert output is not None
         try:
             with progress_bar("fitting"):
@@ -98,7 +106,7 @@ def calibrate(
                     forms=_given(attention_form, ffn_form, communication_form),
                     region=region,
                     base=known,
-                    options=FitOptions(minimax, shared_link, accept_implausible),
+                    options=FitOptions(minimax, shared_link, accept_implausible, part),
                 )
         except Implausible as error:
             raise Refusal(f"{renamed(str(error), names)} To fit them nevertheless, add --accept-implausible.") from None

@@ -16,7 +16,10 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.lattice import MARGIN, LatticeLoad
 from afdjax.cycles.loads import PointLoad, WorkerLoad, at_least_tiny, double_precision, negligible
@@ -25,7 +28,7 @@ from afdjax.workload.lattice import lattice_width
 from afdjax.workload.slots import SlotLoad
 
 
-class Slowest(eqx.Module):
+class Slowest(Module):
     """Law of the load W of the slowest of `workers` attention workers [tokens]."""
 
     load: WorkerLoad
@@ -43,13 +46,38 @@ class Slowest(eqx.Module):
         return level + self.load.excess(level, self.workers)
 
 
-class Barrier(eqx.Module):
-    """How much of the law of a worker's load is used. Abstract; `MeanField`, `Gaussian`, `Exact`."""
+@advised("afd.Gaussian()")
+class Barrier(Module):
+    """How much of the law of a worker's load is used: `MeanField()`, `Gaussian()`, `Exact()`, or a barrier of your own.
+
+    Such a barrier has
+
+    - `worker_load(workload, batch_size)`: the law of the load of one worker with `batch_size` independent slots, a
+      `afdjax.cycles.loads.WorkerLoad`. Most easily it is that of another barrier, for another slot or with other moments. Its
+      mean and deviation carry the derivatives by workload and batch size; it is called within `jax.jit` and `jax.vmap`.
+
+    `workload` is a `SlotLoad`: of tokens or, where attention goes by that, of what slots cost. Loads that spread by half as much
+    again as independent requests do:
+
+    ```python
+    >>> import afdjax as afd
+    >>> class Cautious(afd.Barrier):
+    ...     factor: float = 1.5
+    ...     def worker_load(self, workload, batch_size):
+    ...         wider = afd.Rescaled(workload, workload.theta, self.factor * workload.nu)
+    ...         return afd.Gaussian().worker_load(wider, batch_size)
+    >>> load = Cautious().worker_load(afd.Moments(theta=500.0, nu=100.0), 64.0)
+    >>> float(load.mean), float(load.deviation)
+    (32000.0, 1200.0)
+
+    ```
+    """
 
     @abc.abstractmethod
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> WorkerLoad:
         """Law of the load of one worker with `batch_size` slots."""
 
+    @checked
     def slowest(self, workload: SlotLoad, batch_size: ScalarLike, workers: ScalarLike) -> Slowest:
         """Law of the load of the slowest of `workers` workers (any real number > 0)."""
         checks.require_positive("batch_size", batch_size)
@@ -58,7 +86,11 @@ class Barrier(eqx.Module):
 
 
 class MeanField(Barrier):
-    """No barrier: every worker has the mean load (the paper's closed form, arXiv:2601.21351 v1 eq 5)."""
+    """No barrier: every worker has the mean load (the paper's closed form, arXiv:2601.21351 v1 eq 5).
+
+    >>> round(float(afd.MeanField().slowest(workload, batch_size=256, workers=20).mean()))
+    313948
+    """
 
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> "PointLoad":
         mean = jnp.asarray(batch_size * workload.theta)
@@ -69,7 +101,10 @@ class MeanField(Barrier):
 class Gaussian(Barrier):
     """Loads are normal with mean B theta and variance B nu^2 (v2+ of the paper: E max by one integral).
 
-    Good to 0.2 % in the cycle time for B >= 128 on moderate tails; up to several per cent low for heavy ones.
+    The cycle time is right within 0.2 % for B >= 128 and moderate tails; heavy tails make it several per cent too short.
+
+        >>> round(float(afd.Gaussian().slowest(workload, batch_size=256, workers=20).mean()), -2)
+        335200.0
     """
 
     def worker_load(self, workload: SlotLoad, batch_size: ScalarLike) -> "GaussianLoad":
@@ -84,8 +119,12 @@ class Exact(Barrier):
     workload and batch size); the shape of the law in standard units is held fixed in them.
 
     Without `points` there are 2,048 nodes, and up to 2^17 where the law needs them: where few requests are many times as long
-    as the others, whose own spread would lie between two nodes otherwise. Inside of `jax.jit` and `jax.vmap` nobody can see
-    that, and there are 2,048: give there what `plan(...).barrier` has.
+    as the others, whose own spread would lie between two nodes otherwise. Inside of `jax.jit` and `jax.vmap` the law is not known
+    in advance, and there are 2,048: pass `plan(...).barrier` there, which has enough.
+
+        >>> exact = jax.jit(lambda workers: afd.Exact(256).slowest(workload, 256, workers).mean())
+        >>> round(float(exact(20.0)), -3)
+        336000.0
     """
 
     points: int | None = eqx.field(static=True, default=None)

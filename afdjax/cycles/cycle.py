@@ -43,6 +43,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.barrier import Barrier, Exact, Slowest
 from afdjax.cycles.lead import seen_by_barrier
@@ -52,7 +54,7 @@ from afdjax.deployment.profile import Profile
 from afdjax.workload.slots import SlotLoad
 
 
-class StageTimes(eqx.Module):
+class StageTimes(Module):
     """The stage times of one bundle, in the time unit of the profile.
 
     `attention` is t_A at the mean load, `attention_per_token` its slope there (exact for every form that is affine in
@@ -157,6 +159,7 @@ def corner_gaps(
     return jnp.concatenate([ends[:2], attention - ends])
 
 
+@checked
 def cycle_time(
     workload: SlotLoad,
     profile: Profile,
@@ -167,13 +170,23 @@ def cycle_time(
     """Expected time between two completed microbatch steps of the bundle [time unit of the profile].
 
     **Arguments:** `attention_workers` x > 0 (real numbers are allowed), `barrier` (default: `Exact()`). Scalars; batch
-    them with `jax.vmap`. **Source:** the three circuits of this module's docstring.
+    them with `jax.vmap`.
+
+    **Returns:** a scalar. Raises `ValueError` unless there are attention workers, and `TypeError` for a workload that does not
+    know enough for the barrier (`Moments` with `Exact()`). **Source:** the three circuits of this module's docstring.
+
+        >>> round(float(afd.cycle_time(workload, profile, bundle, 20, afd.Gaussian())))
+        592
+        >>> many = jax.jit(jax.vmap(lambda x: afd.cycle_time(workload, profile, bundle, x, afd.Gaussian())))
+        >>> many(jnp.arange(1.0, 33.0)).shape
+        (32,)
     """
     checks.require_positive("attention_workers", attention_workers)
     load = (Exact() if barrier is None else barrier).worker_load(profile.slot_load(workload), bundle.batch_size)
     return bundle.layers * expected_cycle(load, profile, bundle, attention_workers)
 
 
+@checked
 def paper_cycle_time(
     workload: SlotLoad,
     profile: Profile,
@@ -184,7 +197,11 @@ def paper_cycle_time(
     """E max{t_A(W), t_C, t_F} with W the slowest worker's load: the paper's cycle [time unit of the profile].
 
     arXiv:2601.21351 v1 eq 5 with `MeanField()`; with another barrier the v2+ form. It does not depend on
-    `bundle.in_flight`; three microbatches in flight nearly reach it, two do not (see `cycle_time`).
+    `bundle.in_flight`; three microbatches in flight nearly reach it, two do not. Arguments and errors are those of
+    `cycle_time`.
+
+        >>> round(float(afd.paper_cycle_time(workload, profile, bundle, 20, afd.MeanField())))
+        568
     """
     checks.require_positive("attention_workers", attention_workers)
     load = (Exact() if barrier is None else barrier).worker_load(profile.slot_load(workload), bundle.batch_size)
@@ -195,6 +212,7 @@ def paper_cycle_time(
     return bundle.layers * (floor + spread * load.round_excess(level, jnp.zeros_like(level), 1, 1, attention_workers))
 
 
+@checked
 def throughput(
     workload: SlotLoad,
     profile: Profile,
@@ -204,19 +222,26 @@ def throughput(
 ) -> Scalar:
     """Output tokens per time unit and instance, x B / ((x w_A + y w_F) tau), eq 6 of the paper with weights.
 
-    Arguments as of `cycle_time`.
+    Arguments and errors are those of `cycle_time`.
+
+        >>> round(float(afd.throughput(workload, profile, bundle, 20, afd.Gaussian())), 2)
+        0.41
     """
     cycle = cycle_time(workload, profile, bundle, attention_workers, barrier)
     return throughput_of(cycle, bundle, attention_workers)
 
 
-class Performance(eqx.Module):
+class Performance(Module):
     """What one bundle does. Times are in the time unit of the profile.
 
     `cycle_time` per microbatch step; `throughput_per_instance` [tokens / time]; `tpot`, time per output token of a
     request, m cycles; `idle_attention`, `idle_ffn`, shares of time; `attention_decides`, `ffn_decides`,
     `link_decides`, `round_trip_decides`, the probabilities that a round is as long as that circuit (they sum to 1; a
     shared link decides as well where one of two microbatches waits for the other to leave it).
+
+        >>> at_best = plan.at_best
+        >>> round(float(at_best.throughput_per_instance), 2), round(float(at_best.idle_ffn), 2)
+        (0.41, 0.11)
     """
 
     cycle_time: Scalar

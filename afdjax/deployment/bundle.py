@@ -7,13 +7,36 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.profile import Profile
 
 
-class Start(eqx.Module):
-    """When an attention worker may begin its next microbatch. Abstract; `WorkerWise` or `Together`."""
+@advised("afd.Together()")
+class Start(Module):
+    """When an attention worker may begin its next microbatch: `WorkerWise()`, `Together()`, or a rule of your own.
+
+    Such a rule has
+
+    - `runs_ahead`: whether a fast worker begins its next microbatch before the slowest has finished the last. `simulate` goes by
+      this alone: it is `WorkerWise` where it is true, and `Together` where it is not;
+    - `exponents(attention_workers)`: two numbers whose product is `attention_workers`, as the method says.
+
+    Workers that start together within a node, but not across nodes:
+
+    ```python
+    >>> import afdjax as afd
+    >>> class Nodes(afd.Start):
+    ...     runs_ahead = True
+    ...     def exponents(self, attention_workers):
+    ...         return 8, attention_workers / 8
+    >>> afd.Bundle(64, start=Nodes()).start.exponents(16.0)
+    (8, 2.0)
+
+    ```
+    """
 
     runs_ahead: ClassVar[bool]
     """Whether a fast worker begins its next microbatch before the slowest has finished the last."""
@@ -29,7 +52,12 @@ class Start(eqx.Module):
 
 
 class WorkerWise(Start):
-    """As soon as it has finished the one before and received its own: fast workers run ahead."""
+    """As soon as it has finished the one before and received its own: fast workers run ahead.
+
+    >>> alone = afd.Bundle(256, start=afd.WorkerWise())
+    >>> round(float(afd.cycle_time(workload, profile, alone, 20, afd.Gaussian())))
+    592
+    """
 
     runs_ahead: ClassVar[bool] = True
 
@@ -38,7 +66,12 @@ class WorkerWise(Start):
 
 
 class Together(Start):
-    """When all workers of the bundle may: every microbatch step has its own barrier."""
+    """When all workers of the bundle may: every microbatch step has its own barrier.
+
+    >>> in_step = afd.Bundle(256, start=afd.Together())
+    >>> round(float(afd.cycle_time(workload, profile, in_step, 20, afd.Gaussian())))
+    603
+    """
 
     runs_ahead: ClassVar[bool] = False
 
@@ -60,7 +93,8 @@ RANGES = {
 """Least and most of a bundle's real numbers. Counts may be below 1, so that differences around 1 can be taken."""
 
 
-class Bundle(eqx.Module):
+@advised("afd.Bundle(256)", from_text="afd.load_bundle({})", from_number="afd.Bundle({})")
+class Bundle(Module):
     """The fixed part of an `xA-yF` bundle.
 
     **Arguments:**
@@ -72,9 +106,12 @@ class Bundle(eqx.Module):
       power), 1e-9 to 1e9; 1 and 1 is the paper's count of instances.
     - `layers`: how many cycles make one decode step: 1 for a profile of the whole model, the number of layers for a
       profile of one layer; 0.001 to 1,000,000.
-    - `start`: `WorkerWise()` or `Together()` (static).
+    - `start`: `WorkerWise()` or `Together()`.
 
     Raises `ValueError` for numbers outside of these ranges.
+
+        >>> float(afd.Bundle(batch_size=128, in_flight=3, ffn_workers=2).cost(attention_workers=14))
+        16.0
     """
 
     batch_size: Number = number()

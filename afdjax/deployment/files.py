@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from afdjax._tools.files import FileError, Strict, first_problem, parse_json, suggestion
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.shipped import Shipped
 from afdjax.deployment.bundle import Bundle, Start, Together, WorkerWise
 from afdjax.deployment.forms import FORMS, Latency, coefficient_fields
@@ -144,18 +145,28 @@ class _ProfileFile(Strict):
         return self
 
 
+@checked
 def load_profile(name_or_path: str | Path) -> Profile:
     """The profile shipped under this name, or read from this JSON file.
 
     Raises `FileError` (a `ValueError`) with one line that names the file, the field and what would be right.
+
+        >>> afd.load_profile("deepseek-v3-ascend-910c").time_unit
+        'cycle'
     """
     return parse_profile(_SHIPPED.text(name_or_path), str(name_or_path))
 
 
+@checked
 def load_bundle(name_or_path: str | Path) -> Bundle | None:
     """The bundle that this profile was written for, as `afdjax explore` does; None where its file has none.
 
     Raises `FileError` as `load_profile` does.
+
+        >>> from pathlib import Path
+        >>> _ = Path("profile.json").write_text(afd.profile_to_json(profile, bundle))
+        >>> afd.load_bundle("profile.json").in_flight
+        2
     """
     file = _parse(_SHIPPED.text(name_or_path), str(name_or_path)).bundle
     return None if file is None else file.build()
@@ -194,16 +205,21 @@ def _parse(text: str, name: str) -> _ProfileFile:
         return _ProfileFile.model_validate(document)
 
 
+@checked
 def profile_to_json(profile: Profile, bundle: Bundle | None = None) -> str:
     """The JSON document that `load_profile` reads back to the same profile, and `load_bundle` to the same bundle.
 
-    Raises `ValueError` for a stage whose form is not registered: no file could name it.
+    Raises `ValueError` for a stage whose form is not registered, and for a link or a start of your own: no file could name it.
+
+        >>> from pathlib import Path
+        >>> _ = Path("profile.json").write_text(afd.profile_to_json(profile))
+        >>> same = afd.load_profile("profile.json")
+        >>> float(same.ffn.base) == float(profile.ffn.base)
+        True
     """
     origin = profile.provenance
     stages = {stage: _stage_document(stage, profile.stage(stage), getattr(origin, stage)) for stage in STAGES}
-    stages["communication"]["link"] = next(
-        name for name, kind in LINKS.items() if isinstance(profile.communication, kind)
-    )
+    stages["communication"]["link"] = _named("communication", profile.communication, LINKS)
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "name": origin.name,
@@ -215,9 +231,18 @@ def profile_to_json(profile: Profile, bundle: Bundle | None = None) -> str:
         document["covariance"] = np.asarray(profile.covariance).tolist()
     if bundle is not None:
         numbers = [field.name for field in dataclasses.fields(bundle) if field.name != "start"]
-        start = next(name for name, start in STARTS.items() if isinstance(bundle.start, type(start)))
+        start = _named("start", bundle.start, {name: type(start) for name, start in STARTS.items()})
         document["bundle"] = {name: np.asarray(getattr(bundle, name)).item() for name in numbers} | {"start": start}
     return json.dumps(document, indent=2) + "\n"
+
+
+def _named(name: str, value: Any, known: Mapping[str, type]) -> str:
+    """The name that files have for an object."""
+    for word, kind in known.items():
+        if type(value) is kind:
+            return word
+    kinds = " or ".join(f"`{kind.__name__}`" for kind in known.values())
+    raise ValueError(f"`{name}` must be {kinds} in a file, but it is {type(value).__name__}, which no file can name.")
 
 
 def _stage_document(stage: str, latency: Latency, validity: Validity) -> dict[str, Any]:

@@ -23,9 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module, check_again
+from afdjax._tools.objects.showing import known, text_of
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.stages import STAGES
+from afdjax.report.quantities import shown_time
 
 
 def coefficient(unit: str, default: Any = dataclasses.MISSING, term: str | None = None, explanation: str = "") -> Any:
@@ -33,12 +37,44 @@ def coefficient(unit: str, default: Any = dataclasses.MISSING, term: str | None 
 
     `unit` is in words, "time" standing for the profile's unit ("time per token"); `term` the coefficient of `Roofline` that this
     one is, if it has another name; `explanation` what a stage does where this coefficient matters.
+
+        >>> class Constant(afd.Latency):
+        ...     form = "constant"
+        ...     time: float = afd.coefficient("time")
+        ...
+        ...     def __call__(self, tokens, batch_size):
+        ...         return self.time
+        >>> Constant(50.0).units("us")
+        {'time': 'us'}
     """
-    return number(default, metadata={"unit": unit, "term": term, "explanation": explanation})
+    return number(default, unit=unit, term=term, explanation=explanation)
 
 
-class Latency(eqx.Module):
-    """Time of one stage. Abstract: `RooflineForm` and `OwnForm` are what calibration fits, `Table` is interpolated.
+@advised("afd.Affine(per_token=0.01, base=5.0)", from_number="afd.Affine(0.0, {})")
+class Latency(Module):
+    """Time of one stage. Open: `plan`, `simulate` and all functions between them take a form of your own.
+
+    Such a form has its coefficients as fields (`coefficient`), a name (`form`), and a formula:
+
+    - `__call__(tokens, batch_size)` returns the time in the unit of the profile: a single float above 0 for single numbers. It is
+      traced and differentiated, so it is written in `jax.numpy`, without `if` on numbers; more tokens never take less time.
+
+    It derives from `OwnForm` if `calibrate.fit` is to fit it, and from `SlotCost` if attention goes by what each slot costs.
+    `register_form` makes it known to profile files.
+
+    ```python
+    >>> import afdjax as afd
+    >>> class PowerLaw(afd.Latency):
+    ...     form = "power-law"
+    ...     scale: float = afd.coefficient("time")
+    ...     exponent: float = afd.coefficient("-")
+    ...     def __call__(self, tokens, batch_size):
+    ...         return self.scale * tokens**self.exponent
+    >>> form = PowerLaw(3.0, exponent=0.5)
+    >>> form, float(form(100.0, 8.0))
+    (PowerLaw(scale=3, exponent=0.5), 30.0)
+
+    ```
 
     Coefficients of the forms here are at most 1e30; those at least 0 may be 0, those above 0 are at least 1e-30.
     """
@@ -55,9 +91,21 @@ class Latency(eqx.Module):
         return {field.name: getattr(self, field.name) for field in coefficient_fields(type(self))}
 
     def with_coefficients(self, values: dict[str, Any]) -> "Latency":
-        """The same form with the named coefficients replaced."""
+        """The same form with the named coefficients replaced.
+
+        Raises `ValueError` for a name that is none of `coefficients()`, and for numbers out of the range of the form.
+        """
+        checks.require_known("values", values, list(self.coefficients()))
         numbers = [checks.as_float(value) for value in values.values()]
-        return eqx.tree_at(lambda form: [getattr(form, name) for name in values], self, numbers)
+        changed = eqx.tree_at(lambda form: [getattr(form, name) for name in values], self, numbers)
+        check_again(changed)
+        return changed
+
+    def in_words(self, time_unit: str) -> str:
+        """The form and its coefficients, for people: times in the unit that suits them."""
+        fields = {field.name: field.metadata.get("unit", "-") for field in dataclasses.fields(self)}
+        words = [f"{name} {_in_words(value, fields[name], time_unit)}" for name, value in self.coefficients().items()]
+        return f"{type(self).__name__}, {', '.join(words)}"
 
     def units(self, time_unit: str) -> dict[str, str]:
         """Unit of each coefficient, in words ("us per token")."""
@@ -65,11 +113,42 @@ class Latency(eqx.Module):
         return {field.name: re.sub(r"\btime\b", time_unit, field.metadata.get("unit", "-")) for field in fields}
 
 
+def _in_words(value: Any, unit: str, time_unit: str) -> str:
+    number = checks.concrete(value) if known(value) else None
+    if number is None:
+        return text_of(value)
+    if re.match(r"time\b", unit):
+        return shown_time(float(number), time_unit) + unit.removeprefix("time")
+    return text_of(value) if unit == "-" else f"{text_of(value)} {unit}"
+
+
 class SlotCost(Latency):
     """A form of attention that depends on what each slot costs: its load is the sum of g(context) over the slots.
 
-    Abstract. g is `slot_cost`, and the call is the time h of the sum. Where only a part of a context is read, g of the mean
-    context is not the mean of g: the law of a slot's context goes through g before loads are added up.
+    Where only a part of a context is read, g of the mean context is not the mean of g: the law of a slot's context goes through
+    g before loads are added up. Open; beside what a `Latency` has, a form of your own has
+
+    - `slot_cost(context)`, g: a single float of at least 0, in any unit, that does not fall with the context;
+    - `corners()`: the contexts, ascending, between which g is a line to 1 % of its largest value (`simulate` refuses others);
+    - `__call__(tokens, batch_size)`, h: the time of a worker, `tokens` being the sum of g over its slots.
+
+    ```python
+    >>> import afdjax as afd, jax.numpy as jnp
+    >>> class Window(afd.SlotCost):
+    ...     form = "window"
+    ...     per_token: float = afd.coefficient("time per token")
+    ...     window: float = afd.coefficient("tokens of a slot")
+    ...     def slot_cost(self, context):
+    ...         return jnp.minimum(context, self.window)
+    ...     def corners(self):
+    ...         return (self.window,)
+    ...     def __call__(self, tokens, batch_size):
+    ...         return self.per_token * tokens
+    >>> form = Window(per_token=0.5, window=128.0)
+    >>> [float(form.slot_cost(context)) for context in (100.0, 1000.0)]
+    [100.0, 128.0]
+
+    ```
     """
 
     @abc.abstractmethod
@@ -105,7 +184,10 @@ class Variant:
 
 
 class RooflineForm(Latency):
-    """`Roofline`, or what is left of it when terms are left out. Abstract: one program fits all of them."""
+    """`Roofline`, or what is left of it when terms are left out: one program fits all of them.
+
+    Closed: a form with another formula is an `OwnForm`.
+    """
 
     variants: ClassVar[tuple[Variant, ...]]
     """The sets of terms that are tried, those with fewer terms first."""
@@ -117,7 +199,30 @@ class RooflineForm(Latency):
 
 
 class OwnForm(Latency):
-    """A form with a formula of its own. Abstract: calibration fits it by its own residuals; coefficients must be above 0."""
+    """A form that `calibrate.fit` fits by its own residuals. Open; beside what a `Latency` has, a form of your own has
+
+    - `components`: the stages (of `attention`, `ffn`, `communication`) for which it is tried beside the other forms; empty where
+      it is fitted only if asked for, by `forms={"ffn": "square-root"}`;
+    - `start(tokens, batch_size, time)`, a class method: a value above 0 for each coefficient, from which the fit to these points
+      (NumPy arrays) starts. The order of magnitude is enough. All coefficients are taken to be above 0.
+
+    ```python
+    >>> import afdjax as afd, numpy as np
+    >>> class SquareRoot(afd.OwnForm):
+    ...     form = "square-root"
+    ...     components = ()
+    ...     per_root: float = afd.coefficient("time per root of a token")
+    ...     def __call__(self, tokens, batch_size):
+    ...         return self.per_root * tokens**0.5
+    ...     @classmethod
+    ...     def start(cls, tokens, batch_size, time):
+    ...         return {"per_root": float(np.mean(time / np.sqrt(tokens)))}
+    >>> tokens = np.array([16.0, 64.0])
+    >>> SquareRoot(**SquareRoot.start(tokens, np.ones(2), 5.0 * np.sqrt(tokens))).in_words("us")
+    'SquareRoot, per_root 5.00 us per root of a token'
+
+    ```
+    """
 
     components: ClassVar[tuple[str, ...]]
     """Where it is tried beside the other forms (of `STAGES`); none where it is fitted only if asked for."""
@@ -138,7 +243,23 @@ def register_form(kind: Kind) -> Kind:
     """Make a form known to profile files, fits and reports; to be used as a decorator of its class.
 
     Raises `ValueError` if its name is another form's.
+
+        >>> @afd.register_form
+        ... class Proportional(afd.Latency):
+        ...     form = "proportional"
+        ...     slope: float = afd.coefficient("time per token")
+        ...
+        ...     def __call__(self, tokens, batch_size):
+        ...         return self.slope * tokens
+        >>> own = afd.Profile(Proportional(0.002), profile.ffn, profile.communication)
+        >>> '"proportional"' in afd.profile_to_json(own)
+        True
     """
+    if not (isinstance(kind, type) and issubclass(kind, Latency) and isinstance(getattr(kind, "form", None), str)):
+        raise TypeError(
+            f"`kind` must be a class below `Latency` with a name, `form`, but it is {checks.described(kind)}: decorate the class "
+            "itself."
+        )
     known = FORMS.get(kind.form)
     if known is not None and (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
         raise ValueError(f"`form` must be a name of its own, but {known.__name__} is called '{kind.form}' already.")
@@ -156,6 +277,9 @@ class Affine(RooflineForm):
     """`per_token * tokens + base`: the paper's form for all three stages (arXiv:2601.21351 v1, eqs 2-4).
 
     `per_token` [time per token] >= 0, `base` [time] >= 0.
+
+        >>> float(afd.Affine(per_token=0.5, base=100.0)(tokens=64, batch_size=64))
+        132.0
     """
 
     form: ClassVar[str] = "affine"
@@ -177,7 +301,12 @@ class AffineWithSlots(RooflineForm):
     """`per_token * tokens + per_slot * batch_size + base`: the shape of measured attention times.
 
     Projections and launches grow with the slots, not with the tokens; without the `per_slot` term a fit over a grid of
-    batch sizes and contexts is wrong by about 50 % in its worst point.
+    batch sizes and contexts is wrong by about 50 % in its worst point. `per_token` [time per token], `per_slot` [time per slot]
+    and `base` [time] are at least 0.
+
+        >>> form = afd.AffineWithSlots(per_token=0.001, per_slot=0.5, base=100.0)
+        >>> round(float(form(tokens=64_000, batch_size=64)))
+        196
     """
 
     form: ClassVar[str] = "affine-with-slots"
@@ -201,7 +330,12 @@ class FloorLinear(RooflineForm):
     """A floor, then a line: `base + (floor^s + (per_token * tokens)^s)^(1/s)`, s = `sharpness`.
 
     A dense FFN reads its weights whatever the batch (`floor`) and is bound by compute beyond the knee. The power mean
-    rounds the knee off by a factor of at most 2^(1/s) (4 % at the default s = 16).
+    rounds the knee off by a factor of at most 2^(1/s) (4 % at the default s = 16). `floor` [time] is above 0, `per_token` [time
+    per token] and `base` [time] are at least 0, `sharpness` is at least 1.
+
+        >>> form = afd.FloorLinear(floor=100.0, per_token=0.5)
+        >>> round(float(form(tokens=8, batch_size=8))), round(float(form(tokens=1000, batch_size=1000)))
+        (100, 500)
     """
 
     form: ClassVar[str] = "floor-linear"
@@ -231,7 +365,12 @@ class ExpertHit(RooflineForm):
 
     Below saturation each further token hits experts that were not read yet; `weights` [time] is the time to read all
     of them, `saturation` [tokens] the scale on which they are hit: about experts / experts per token, as the expected
-    number of experts hit by n tokens is E (1 - (1 - k/E)^n).
+    number of experts hit by n tokens is E (1 - (1 - k/E)^n). `base` [time], `weights` and `per_token` [time per token] are at
+    least 0, `saturation` is above 0.
+
+        >>> form = afd.ExpertHit(base=20.0, weights=200.0, saturation=32.0, per_token=0.1)
+        >>> round(float(form(tokens=8, batch_size=8))), round(float(form(tokens=1000, batch_size=1000)))
+        (65, 320)
     """
 
     form: ClassVar[str] = "expert-hit"
@@ -259,8 +398,13 @@ class SaturatingLink(RooflineForm):
     """`base + ramp * (1 - exp(-tokens / saturation)) + per_token * tokens`: a link whose bandwidth grows with the message.
 
     A token of a small message takes `ramp / saturation` longer than one of a large message (`per_token`), for which protocols
-    and channels of a full bandwidth are in use: `ramp` [time] is what all of them lose together, `saturation` [tokens] the size
-    on which they come in. Measured all-to-all and NCCL times bend so; a line misses their small messages.
+    and channels of a full bandwidth are in use: `ramp` [time] is the total time lost until the full bandwidth is reached,
+    `saturation` [tokens] the message size on which that happens. Measured all-to-all and NCCL times bend like this; a line
+    misses small messages. `base` [time], `ramp` and `per_token` [time per token] are at least 0, `saturation` is above 0.
+
+        >>> form = afd.SaturatingLink(base=10.0, ramp=40.0, saturation=64.0, per_token=0.05)
+        >>> round(float(form(tokens=8, batch_size=8)), 1), round(float(form(tokens=1000, batch_size=1000)), 1)
+        (15.1, 100.0)
     """
 
     form: ClassVar[str] = "saturating-link"
@@ -291,9 +435,15 @@ class Roofline(RooflineForm):
         read = weights * (1 - exp(-tokens / saturation)),
         work = per_token * tokens + per_slot * batch_size + per_context * tokens / batch_size.
 
-    `per_context` [time per token of one slot's context] is the critical path of one long sequence. The other forms are
-    this one with terms left out: `Affine` and `AffineWithSlots` (no weights), `FloorLinear` (saturation near 0),
-    `ExpertHit` (s = 1). `CappedRoofline` is this one over what slots cost.
+    `base` and `weights` are in the profile's unit of time, `saturation` in tokens, `per_token` and `per_slot` in time per token
+    and per slot; `per_context` [time per token of one slot's context] is the critical path of one long sequence. All are at
+    least 0, `saturation` is above 0 and `sharpness` at least 1. The other forms are this one with terms left out: `Affine` and
+    `AffineWithSlots` (no weights), `FloorLinear` (saturation near 0), `ExpertHit` (s = 1). `CappedRoofline` is this one over
+    what slots cost.
+
+        >>> form = afd.Roofline(base=20.0, weights=200.0, saturation=32.0, sharpness=8.0, per_token=0.5)
+        >>> round(float(form(tokens=64, batch_size=64))), round(float(form(tokens=1000, batch_size=1000)))
+        (193, 520)
     """
 
     form: ClassVar[str] = "roofline"
@@ -330,12 +480,9 @@ class CappedRoofline(RooflineForm, SlotCost):
     layers with a window and without one alternate, `beyond` is the share of those without (of equal layers). At 1 it is
     `Roofline`. Ours: arXiv:2601.21351 has attention that reads every token.
 
-    ```python
-    >>> sliding = CappedRoofline(base=50.0, per_token=0.002, window=128.0)
-    >>> float(sliding.slot_cost(1000.0))
-    128.0
-
-    ```
+        >>> sliding = afd.CappedRoofline(base=50.0, per_token=0.002, window=128.0)
+        >>> float(sliding.slot_cost(1000.0))
+        128.0
     """
 
     form: ClassVar[str] = "capped-roofline"

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from afdjax._tools import checks
 from afdjax._tools.cubic import cubic
-from afdjax._tools.fields import Number
+from afdjax._tools.objects.fields import Number
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.forms import Latency, coefficient, register_form
 
@@ -29,6 +29,11 @@ class Table(Latency):
     Between batch sizes log times are interpolated linearly in log batch. Before the first place and outside of the batch
     sizes the nearest measured time holds; beyond the last place the last slope in log-log. The cubics are those of
     Fritsch and Butland (1984): they never overshoot, so a table that rises stays rising.
+
+        >>> places, times = jnp.array([64.0, 256.0, 1024.0]), jnp.array([[100.0, 120.0, 260.0]])
+        >>> measured = afd.Table(places, batch_sizes=jnp.array([64.0]), times=times)
+        >>> round(float(measured(tokens=256, batch_size=64))), round(float(measured(tokens=512, batch_size=64)))
+        (120, 166)
     """
 
     form: ClassVar[str] = "table"
@@ -48,6 +53,12 @@ class Table(Latency):
             numbers = checks.concrete(values)
             if numbers is not None and (numbers.size < least or np.any(np.diff(numbers) <= 0)):
                 raise ValueError(f"`{name}` must be at least {least} ascending numbers, but it is {numbers.tolist()}.")
+        expected = (*jnp.shape(self.batch_sizes), *jnp.shape(self.places))
+        if jnp.shape(self.times) != expected:
+            raise ValueError(
+                f"`times` must have shape {expected}, a row for each of `batch_sizes` and a column for each of `places`, but it "
+                f"has shape {jnp.shape(self.times)}."
+            )
 
     def __call__(self, tokens: ScalarLike, batch_size: ScalarLike) -> Scalar:
         place = jnp.log(jnp.asarray(tokens / batch_size if self.per_slot else tokens, float))

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.precision import in_default_precision
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.explain.record import as_numbers, asked, finite, target_numbers
@@ -26,10 +28,13 @@ NEAR_TIE = 0.15
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Exploration:
-    """All levels of one search, and why they are as they are.
+    """All levels of one search, with their explanations.
 
-    `evaluations`: replicas that were looked at, each once for all levels. `inputs`: what the caller says of its files, for the
-    document. Explanations are worked out when somebody asks for them, once.
+    `evaluations`: replicas that were evaluated, each once for all levels. `inputs`: what the caller says about its files, for the
+    document. Explanations are computed on first use.
+
+        >>> found.best.name, sorted(found.margins)
+        ('disaggregated', ['aggregated', 'aggregated-afd', 'disaggregated-afd'])
     """
 
     question: Question
@@ -85,6 +90,7 @@ class Exploration:
                 for name, flips in self.margins.items()
             },
             "leads": self._leads(),
+            "near_tie": NEAR_TIE,
             "advice": [] if best is not None else [why_no_plan(self.levels)],
         }
         if sensitivity and best is not None:
@@ -153,6 +159,7 @@ def _meanings(levels: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {code: meaning for code, meaning in {**REASONS, **BINDINGS}.items() if code in codes}
 
 
+@checked
 def search(
     setting: Setting,
     devices: int | Sequence[int] | Fleet,
@@ -170,9 +177,14 @@ def search(
     - `objective`: one of `OBJECTIVES`: `throughput`, or that by `price` or `power` of the devices in use.
     - `rules`: what a runtime asks of sizes, of `RULES`.
 
-    Raises `ValueError` for budgets below 1, targets that are not above 0, unknown objectives and rules, and devices without a
-    price or power that is asked for.
+    **Returns:** an `Exploration`. Raises `ValueError` for budgets below 1, targets that are not above 0, unknown objectives and
+    rules, and devices without the price or power that the objective needs.
+
+        >>> found = explore.search(setting, 16, explore.Targets(ttft=1.0, tpot=0.05))
+        >>> found.best.name, found.best.plan.devices
+        ('disaggregated', 16)
     """
+    checks.require_list("rules", rules, "names")
     if isinstance(devices, Fleet):
         setting = setting.on(devices.devices[0], devices.devices[-1], joined=setting.joined)
     fleet = devices if isinstance(devices, Fleet) else Fleet.of(setting, devices)

@@ -6,7 +6,9 @@ import equinox as eqx
 from jaxtyping import Float
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar
 from afdjax.hardware.formats import arithmetic_of
 
@@ -22,7 +24,8 @@ UNKNOWN_CACHE = 256.0 * MEBI
 is taken for read from memory that may not have been."""
 
 
-class Link(eqx.Module):
+@advised("Link(bandwidth=450e9, latency=3e-6, devices=8)")
+class Link(Module):
     """One tier of the network, as a device sees it.
 
     `bandwidth` [bytes/s, one way, per device], `latency` [s of one message], `devices` that the tier connects at full
@@ -38,17 +41,22 @@ class Link(eqx.Module):
         checks.require_non_negative("latency", self.latency)
 
 
-def _floats(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: checks.as_float(value) for name, value in values.items()}
+def _floats(values: Any) -> Any:
+    return {name: checks.as_float(value) for name, value in values.items()} if isinstance(values, dict) else values
 
 
-class Accelerator(eqx.Module):
+@advised("afd.load_accelerator('h100')", from_text="afd.load_accelerator({})")
+class Accelerator(Module):
     """One device (a GPU, an NPU package, a TPU chip) by its data sheet.
 
     `memory` [bytes], `bandwidth` [bytes/s], `cache` [bytes that the last level before the memory holds: repeated reads of so much
     may be faster than memory], `peak` [dense operations/s by data type of the arithmetic: bf16, fp8, int8, fp4],
     `scale_up` and `scale_out`: its links (PCIe parts: one of them may be all there is). `price` [per hour, in the unit of its
     source], `relative_price` [an L20 is 1] and `power` [W] are None where no source is known.
+
+        >>> h20 = afd.load_accelerator("h20")
+        >>> round(float(h20.memory) / 2**30), round(float(h20.bandwidth) / 1e12, 1)
+        (96, 4.0)
     """
 
     memory: Scalar = eqx.field(converter=checks.as_float)
@@ -66,6 +74,9 @@ class Accelerator(eqx.Module):
         checks.require_positive("memory", self.memory)
         checks.require_positive("bandwidth", self.bandwidth)
         checks.require_positive("cache", self.cache)
+        checks.require_dictionary("peak", self.peak)
+        for kind, peak in self.peak.items():
+            checks.require_positive(f"peak['{kind}']", peak)
         if not self.peak:
             raise ValueError("`peak` must hold the operations per second of at least one data type.")
 

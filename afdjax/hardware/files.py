@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from afdjax._tools.files import FileError, Strict, first_problem, parse_json, read_text
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.shipped import Shipped
 from afdjax.hardware.accelerator import GIBI, GIGA, MEBI, MICRO, TERA, UNKNOWN_CACHE, Accelerator, Link
 from afdjax.hardware.formats import Arithmetic
@@ -75,11 +76,17 @@ UNKNOWN_LATENCY_US = 10.0
 """One message, where no source has a number: what AIConfigurator assumes for every part."""
 
 
+@checked
 def load_accelerator(name_or_path: str | Path) -> Accelerator:
     """The accelerator shipped under this name or alias, or read from this JSON file.
 
     A file may say `"base": "b200"` and hold only what is different. Raises `FileError` (a `ValueError`) in one line: the file,
     the field, what would be right, and near names.
+
+        >>> from pathlib import Path
+        >>> _ = Path("mine.json").write_text('{"base": "h20", "memory_gib": {"value": 141, "source": "data sheet"}}')
+        >>> round(float(afd.load_accelerator("mine.json").memory) / 2**30)
+        141
     """
     text = str(name_or_path)
     shipped = shipped_documents()

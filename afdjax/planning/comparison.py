@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.precision import in_default_precision, in_double_precision
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.cycles.barrier import Barrier
@@ -25,7 +26,7 @@ LARGEST_BATCH, PLACES = 4096.0, 193
 """Batch sizes from 1 to the largest, evenly spaced in logarithms, between which stages may cross."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Comparison:
     """Two plans of one workload and bundle. `str(comparison)` is the report, `to_dict()` the JSON document.
 
@@ -33,6 +34,10 @@ class Comparison:
     - `crossings`: by stage, batch sizes at which the other profile becomes the faster one (mean contexts, the first plan's number
       of attention workers).
     - `workers`: numbers of attention workers between which the other profile gives more throughput.
+
+        >>> found = afd.compare(profile, profile, workload, bundle)
+        >>> found.first.attention_workers == found.second.attention_workers
+        True
     """
 
     first: Plan
@@ -69,10 +74,14 @@ class Comparison:
         """`to_dict()` as text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
+    def __repr__(self) -> str:
+        return f"Comparison of two plans:\n  {self.first!r}\n  {self.second!r}"
+
     def __str__(self) -> str:
         return comparison_report(self.to_dict())
 
 
+@checked(instead="afd.optimal_ratio")
 def compare(
     first: Profile,
     second: Profile,
@@ -82,16 +91,17 @@ def compare(
     *,
     max_ratio: int | float = MAX_RATIO,
 ) -> Comparison:
-    """Two profiles on one workload.
+    """Plan one workload with two profiles, and find where they cross.
 
-    Arguments as of `plan`. Raises `ValueError` for profiles in different time units.
+    Other arguments are those of `plan`. **Returns:** a `Comparison`. Raises `ValueError` for profiles in different time units,
+    and as `plan` does.
 
-        >>> import afdjax as afd
-        >>> slow = afd.Profile(afd.Affine(2e-3, 30.0), afd.Affine(0.1, 50.0), afd.Affine(0.0, 20.0), time_unit="us")
-        >>> fast = afd.Profile(afd.Affine(1e-3, 60.0), afd.Affine(0.1, 50.0), afd.Affine(0.0, 20.0), time_unit="us")
-        >>> found = afd.compare(slow, fast, afd.load_workload("fixed:500,100"), afd.Bundle(128))
+        >>> faster = profile.with_coefficients({"attention.per_token": 0.0008, "attention.base": 100.0})
+        >>> found = afd.compare(profile, faster, workload, bundle)
+        >>> found.first.attention_workers, found.second.attention_workers
+        (20, 10)
         >>> {stage: [round(size) for size in sizes] for stage, sizes in found.crossings.items()}
-        {'attention': [55], 'ffn': [], 'communication': []}
+        {'attention': [48], 'ffn': [], 'communication': []}
     """
     if first.time_unit != second.time_unit:
         raise ValueError(

@@ -4,12 +4,13 @@ For affine FFN and communication times and the mean token load, the cycle max{t_
 throughput per instance is best at a corner of it or at the stationary point of one of its lines.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.forms import Affine
@@ -20,17 +21,21 @@ from afdjax.workload.lengths import LARGEST_MEAN
 REGIMES = ("attention", "communication", "ffn")
 
 
-class ClosedForm(eqx.Module):
+class ClosedForm(Module):
     """The mean-field ratio and where it comes from. All ratios are r = x / y and may lie outside what can be built.
 
     - `ratio`: r*, the best of the candidates.
     - `ratio_attention`: where the FFN takes as long as attention, eq 15 of the paper.
-    - `ratio_communication`: where the binding of communication ends: with a link per worker, where the FFN takes as
+    - `ratio_communication`: where communication ceases to be the bottleneck: with a link per worker, where the FFN takes as
       long as the transfer (eq 16); with a shared link, where the link takes as long as attention.
     - `ratio_peak`: the stationary point sqrt(base / slope) of the FFN-bound branch, eq 18.
     - `ratio_link_peak`, `ratio_crossing`: shared link only (else NaN): the stationary point of the link-bound branch,
       and where link and FFN take equally long.
     - `decided_by`: index into `REGIMES` of the stage that sets r*.
+
+        >>> form = afd.closed_form(workload.theta, profile, bundle)
+        >>> round(float(form.ratio), 1), form.regime
+        (22.0, 'attention')
     """
 
     ratio: Scalar
@@ -47,12 +52,16 @@ class ClosedForm(eqx.Module):
         return REGIMES[int(self.decided_by)]
 
 
+@checked
 def closed_form(slot_load: ScalarLike, profile: Profile, bundle: Bundle) -> ClosedForm:
     """The paper's mean-field rule for a mean token load (or cost) of `slot_load` per slot [tokens].
 
     arXiv:2601.21351 v1 eqs 15-19 for `PerWorker` communication, its v2+ candidates for `Shared`; y FFN workers and
     instance weights are added (they move the stationary points only). Use `workload.theta` for the stationary load or
     `horizon_load(...)` for the paper's finite horizon. Raises `TypeError` if FFN or communication is not `Affine`.
+
+        >>> round(float(afd.closed_form(599.0, profile, bundle).ratio), 2)
+        9.55
     """
     ffn, link = profile.ffn, profile.communication.latency
     if not (isinstance(ffn, Affine) and isinstance(link, Affine)):
@@ -98,6 +107,7 @@ def closed_form(slot_load: ScalarLike, profile: Profile, bundle: Bundle) -> Clos
     )
 
 
+@checked
 def horizon_load(
     prompt_mean: ScalarLike, decode_mean: ScalarLike, batch_size: ScalarLike, requests: ScalarLike
 ) -> Scalar:
@@ -111,6 +121,9 @@ def horizon_load(
     Geometric decode lengths only. It tends to the stationary theta = prompt_mean + decode_mean - 1 as `requests` grows; the
     paper's printed ratios use requests = 10,000. Its printed recipe prompt_mean + decode_mean counts one token more,
     because there a decode length D on 0, 1, ... takes D + 1 slot steps.
+
+        >>> round(float(afd.horizon_load(100.0, 500.0, batch_size=256, requests=10_000)))
+        586
     """
     for name, value in (("prompt_mean", prompt_mean), ("batch_size", batch_size), ("requests", requests)):
         checks.require_positive(name, value)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.provenance import digest_of
 from afdjax._tools.types import Column
 from afdjax.cycles.barrier import Barrier, Exact, fine_enough
@@ -19,17 +21,22 @@ from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.planning.plan import Plan, bundle_dict, workload_title
 from afdjax.report.simulations import simulation_report
-from afdjax.simulation.requirements import MOST_SEED
+from afdjax.simulation.requirements import MOST_REPLICAS, MOST_SEED, MOST_STEPS
 from afdjax.simulation.results import Simulation
 from afdjax.simulation.run import RunOptions, simulate
 from afdjax.workload.laws import Workload
 
 
+@advised("afd.Sampling(steps=5000)")
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How much is simulated: decode `steps` of every microbatch, `replicas`, and the `seed` of all random numbers.
 
     Steps and replicas as of `simulate`, the seed from 0 to 4,294,967,295; raises `ValueError` for another.
+
+        >>> small = afd.Sampling(steps=200, replicas=2)
+        >>> afd.check_model(workload, profile, bundle, [18, 20, 22], afd.Gaussian(), sampling=small).difference.shape
+        (3,)
     """
 
     steps: int = 10_000
@@ -37,12 +44,19 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
+        checks.require_whole("steps", self.steps, most=MOST_STEPS)
+        checks.require_whole("replicas", self.replicas, most=MOST_REPLICAS)
         checks.require_whole("seed", self.seed, 0, MOST_SEED)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ModelCheck:
-    """A simulation and the model's performance at the same ratios. `str()` is a report, `to_dict()` the JSON document."""
+    """A simulation and the model's performance at the same ratios. `str()` is a report, `to_dict()` the JSON document.
+
+    >>> check = afd.check_model(workload, profile, bundle, [18, 20, 22], afd.Gaussian(), sampling=afd.Sampling(200, 2))
+    >>> bool((abs(check.difference) < 0.05).all())
+    True
+    """
 
     workload_name: str
     workload: Workload
@@ -101,10 +115,14 @@ class ModelCheck:
         """`to_dict()` as text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
+    def __repr__(self) -> str:
+        return f"{self.simulation!r}; the model picks {self.model_best}, which loses {self.regret:.1%}"
+
     def __str__(self) -> str:
         return simulation_report(self.to_dict())
 
 
+@checked(instead="afd.throughput")
 def check_model(
     workload: Workload,
     profile: Profile,
@@ -119,6 +137,10 @@ def check_model(
     """Simulate every ratio and evaluate the model (`barrier`, default `Exact()`) beside it.
 
     `sampling` says how much; other arguments, and what is refused, are those of `simulate`. Concrete values only.
+
+        >>> check = afd.check_model(workload, profile, bundle, [18, 20, 22], afd.Gaussian(), sampling=afd.Sampling(200, 2))
+        >>> check.simulation.attention_workers
+        (18, 20, 22)
     """
     barrier = Exact() if barrier is None else barrier
     sampling, options = sampling or Sampling(), options or RunOptions()
@@ -152,10 +174,15 @@ def _model(load: WorkerLoad, profile: Profile, bundle: Bundle, attention_workers
     return jax.lax.map(lambda workers: performance(load, profile, bundle, workers), attention_workers)
 
 
+@checked
 def check_plan(plan: Plan, *, steps: int = 5_000, replicas: int = 8, seed: int = 0) -> ModelCheck:
     """Simulate a plan's recommendation and its neighbours, and those within 1 % of it.
 
     Raises `ValueError` where there is nothing to draw requests from (`Moments`).
+
+        >>> check = afd.check_plan(plan, steps=200, replicas=2)
+        >>> plan.attention_workers in check.simulation.attention_workers
+        True
     """
     if not isinstance(plan.workload, Workload):
         raise ValueError("`workload` must be a `Workload` to be simulated, but only its moments are known.")

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from afdjax._tools.objects.advice import advised
 from afdjax.cycles.barrier import Barrier
 from afdjax.cycles.cycle import DECIDERS, Performance
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.planning.mean_field import ClosedForm
 from afdjax.report.plans import plan_report
+from afdjax.report.quantities import shown_rate
 from afdjax.workload.estimation.diagnosis import Diagnostics
 from afdjax.workload.laws import Requests
 from afdjax.workload.slots import SlotLoad
@@ -25,11 +27,12 @@ class Curve:
     performance: Performance
 
     def to_dict(self) -> dict[str, Any]:
-        """Columns: throughput, and how often each circuit decides."""
+        """Columns: throughput, time per token, and how often each circuit decides."""
         column = lambda field: np.asarray(getattr(self.performance, field)).tolist()
         return {
             "attention_workers": self.attention_workers.tolist(),
             "throughput_per_instance": column("throughput_per_instance"),
+            "tpot": column("tpot"),
             "decides": {name: column(field) for name, field in DECIDERS.items()},
         }
 
@@ -43,7 +46,8 @@ class WholeBundle:
     throughput_per_instance: float
 
 
-@dataclasses.dataclass(frozen=True)
+@advised("afd.plan(workload, profile, bundle)")
+@dataclasses.dataclass(frozen=True, repr=False)
 class Plan:
     """The answer for one workload, profile and bundle. `str(plan)` is the report, `plan.to_dict()` the JSON document.
 
@@ -54,9 +58,15 @@ class Plan:
     of the coefficients where the profile has a covariance; None where neither is known. `ratio_errors`: the relative standard
     deviation of r* that the log and each stage alone give, None for a source whose error is not stated. `ratio_elasticities` and
     `throughput_elasticities` are d log r* / d log parameter and d log throughput / d log parameter (throughput at r*).
-    `slot_cost`: mean and standard deviation of what a slot costs, where attention goes by that and not by its tokens.
+    `slot_cost`: mean and standard deviation of what a slot costs, for attention of a `SlotCost` form; None for the others.
     `whole_bundles` has the best xA-yF for y = 1 to 4: a larger y meets r* more closely, but more workers wait for each other.
     `made_by` says what a repetition needs: options, digests of workload and profile, versions.
+
+        >>> plan.attention_workers, plan.near_optimal, plan.regime
+        (20, [16, 17, 18, 19, 20, 21], 'attention')
+        >>> low, high = plan.ratio_interval
+        >>> low < plan.ratio < high
+        True
     """
 
     workload_name: str
@@ -122,6 +132,13 @@ class Plan:
 
     def __str__(self) -> str:
         return plan_report(self.to_dict())
+
+    def __repr__(self) -> str:
+        rate = shown_rate(float(self.at_best.throughput_per_instance), self.profile.time_unit)
+        return (
+            f"Plan of {self.workload_name} on {self.profile.provenance.name}: {self.attention_workers}A-"
+            f"{float(self.bundle.ffn_workers):g}F, r* {self.ratio:.2f}, {rate} per instance"
+        )
 
     def _workload_dict(self) -> dict[str, Any]:
         counts: dict[str, Any] = {}

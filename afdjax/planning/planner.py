@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from afdjax._tools import checks
 from afdjax._tools.hill import Top, derivatives
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.precision import in_default_precision, in_double_precision
 from afdjax._tools.programs import kept
 from afdjax._tools.provenance import digest_of, versions
@@ -68,6 +69,7 @@ class _Optimum(NamedTuple):
     of_throughput: dict[str, float]
 
 
+@checked(instead="afd.optimal_ratio")
 def plan(
     workload: SlotLoad,
     profile: Profile,
@@ -78,7 +80,7 @@ def plan(
     horizon_requests: int | float | None = None,
     workload_name: str | None = None,
 ) -> Plan:
-    """The best attention/FFN ratio for a workload on a profile, with everything around it.
+    """The best attention/FFN ratio for a workload on a profile, with its uncertainty, bottleneck and sensitivities.
 
     **Arguments:** `bundle` (default: 256 slots, two in flight, one FFN worker), `barrier` (default: `Exact()`),
     `max_ratio`, the end of the search, above 1 / y and at most 4,096 / y for y FFN workers; `horizon_requests`, 1 to 1e12,
@@ -89,6 +91,10 @@ def plan(
 
     Raises `ValueError` for an empty or huge range of ratios, and for a horizon out of its range or of a workload that is not
     geometric.
+
+        >>> plan = afd.plan(workload, profile, bundle)
+        >>> round(plan.ratio, 1), plan.attention_workers
+        (20.3, 20)
     """
     bundle = Bundle(256) if bundle is None else bundle
     barrier = Exact() if barrier is None else barrier

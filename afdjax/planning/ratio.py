@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from afdjax._tools import checks
 from afdjax._tools.hill import Top, highest_top
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.cycles.cycle import corner_gaps, expected_cycle
@@ -31,6 +32,7 @@ MAX_RATIO = 64.0
 _ROUNDING = 1e-3
 
 
+@checked
 def optimal_ratio(
     workload: SlotLoad,
     profile: Profile,
@@ -48,6 +50,11 @@ def optimal_ratio(
     Where the cycle has corners in r that no randomness of the loads smooths, it is rounded off over 0.1 % before it is
     maximised: attention of `MeanField` (its workers get a normal load with that deviation), and the crossing of a
     shared link with the FFN. Raises `ValueError` for an empty range.
+
+        >>> of_profile = jax.jit(jax.value_and_grad(lambda p: afd.optimal_ratio(workload, p, bundle, afd.Gaussian())))
+        >>> ratio, slopes = of_profile(profile)  # slopes is a Profile of derivatives
+        >>> round(float(ratio), 1), bool(slopes.attention.per_token > 0)
+        (20.3, True)
     """
     check_range(bundle, max_ratio)
     load = (Exact() if barrier is None else barrier).worker_load(profile.slot_load(workload), bundle.batch_size)

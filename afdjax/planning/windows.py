@@ -1,4 +1,4 @@
-"""Traffic that does not stand still: a plan for every window of a log, one ratio for all of it, and when resizing pays.
+"""Traffic that changes: a plan for every window of a log, one ratio for all of it, and when resizing pays.
 
 A bundle that serves a window in saturation needs its decode steps over its throughput. For one ratio the throughput over the log
 is therefore the mean over windows, harmonic and weighted with their decode steps; the best ratio of all is a compromise, and its
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.cycles.barrier import Barrier, Exact
 from afdjax.deployment.bundle import Bundle
@@ -70,7 +71,7 @@ class Resizing:
         return int(np.count_nonzero(np.diff(self.schedule)))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class WindowPlans:
     """Plans by window. `str(plans)` is the report, `to_dict()` the JSON document.
 
@@ -81,6 +82,11 @@ class WindowPlans:
     - `resizing`: the best schedule for a given cost, None where none was given.
 
     Seconds are those of a fleet that the fixed number keeps busy in all windows that have requests.
+
+        >>> log = afd.Requests([100] * 200 + [900] * 200, [20] * 400, time=range(400))
+        >>> found = afd.plan_windows(log, profile, windows="200s")
+        >>> found.attention_workers, round(found.worst.regret, 2)
+        (5, 0.14)
     """
 
     workload_name: str
@@ -127,10 +133,17 @@ class WindowPlans:
         """`to_dict()` as text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
+    def __repr__(self) -> str:
+        return (
+            f"Plans of {self.workload_name} on {self.profile.provenance.name} in {len(self.windows)} windows: "
+            f"{self.attention_workers}A-{float(self.bundle.ffn_workers):g}F throughout, worst regret {self.worst.regret:.1%}"
+        )
+
     def __str__(self) -> str:
         return windows_report(self.to_dict())
 
 
+@checked(instead="afd.optimal_ratio")
 def plan_windows(
     workload: SlotLoad,
     profile: Profile,
@@ -142,7 +155,7 @@ def plan_windows(
     resize_cost: int | float | None = None,
     workload_name: str | None = None,
 ) -> WindowPlans:
-    """A plan for every window of a log with times, the best one number of attention workers, and when changing it pays.
+    """A plan for every window of a log with times, the best single number of attention workers, and when changing it pays.
 
     **Arguments:** `windows`, the length of a window (seconds, or text like `10min`, `90s`, `6h`, `1d`), or `auto`: equal
     windows of at least 400 requests on average, 24 at most; `resize_cost` [s], time of serving that a change costs (0 to 1e9).
@@ -151,9 +164,7 @@ def plan_windows(
     **Returns:** a `WindowPlans`. A request belongs to the window in which it arrives; windows without requests are left out.
     Raises `ValueError` for a log without times, and for more than 1,000 windows.
 
-        >>> import afdjax as afd
         >>> log = afd.Requests([100] * 200 + [900] * 200, [20] * 400, time=range(400))
-        >>> profile = afd.load_profile("deepseek-v3-ascend-910c")
         >>> found = afd.plan_windows(log, profile, windows="200s")
         >>> [window.attention_workers for window in found.windows]
         [2, 14]

@@ -21,7 +21,16 @@ _AT_THE_BOUND = 1e-3
 
 
 def calibration_report(document: dict[str, Any]) -> str:
-    """The report that `afdjax calibrate` prints, of a calibration's `to_dict()`; `profile_file` in it is where the profile is."""
+    """The report that `afdjax calibrate` prints, of a calibration's `to_dict()`; `profile_file` in it is where the profile is.
+
+    >>> from pathlib import Path
+    >>> rows = [f"ffn,{tokens},{50 + 0.1 * tokens},us" for tokens in (16, 64, 256, 1024)]
+    >>> _ = Path("ffn.csv").write_text("\\n".join(["component,tokens,latency,unit", *rows]))
+    >>> timings = afd.calibrate.load_timings("ffn.csv")
+    >>> found = afd.calibrate.fit(timings, forms={"ffn": "affine"}, base=afd.load_profile("small-moe-xeon-cpu"))
+    >>> afd.report.calibration_report(found.to_dict()) == str(found)
+    True
+    """
     stages = document["stages"]
     parts = [part for name, stage in stages.items() for part in _stage(name, stage, document["time_unit"])]
     taken = [title for name, title in STAGE_NAMES.items() if name not in stages]
@@ -32,7 +41,12 @@ def calibration_report(document: dict[str, Any]) -> str:
 
 
 def series_report(document: dict[str, Any]) -> str:
-    """What `afdjax calibrate --list` prints, of `Timings.to_dict()`: the series, and where they were measured."""
+    """What `afdjax calibrate --list` prints, of `Timings.to_dict()`: the series, and where they were measured.
+
+    >>> from pathlib import Path
+    >>> _ = Path("ffn.csv").write_text("component,tokens,latency,unit\\nffn,64,51.3,us\\nffn,256,76.1,us\\n")
+    >>> text = afd.report.series_report(afd.calibrate.load_timings("ffn.csv").to_dict())
+    """
     heads = ("component", "operation", "device", "points", "batch", "tokens")
     rows = [
         [one["component"], one["operation"] or "-", one["device"] or "-", f"{one['points']:,}", *map(_span, places)]
@@ -50,6 +64,7 @@ def _stage(name: str, stage: dict[str, Any], time_unit: str) -> list[str]:
         ("points", f"{stage['points']:,}; {_validity(stage)}"),
         ("held-out error", _errors(stage)),
         ("residuals", f"worst {worst}, median {median}; {_effort(stage)}"),
+        ("data sheet", _data_sheet(stage)),
     ]
     if stage["outlier_rows"]:
         found = [_outlier(one, time_unit) for one in stage["outlier_rows"]]
@@ -60,6 +75,18 @@ def _stage(name: str, stage: dict[str, Any], time_unit: str) -> list[str]:
     coefficients = _coefficients(stage["coefficients"])
     title = headline(f"{STAGE_NAMES.get(name, name)}: {stage['form']}")
     return [title, pairs(rows), *coefficients, *([""] if findings else []), *items(findings)]
+
+
+def _data_sheet(stage: dict[str, Any]) -> str:
+    """What the times were checked against, or why they were not."""
+    found = stage["data_sheet"]
+    known = " and ".join(name for name in ("bytes", "operations") if found[name])
+    if not known:
+        return "not checked: the table does not say what a call moves and computes"
+    if found["accelerator"] is None:
+        unknown = f"none is shipped for {stage['device']}" if stage["device"] else "the table names no device"
+        return f"not checked: {unknown} (--accelerator names one)"
+    return f"{known} per second checked against {found['accelerator']}"
 
 
 def _coefficients(coefficients: dict[str, Any]) -> list[str]:

@@ -7,7 +7,12 @@ from afdjax.report.quantities import shown_rate, shown_time, significant
 
 
 def comparison_report(document: dict[str, Any]) -> str:
-    """What `afdjax compare` prints, of `Comparison.to_dict()`."""
+    """What `afdjax compare` prints, of `Comparison.to_dict()`.
+
+    >>> found = afd.compare(profile, profile, workload, bundle)
+    >>> afd.report.comparison_report(found.to_dict()) == str(found)
+    True
+    """
     (first, second), unit = document["profiles"], document["time_unit"]
     rows = [(stage, *times, "time") for stage, times in document["stage_times"].items()]
     for key, name, kind in (

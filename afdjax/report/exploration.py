@@ -14,7 +14,14 @@ _MOST_SENSITIVE = 12
 
 
 def exploration_report(document: Document) -> str:
-    """The report that `afdjax explore` prints; the ranking of constants only where the document has elasticities."""
+    """The report that `afdjax explore` prints; the ranking of constants only where the document has elasticities.
+
+    >>> part, requests = afd.load_accelerator("b200"), afd.explore.UseCase(0, 1024, 512)
+    >>> setting = afd.explore.Setting(afd.explore.load_model("deepseek-v3.2"), part, part, requests)
+    >>> found = afd.explore.search(setting, 16, afd.explore.Targets(ttft=1.0, tpot=0.05))
+    >>> afd.report.exploration_report(found.to_dict()) == str(found)
+    True
+    """
     return render(
         headline("Design space"),
         pairs(_question(document)),

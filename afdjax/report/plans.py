@@ -8,7 +8,11 @@ from afdjax.report.words import CIRCUITS, throughput
 
 
 def plan_report(plan: Document) -> str:
-    """The report that `afdjax plan` prints, of a plan's document."""
+    """The report that `afdjax plan` prints, of a plan's document.
+
+    >>> afd.report.plan_report(plan.to_dict()) == str(plan)
+    True
+    """
     return render(*_recommendation(plan), *_reasons(plan), *_certainty(plan), *_measure(plan), *notes(plan["warnings"]))
 
 

@@ -6,7 +6,12 @@ from afdjax.report.words import throughput
 
 
 def simulation_report(document: Document) -> str:
-    """The report that `afdjax simulate` prints, of the document of a simulation or of a check of the model by one."""
+    """The report that `afdjax simulate` prints, of the document of a simulation or of a check of the model by one.
+
+    >>> curve = afd.simulate(jax.random.key(0), workload, profile, bundle, [18, 20, 22], steps=200, replicas=2)
+    >>> afd.report.simulation_report(curve.to_dict()) == str(curve)
+    True
+    """
     best, unit, ffn_workers = document["best"], _unit(document), document["bundle"]["ffn_workers"]
     time = lambda name: "unknown" if best[name] is None else shown_time(best[name], unit, 4)
     rows = [
@@ -31,7 +36,11 @@ def simulation_report(document: Document) -> str:
 
 
 def check_report(document: Document) -> str:
-    """What `afdjax plan --check` adds to the plan."""
+    """What `afdjax plan --check` adds to the plan.
+
+    >>> check = afd.check_plan(plan, steps=200, replicas=2)
+    >>> text = afd.report.check_report(check.to_dict())
+    """
     run = document["simulation"]
     sampled = f"{run['steps']:,} decode steps x {run['replicas']} replicas"
     return render(

@@ -9,7 +9,16 @@ from afdjax.report.words import coefficient_unit
 
 
 def steps_report(document: dict[str, Any]) -> str:
-    """What `afdjax calibrate-steps` prints, of a fit's `to_dict()`; `prediction` in it is a comparison with another log."""
+    """What `afdjax calibrate-steps` prints, of a fit's `to_dict()`; `prediction` in it is a comparison with another log.
+
+    >>> from pathlib import Path
+    >>> rows = [f"{b},{1000 * b},{x},{100 + b * x / 4},us" for b in (16, 64) for x in (1, 4, 12)]
+    >>> header = "batch,token_load,attention_workers,step_time,unit"
+    >>> _ = Path("steps.csv").write_text("\\n".join([header, *rows]))
+    >>> found = afd.calibrate.fit_steps(afd.calibrate.load_steps("steps.csv"))
+    >>> afd.report.steps_report(found.to_dict()) == str(found)
+    True
+    """
     worst, held_out = (shown_share(document[name], 1) for name in ("worst_relative_residual", "held_out_error"))
     first = (
         f"{document['steps']} steps, off by {shown_share(document['scatter'], 1)} (standard deviation), at most {worst}, "

@@ -8,7 +8,13 @@ from afdjax.report.words import throughput
 
 
 def windows_report(document: dict[str, Any]) -> str:
-    """What `afdjax plan --windows` prints, of `WindowPlans.to_dict()`."""
+    """What `afdjax plan --windows` prints, of `WindowPlans.to_dict()`.
+
+    >>> log = afd.Requests([100] * 200 + [900] * 200, [20] * 400, time=range(400))
+    >>> found = afd.plan_windows(log, profile, windows="200s")
+    >>> afd.report.windows_report(found.to_dict()) == str(found)
+    True
+    """
     rate, per = per_second(1.0, document["time_unit"])
     fixed = document["attention_workers"]
     schedule = (document["resizing"] or {}).get("schedule", [None] * len(document["windows"]))

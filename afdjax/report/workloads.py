@@ -8,7 +8,11 @@ UNSETTLED = "does not settle with longer blocks: the log drifts, or is short for
 
 
 def workload_report(log: Document) -> str:
-    """The report that `afdjax summarize` prints, of `afdjax.workload.estimation.diagnosis.describe`."""
+    """The report that `afdjax summarize` prints, of `afdjax.workload.estimation.diagnosis.describe`.
+
+    >>> from afdjax.workload.estimation.diagnosis import describe
+    >>> text = afd.report.workload_report(describe(workload))
+    """
     theta, nu, method = log["theta"], log["nu"], log["error_method"]
     change = lambda share: shown_share(share, 1, signed=True)
     off = lambda name: f"{log[name]:,.1f} ({change(log[name] / theta - 1)})" if theta else f"{log[name]:,.1f}"

@@ -145,8 +145,8 @@ def run_course(
 ) -> tuple[Course, Float[Array, "times replicas ratios in_flight"]]:
     """Decode steps from `first_step` on, a multiple of `BLOCK`, for given jumps (steps, replicas, workers, in_flight).
 
-    Also returns when each step of each microbatch ended, on a clock that stands at zero at the end of the last step before;
-    the first row is that step.
+    Also returns when each step of each microbatch ended [time unit of the profile], on a clock that stands at zero at the end
+    of the last step before; the first row is that step.
     """
     steps, replicas, _, m = jumps.tokens.shape
     ratios = scenario.ratios
@@ -203,7 +203,7 @@ def _count_rounds(
     scenario: Scenario,
     numbers: Int32[Array, " steps"],
 ) -> Float[Array, "bundles bins"]:
-    """Add the mean cycles of the rounds that ended at `clocks` in the window, one round a step."""
+    """Add the mean cycles of the rounds that ended at `clocks` [time unit of the profile] in the window, one round a step."""
     begin, stop = scenario.window
     rounds = jnp.diff(clocks, axis=0, prepend=0.0) / scenario.bundle.in_flight
     bundles = rounds.shape[1]

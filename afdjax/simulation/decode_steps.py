@@ -32,7 +32,7 @@ def stages_of(profile: Profile, bundle: Bundle, attention_workers: Float[Array, 
 
 
 def attention_times(profile: Profile, bundle: Bundle, tokens: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Attention time of every load in `tokens`."""
+    """Attention time [time unit of the profile] of every load in `tokens`; of the same shape."""
     time = jax.vmap(lambda load: profile.attention(load, bundle.batch_size))
     return time(tokens.ravel()).reshape(tokens.shape)
 
@@ -47,7 +47,10 @@ def decode_step(
     layers: int,
     measure: Callable[[Pipeline, Pass, int, Stages], Taken],
 ) -> tuple[Pipeline, Taken]:
-    """One decode step, `attention` for each microbatch: the pipeline after it, and the sum of what each pass took."""
+    """One decode step: the pipeline after it, and the sum of what each pass took [time unit of the profile].
+
+    `attention`: for each microbatch the attention times, shape (workers, bundles).
+    """
     pipeline, taken = _round(pipeline, attention, stages, measure)
     if layers == 1:
         return pipeline, taken

@@ -8,6 +8,8 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Column
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
@@ -34,8 +36,13 @@ CHUNK = 4096
 """Steps of the sweep at a time."""
 
 
-class RatioSweep(eqx.Module):
-    """The paper's cycle for each ratio, shape (ratios,), with the standard error of `throughput` over the replicas."""
+class RatioSweep(Module):
+    """The paper's cycle for each ratio, shape (ratios,), with the standard error of `throughput` over the replicas.
+
+    >>> swept = afd.sweep_ratios(jax.random.key(0), workload, profile, bundle, [1, 2], steps=48, replicas=2)
+    >>> swept.cycle_time.shape
+    (2,)
+    """
 
     attention_workers: tuple[int, ...] = eqx.field(static=True)
     cycle_time: PerRatio
@@ -48,6 +55,7 @@ class RatioSweep(eqx.Module):
         return self.attention_workers[int(jnp.argmax(self.throughput))]
 
 
+@checked
 def sweep_ratios(
     key: PRNGKeyArray,
     workload: Workload,
@@ -63,6 +71,10 @@ def sweep_ratios(
 
     arXiv:2601.21351 eq 5 with the barrier inside the mean: every stage can always be busy, as if enough microbatches were in
     flight. It needs no timeline, so it is faster than `simulate`, which has one; arguments and refusals are as there.
+
+        >>> swept = afd.sweep_ratios(jax.random.key(0), workload, profile, bundle, [1, 2], steps=48, replicas=2)
+        >>> bool(swept.throughput[1] > swept.throughput[0])
+        True
     """
     counts = whole_ratios(attention_workers)
     for name, value in (("steps", steps), ("replicas", replicas)):
@@ -115,6 +127,7 @@ def _summary(cycles: Float[Array, "replicas ratios"], bundle: Bundle, counts: tu
     return RatioSweep(counts, jnp.mean(cycles, axis=0), jnp.mean(by_replica, axis=0), standard_error(by_replica))
 
 
+@checked
 def completion_throughput(
     key: PRNGKeyArray,
     workload: Workload,
@@ -132,6 +145,11 @@ def completion_throughput(
     biased twice, by several percent at the paper's N = 10,000: tokens of requests that still run are not counted (downwards),
     and loads have not yet grown to their stationary level (upwards where attention decides). `simulate` has neither.
     `cycle_time` is the mean until then. Other arguments and refusals are those of `simulate`.
+
+        >>> law = afd.load_workload("geometric:100,20")
+        >>> rule = afd.completion_throughput(jax.random.key(0), law, profile, afd.Bundle(8), [1, 2], requests=40, replicas=2)
+        >>> rule.throughput.shape
+        (2,)
     """
     counts = whole_ratios(attention_workers)
     for name, value in (("requests", requests), ("replicas", replicas)):

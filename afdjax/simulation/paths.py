@@ -30,6 +30,9 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int32, PRNGKeyArray, UInt32
 
 from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.module import Module
 from afdjax.simulation.requirements import check_capacity
 from afdjax.workload.laws import Workload
 from afdjax.workload.sampling import Lengths, RequestSampler, Words, threefry
@@ -93,8 +96,32 @@ class Slots(eqx.Module):
     load: Loads
 
 
-class InitialState(eqx.Module):
-    """What the slots hold before the first step. Abstract; `Stationary` or `Cold`."""
+@advised("afd.Cold()")
+class InitialState(Module):
+    """What the slots hold before the first step: `Stationary()`, `Cold()`, or a state of your own.
+
+    Such a state has
+
+    - `requests(sampler, words)`: arrays (prompt, decode, age) of whole numbers, one for each slot, with 0 <= age < decode.
+      `sampler.fresh(words)` draws (prompt, decode) of requests that arrive, `sampler.stationary(words)` (prompt, decode, age) of
+      what a slot serves at a random step. It is called within `jax.jit`.
+
+    Steps that it takes to forget the state are not counted by `RunOptions(warm_up=...)`; 0 by default. Requests as in a running
+    system that have all just begun:
+
+    ```python
+    >>> import afdjax as afd, jax.numpy as jnp
+    >>> class AllBegin(afd.InitialState):
+    ...     def requests(self, sampler, words):
+    ...         prompt, decode, _ = sampler.stationary(words)
+    ...         return prompt, decode, jnp.zeros_like(decode)
+    >>> words = lambda pair: (jnp.arange(3, dtype=jnp.uint32), jnp.arange(3, dtype=jnp.uint32))
+    >>> sampler = afd.Requests([100, 100], [5, 5]).sampler()
+    >>> [part.tolist() for part in AllBegin().requests(sampler, words)]
+    [[100, 100, 100], [5, 5, 5], [0, 0, 0]]
+
+    ```
+    """
 
     @abc.abstractmethod
     def requests(self, sampler: RequestSampler, words: Words) -> tuple[Lengths, Lengths, Lengths]:
@@ -102,14 +129,24 @@ class InitialState(eqx.Module):
 
 
 class Stationary(InitialState):
-    """A snapshot of a system that has run for ever: requests biased by decode length, at uniform ages. No warm-up."""
+    """A snapshot of a system that has run for ever: requests biased by decode length, at uniform ages. No warm-up.
+
+    >>> afd.RunOptions(initial=afd.Stationary()).initial == afd.RunOptions().initial
+    True
+    """
 
     def requests(self, sampler: RequestSampler, words: Words) -> tuple[Lengths, Lengths, Lengths]:
         return sampler.stationary(words)
 
 
 class Cold(InitialState):
-    """Fresh requests in every slot, all ages zero, as the simulator of arXiv:2601.21351. Loads start too low."""
+    """Fresh requests in every slot, all ages zero, as in the simulator of arXiv:2601.21351. Loads start too low.
+
+    >>> fresh = afd.load_paths(jax.random.key(0), workload, 256, steps=16, workers=2, initial=afd.Cold())
+    >>> settled = afd.load_paths(jax.random.key(0), workload, 256, steps=16, workers=2)
+    >>> bool(fresh.mean() < settled.mean())
+    True
+    """
 
     def requests(self, sampler: RequestSampler, words: Words) -> tuple[Lengths, Lengths, Lengths]:
         prompt, decode = sampler.fresh(words)
@@ -234,6 +271,7 @@ def _request_words(words: UInt32[Array, "cells 2"], served: UInt32[Array, "cells
     return lambda pair: threefry(stream, (jnp.broadcast_to(slot + jnp.uint32(pair << 24), served.shape), served))
 
 
+@checked
 def load_paths(
     key: PRNGKeyArray,
     workload: Workload,
@@ -246,6 +284,10 @@ def load_paths(
 
     **Arguments:** `initial`: `Stationary()` (default) or `Cold()`. The paths are those of the first microbatch of the first
     replica of `simulate` with the same key. Raises `ValueError` for sizes below 1 and for loads that 32 bits cannot hold.
+
+        >>> loads = afd.load_paths(jax.random.key(0), workload, batch_size=256, steps=16, workers=2)
+        >>> loads.shape
+        (16, 2)
     """
     for name, value in (("batch_size", batch_size), ("steps", steps), ("workers", workers)):
         checks.require_whole(name, value)

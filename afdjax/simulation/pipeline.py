@@ -11,8 +11,8 @@ m microbatches go round: attention on all workers at once, transfer, FFN, transf
     back(n)       = ffn_end(n) + c
 
 (arXiv:2601.21351 v1 section 5.1 describes this system in words; the split of t_C and the start are our choice.) A shared
-link is one more server: it carries one transfer at a time, in the order in which they are ready. All times are kept
-relative to the end of the last FFN pass, so that single precision does not drift.
+link is one more server: it carries one transfer at a time, in the order in which they are ready. All times are in the time
+unit of the profile, and kept relative to the end of the last FFN pass, so that single precision does not drift.
 
 Arrays have the workers first (one entry where a time belongs to the whole bundle) and any number of independent bundles
 behind: sums and maxima over workers then run along whole vectors of bundles, which is several times faster on a CPU than
@@ -105,7 +105,7 @@ class Account(eqx.Module):
 
 
 class BalancedAccount(eqx.Module):
-    """The same for a bundle whose workers are all alike, where nobody waits for a slower worker: and why it waits."""
+    """The same, and the reasons of waits, for a bundle whose workers are all alike, so that none waits for a slower one."""
 
     elapsed: OfBundles
     attention_waits: Waits

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int, Int32
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.types import Column
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
@@ -21,6 +22,7 @@ from afdjax.simulation.results import Simulation
 from afdjax.workload.laws import Requests
 
 
+@checked
 def replay(
     log: Requests,
     profile: Profile,
@@ -42,6 +44,11 @@ def replay(
     is not counted.
 
     Raises `ValueError` for a weighted log (a histogram has no order) and as `simulate` does.
+
+        >>> log = afd.Requests([100] * 4 + [900] * 4, [20] * 8)
+        >>> curve = afd.replay(log, profile, afd.Bundle(8), [1, 2], steps=48, replicas=2)
+        >>> curve.throughput.shape
+        (2,)
     """
     counts = whole_ratios(attention_workers)
     checks.require_whole("steps", steps, most=MOST_STEPS)

@@ -1,7 +1,6 @@
 """What a simulation accepts: whole numbers, ascending ratios, loads that fit 32 bits, states that fit the memory."""
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,7 +25,10 @@ def whole_number(name: str, value: Any) -> int:
     """`value` as an integer that shapes may depend on; raises `ValueError` if it has a fraction or is traced."""
     number = checks.concrete(value)
     if number is None:
-        raise ValueError(f"`{name}` must be a known number (it decides shapes), but it is traced by jax.")
+        raise ValueError(
+            f"`{name}` must be a known number (it decides shapes), but it is traced by jax: make what holds it outside of `jit` "
+            "and `vmap`."
+        )
     if number != np.floor(number):
         raise ValueError(f"`{name}` must be a whole number in a simulation, but it is {float(number):g}.")
     return int(number)
@@ -36,16 +38,13 @@ def whole_ratios(attention_workers: Column | None) -> tuple[int, ...]:
     """The ratios as ascending whole numbers; 1 to 32 by default. Raises `ValueError`."""
     if attention_workers is None:
         return tuple(range(1, 33))
-    if isinstance(attention_workers, Sequence):
-        attention_workers = np.asarray([checks.concrete(number) for number in attention_workers])
-    numbers = checks.concrete(attention_workers)
-    if numbers is None:
-        raise ValueError("`attention_workers` must be known numbers (they decide shapes), but they are traced by jax.")
+    numbers = checks.column("attention_workers", attention_workers)
+    alone = f": write [{numbers:g}]" if numbers.ndim == 0 else ""
     whole = numbers.ndim == 1 and numbers.size > 0 and np.all(numbers == np.floor(numbers))
     if not (whole and numbers[0] >= 1 and numbers[-1] <= MOST_WORKERS and np.all(np.diff(numbers) > 0)):
         raise ValueError(
             f"`attention_workers` must be whole numbers from 1 to {MOST_WORKERS:,} in ascending order, such as "
-            f"jnp.arange(1, 33), but it is {np.array2string(numbers, threshold=8)}."
+            f"jnp.arange(1, 33), but it is {np.array2string(numbers, threshold=8)}{alone}."
         )
     return tuple(int(number) for number in numbers)
 

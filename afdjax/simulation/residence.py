@@ -21,7 +21,7 @@ Counts = Float[Array, "*bundles bins"]
 
 
 class Tpot(eqx.Module):
-    """Sums over finished requests for each bundle: their weight, weighted TPOT, and its histogram."""
+    """Sums over finished requests for each bundle: their weight, weighted TPOT [time unit of the profile], and its histogram."""
 
     weight: PerBundle
     total: PerBundle
@@ -46,8 +46,9 @@ def follow(
     """Follow the slots of the first workers, cells (replica, microbatch), through the steps of a chunk.
 
     `ends[k]` is when step k - 1 of the chunk ended (its first row the step before the chunk), `born` when the present
-    request of each slot began, both on the chunk's clock; `first_step` is the number of the chunk's first step and `window`
-    the steps between which whole requests are counted. Returns `born` for the requests that are left.
+    request of each slot began, both on the chunk's clock [time unit of the profile]; `scale` [the same] is what the histogram
+    is relative to; `first_step` is the number of the chunk's first step and `window` the steps between which whole requests
+    are counted. Returns `born` for the requests that are left.
     """
     steps = ends.shape[0] - 1
     replicas, ratios, in_flight, batch_size = born.shape

@@ -10,9 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.special import stdtr, stdtrit
 
+from afdjax._tools import checks
+from afdjax._tools.objects.module import Module
+from afdjax._tools.objects.showing import in_brief, known
 from afdjax._tools.provenance import versions
 from afdjax._tools.types import Scalar
 from afdjax.deployment.bundle import Bundle, throughput_of
+from afdjax.report.quantities import shown_rate
 from afdjax.report.simulations import simulation_report
 from afdjax.simulation import histogram
 from afdjax.simulation.pipeline import Account, BalancedAccount, Waits
@@ -25,13 +29,17 @@ CONFIDENCE = 0.95
 PerRatio = Float[Array, " ratios"]
 
 
-class Idle(eqx.Module):
+class Idle(Module):
     """Share of the time in which one side waits, and why; the three parts sum to `total`. Shape (ratios,).
 
-    `barrier` is what would go if the workers of a microbatch shared its tokens evenly at every step: a bundle with the same
-    mean loads is simulated beside each, because a wait that slow workers cause often shows at another place of the
-    pipeline. What is left when they do is split by what the microbatch that comes next is doing meanwhile: `other_stage`,
-    it is with the other side; `communication`, it is on the way.
+    `barrier` is the part that would vanish if the workers of a microbatch shared its tokens evenly at every step. It is found by
+    simulating a bundle with the same mean loads beside each, because a wait that slow workers cause often shows elsewhere in
+    the pipeline. The rest is split by where the next microbatch is meanwhile: `other_stage`, on the other side;
+    `communication`, on the way.
+
+        >>> curve = afd.simulate(jax.random.key(0), workload, profile, bundle, [18, 20, 22], steps=200, replicas=2)
+        >>> curve.idle_ffn.total.shape
+        (3,)
     """
 
     total: PerRatio
@@ -40,15 +48,20 @@ class Idle(eqx.Module):
     communication: PerRatio
 
 
-class Quantiles(eqx.Module):
-    """Median and tail of a distribution of times, shape (ratios,), to 0.3 %."""
+class Quantiles(Module):
+    """Median and tail of a distribution of times, shape (ratios,), to 0.3 %.
+
+    >>> curve = afd.simulate(jax.random.key(0), workload, profile, bundle, [18, 20, 22], steps=200, replicas=2)
+    >>> bool((curve.cycle_quantiles.p50 <= curve.cycle_quantiles.p95).all())
+    True
+    """
 
     p50: PerRatio
     p95: PerRatio
     p99: PerRatio
 
 
-class Simulation(eqx.Module):
+class Simulation(Module):
     """Statistics for each ratio, shape (ratios,). `str()` is a report, `to_dict()` the JSON document.
 
     Times are in `time_unit`, that of the profile.
@@ -59,6 +72,10 @@ class Simulation(eqx.Module):
     - `tpot`: time per output token, mean over tokens (m cycles); `request_tpot` and `tpot_quantiles`: over requests.
     - `idle_attention`, `idle_ffn`: `Idle` shares.
     - `straggler_loss`: share of throughput that would be gained if the workers of a bundle shared its tokens evenly.
+
+        >>> curve = afd.simulate(jax.random.key(0), workload, profile, bundle, [18, 20, 22], steps=200, replicas=2)
+        >>> curve.attention_workers, curve.throughput.shape, curve.best in curve.indistinguishable()
+        ((18, 20, 22), (3,), True)
     """
 
     attention_workers: tuple[int, ...] = eqx.field(static=True)
@@ -172,7 +189,22 @@ class Simulation(eqx.Module):
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
-        return simulation_report(self.to_dict())
+        return simulation_report(self.to_dict()) if self._is_one() else in_brief(self)
+
+    def __repr__(self) -> str:
+        if not self._is_one():
+            return in_brief(self)
+        counts, rate = self.attention_workers, float(jnp.max(self.throughput))
+        return (
+            f"Simulation of {len(counts)} ratios, {counts[0]} to {counts[-1]} attention workers, {int(self.steps):,} steps, "
+            f"{len(self.throughput_by_replica)} replicas: best {self.best}, {shown_rate(rate, self.time_unit)} per instance"
+        )
+
+    def _is_one(self) -> bool:
+        """Whether all numbers are known, and those of one simulation."""
+        if any(checks.concrete(leaf) is None for leaf in jax.tree.leaves(self)):
+            return False
+        return known(self.steps) and np.shape(self.throughput) == (len(self.attention_workers),)
 
 
 class Sums(NamedTuple):
@@ -211,7 +243,10 @@ def summarise(
     scale: PerRatio,
     decode_mean: Scalar,
 ) -> Simulation:
-    """Statistics from the sums over the steps of `window`."""
+    """Statistics from the sums over the steps of `window` (the first step that counts, and the first after it).
+
+    `scale` [`time_unit`]: what the histograms in `sums` are relative to; `decode_mean` [steps]: of the workload.
+    """
     begin, stop = window
     taken, balanced, rounds, tpot = sums
     m = bundle.in_flight

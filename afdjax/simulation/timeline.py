@@ -11,6 +11,8 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.module import Module
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.profile import Profile
 from afdjax.simulation.costs import attention_loads, check_corners, whole_corners
@@ -21,12 +23,16 @@ from afdjax.simulation.requirements import check_capacity, require_layers, whole
 from afdjax.workload.laws import Workload
 
 
-class Timeline(eqx.Module):
+class Timeline(Module):
     """When each pass of a microbatch was where [time unit of the profile], passes in the order of their FFN time.
 
     `attention_begin` and `attention_end` have shape (passes, workers), the others (passes,): `back`, when the microbatch
     was with the attention workers, `sent`, when the slowest of them was done, `arrived` at the FFN, `ffn_begin`,
-    `ffn_end`. Pass n is of microbatch n mod `in_flight`.
+    `ffn_end`. Pass n is of microbatch n mod `in_flight`; all microbatches pass a layer before the next of `layers`.
+
+        >>> timeline = afd.record(jax.random.key(0), workload, profile, bundle, 3, steps=2)
+        >>> timeline.attention_begin.shape  # steps x microbatches, workers
+        (4, 3)
     """
 
     in_flight: int = eqx.field(static=True)
@@ -38,6 +44,9 @@ class Timeline(eqx.Module):
     arrived: Float[Array, " passes"]
     ffn_begin: Float[Array, " passes"]
     ffn_end: Float[Array, " passes"]
+    layers: int = eqx.field(static=True, default=1)
+    ffn_workers: float = eqx.field(static=True, default=1.0)
+    profile: str = eqx.field(static=True, default="")
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as lists, for JSON and for the picture."""
@@ -49,6 +58,7 @@ MOST_PASSES = 10_000_000
 """Passes of one worker in a timeline, at most."""
 
 
+@checked
 def record(
     key: PRNGKeyArray,
     workload: Workload,
@@ -64,6 +74,10 @@ def record(
 
     The bundle is the first replica of `simulate` with the same key. Times are absolute: in single precision record few.
     Raises `ValueError` as `simulate` does.
+
+        >>> timeline = afd.record(jax.random.key(0), workload, profile, bundle, 3, steps=2)
+        >>> bool((timeline.ffn_end > timeline.ffn_begin).all())
+        True
     """
     for name, value, least in (("attention_workers", attention_workers, 1), ("steps", steps, 1), ("skip", skip, 0)):
         checks.require_whole(name, value, least)
@@ -82,7 +96,12 @@ def record(
     times = jnp.repeat(times.reshape(-1, attention_workers, m).swapaxes(1, 2)[:, None], layers, axis=1)
     walked = walk(times.reshape(-1, m, attention_workers), stages, profile.time_unit)
     first = skip * layers * m
-    return jax.tree.map(lambda time: time[first:], walked)
+    return dataclasses.replace(
+        jax.tree.map(lambda time: time[first:], walked),
+        layers=layers,
+        ffn_workers=float(bundle.ffn_workers),
+        profile=profile.provenance.name,
+    )
 
 
 def walk(attention: Float[Array, "rounds in_flight workers"], stages: Stages, time_unit: str = "") -> Timeline:

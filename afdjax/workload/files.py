@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from afdjax._tools.files import FileError, Strict, first_problem, parse_json, read_text
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.shipped import Shipped
 from afdjax.workload.estimation.errors import sampling_error
 from afdjax.workload.estimation.moments import moments
@@ -57,6 +58,7 @@ class _SummaryFile(Strict):
         return self
 
 
+@checked
 def load_workload(name_or_path: str | Path, options: LogOptions | None = None) -> Workload:
     """The workload shipped under this name, a parametric law, a summary file, or a request log.
 
@@ -64,6 +66,9 @@ def load_workload(name_or_path: str | Path, options: LogOptions | None = None) -
     PROMPT_MEAN + DECODE_MEAN - 1), `fixed:PROMPT,DECODE`. `options` belong to request logs.
 
     Raises `FileError` (a `ValueError`) with one line that says what would be right.
+
+        >>> round(float(afd.load_workload("geometric:100,500").theta))
+        599
     """
     text = str(name_or_path)
     if text == "paper-geometric":
@@ -113,11 +118,18 @@ def parse_summary(text: str, name: str) -> Requests:
         )
 
 
+@checked
 def summarize(requests: Requests, *, name: str, origin: str = "", licence: str = "") -> str:
     """The summary document of a log: a joint histogram whose theta and nu are those of the log to 0.05 %.
 
     Bins are log-spaced; their number per factor of ten is doubled until the two moments are kept. Each bin stands for its
     requests by their mean prompt and decode, rounded to whole numbers.
+
+        >>> from pathlib import Path
+        >>> log = afd.Requests([100, 300, 100], [50, 200, 60])
+        >>> _ = Path("summary.json").write_text(afd.summarize(log, name="my-log"))
+        >>> round(float(afd.load_workload("summary.json").theta / log.theta), 3)
+        1.0
     """
     theta, nu = moments(requests)
     per_decade, histogram = 8, None

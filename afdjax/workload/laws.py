@@ -25,6 +25,9 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields, checked, require_kind
+from afdjax._tools.objects.showing import in_brief, known
 from afdjax._tools.precision import from_host
 from afdjax._tools.types import Column, PerRequest, Scalar
 from afdjax.workload.costs import cost_law, costs_at, mean_powers, powers
@@ -39,11 +42,15 @@ _MOMENT_NODES, _COST_NODES = 1 << 17, 1 << 13
 """Contexts at which costs are looked at: for their moments, and for the shape of their law."""
 
 
+@advised("afd.load_workload('azure-2023-conversation')", from_text="afd.load_workload({})")
 class Workload(SlotLoad):
     """A joint law of prompt length P and decode length D, and everything that follows from it.
 
-    Abstract. Final implementations: `Requests` (a log, or a histogram of one), `Independent` (a law for each length),
-    `Mixture` (several services on the same slots).
+    `Requests` (a log, or a histogram of one), `Independent` (a law for each length), `Mixture` (several services on the same
+    slots). Closed: a law of your own is a `Length` of `Independent`, or a `SlotLoad` where nothing is drawn from it.
+
+        >>> round(float(workload.prompt_mean)), round(float(workload.decode_mean)), round(float(workload.theta))
+        (1155, 211, 1226)
     """
 
     @abc.abstractmethod
@@ -129,21 +136,27 @@ class Workload(SlotLoad):
     def sampler(self) -> RequestSampler:
         """Draws requests: tables that are made once and then need a few look-ups for each request."""
 
+    @checked
     def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Lengths, Lengths]:
         """Fresh requests: (prompt, decode), each of `shape`."""
         return self.sampler().fresh(_words(key, shape))
 
+    @checked
     def sample_stationary(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> tuple[Lengths, Lengths, Lengths]:
         """What a slot serves at a random step: (prompt, decode, age), each of `shape`; its load is prompt + age."""
         return self.sampler().stationary(_words(key, shape))
 
 
+@advised("afd.Source(name='mine')", from_text="afd.Source(name={})")
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Where a workload comes from; static, printed with every result.
 
     `requests` is the number behind the rows, `without_decode` how many were left out because they never held a slot,
     `bad_rows` how many rows were skipped on request.
+
+        >>> workload.source.requests
+        19366
     """
 
     name: str = "requests"
@@ -153,13 +166,22 @@ class Source:
     origin: str = ""
     licence: str = ""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
 
+
+@advised("afd.Dependence(degrees=12.0)")
 @dataclasses.dataclass(frozen=True)
 class Dependence:
-    """What a covariance of (theta, nu) does not say; static, kept by summaries.
+    """What a covariance of (theta, nu) leaves out; static, kept by summaries.
 
     `degrees`: its degrees of freedom (Student's law); `settles`: whether the variance settles as blocks grow, None where the
     order is not known; `later_margin`: half the 95 % interval of log theta of a later window, None where it is not known.
+
+        >>> known = afd.Dependence(degrees=20.0, settles=True)
+        >>> law = afd.Requests([500, 600], [100, 200], covariance=jnp.diag(jnp.array([100.0, 50.0])), dependence=known)
+        >>> law.dependence.degrees
+        20.0
     """
 
     degrees: float = math.inf
@@ -167,6 +189,7 @@ class Dependence:
     later_margin: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         checks.require_between("degrees", self.degrees, 1, math.inf)
         if self.settles not in (True, False, None):
             raise ValueError(f"`settles` must be True, False or None, but it is {checks.shown(self.settles)}.")
@@ -174,6 +197,7 @@ class Dependence:
             checks.require_non_negative("later_margin", self.later_margin)
 
 
+@advised("afd.load_trace('log.csv')", from_text="afd.load_trace({})")
 class Requests(Workload):
     """The empirical law of a request log, or of a weighted histogram of one.
 
@@ -189,6 +213,10 @@ class Requests(Workload):
     - `source`: a `Source`.
 
     Raises `ValueError` for lengths that are empty, fractional, negative, not finite or above 1e8.
+
+        >>> log = afd.Requests(prompt=[100, 2000, 300], decode=[50, 10, 400])
+        >>> float(log.prompt_mean), round(float(log.theta))
+        (800.0, 491)
     """
 
     prompt: PerRequest
@@ -199,6 +227,7 @@ class Requests(Workload):
     dependence: Dependence | None = eqx.field(static=True)
     source: Source = eqx.field(static=True)
 
+    @checked
     def __init__(
         self,
         prompt: Column,
@@ -209,12 +238,16 @@ class Requests(Workload):
         source: Source | None = None,
         dependence: Dependence | None = None,
     ):
-        lengths = {"prompt": np.asarray(prompt, float), "decode": np.asarray(decode, float)}
-        weights = np.ones_like(lengths["prompt"]) if weight is None else np.asarray(weight, float)
+        lengths = {"prompt": checks.column("prompt", prompt), "decode": checks.column("decode", decode)}
+        weights = np.ones_like(lengths["prompt"]) if weight is None else checks.column("weight", weight)
         if lengths["prompt"].size == 0:
             raise ValueError("`prompt` must hold at least one request, but it is empty.")
-        times = None if time is None else np.asarray(time, float)
+        times = None if time is None else checks.column("time", time)
         given = {**lengths, "weight": weights} | ({} if times is None else {"time": times})
+        if lengths["prompt"].ndim != 1:
+            raise ValueError(
+                f"`prompt` must be a list of numbers, one for each request, but it has shape {lengths['prompt'].shape}."
+            )
         for name, array in given.items():
             if array.ndim != 1 or array.shape != lengths["prompt"].shape:
                 raise ValueError(
@@ -236,8 +269,24 @@ class Requests(Workload):
         # seconds since 1970 in single precision are two minutes apart
         self.time = times
         self.covariance = None if covariance is None else jnp.asarray(covariance, float)
+        if self.covariance is not None:
+            checks.require_covariance("covariance", self.covariance, ["theta", "nu"])
         self.dependence = dependence
         self.source = Source(requests=round(float(weights.sum()))) if source is None else source
+
+    def __repr__(self) -> str:
+        if not known(self.prompt, self.decode, self.weight, dimensions=1):
+            return in_brief(self)
+        weight, source = np.asarray(self.weight, float), self.source
+        requests = source.requests or round(float(weight.sum()))
+        means = [float(np.average(np.asarray(column, float), weights=weight)) for column in (self.prompt, self.decode)]
+        rows = "" if len(weight) == requests else f" in {len(weight):,} rows"
+        times = "" if self.time is None else ", with arrival times"
+        named = "Requests" if source.name == Source.name else f"Requests {source.name}"
+        return (
+            f"{named}: {requests:,} requests{rows}, mean prompt {_mean(means[0])} tokens, mean decode "
+            f"{_mean(means[1])} steps{times}"
+        )
 
     @property
     def _rows(self) -> Rows:
@@ -289,6 +338,10 @@ class Independent(Workload):
     """Prompt and decode lengths that do not depend on each other, each with its own law.
 
     The load of a slot is then a fresh prompt plus an independent stationary age.
+
+        >>> law = afd.Independent(prompt=afd.Geometric(100.0), decode=afd.Geometric(500.0))
+        >>> round(float(law.theta))
+        599
     """
 
     prompt: Length
@@ -327,6 +380,7 @@ class Independent(Workload):
         return jnp.asarray(0.0), longest(self.prompt) + jnp.maximum(longest(self.decode), 1.0)
 
     def __check_init__(self):
+        check_fields(self)
         if self.decode.maximum < 1:
             raise ValueError("`decode` must allow at least one step, but its largest length is 0.")
         at_zero = checks.concrete(self.decode.pmf()[0])
@@ -338,14 +392,24 @@ class Independent(Workload):
 
 
 class Mixture(Workload):
-    """Several workloads on the same slots: a fresh request is of kind i with probability `weights[i]` (normalised)."""
+    """Several workloads on the same slots: a fresh request is of kind i with probability `weights[i]` (normalised).
+
+    >>> chat = afd.Independent(afd.Deterministic(500), afd.Deterministic(100))
+    >>> code = afd.Independent(afd.Deterministic(2000), afd.Deterministic(20))
+    >>> mixed = afd.Mixture([chat, code], weights=[3, 1])
+    >>> float(mixed.prompt_mean)
+    875.0
+    """
 
     parts: tuple[Workload, ...]
     weights: Float[Array, " parts"]
 
     def __init__(self, parts: Sequence[Workload], weights: Column):
+        checks.require_list("parts", parts, "workloads")
+        for number, part in enumerate(parts):
+            require_kind(f"parts[{number}]", part, Workload)
         self.parts = tuple(parts)
-        array = jnp.asarray(weights, float)
+        array = jnp.asarray(weights if isinstance(weights, jax.Array) else checks.column("weights", weights), float)
         if not self.parts or array.shape != (len(self.parts),):
             raise ValueError(
                 f"`weights` must have one entry for each of the {len(self.parts)} parts, but it has shape {array.shape}."
@@ -386,8 +450,12 @@ class Mixture(Workload):
         return MixedSampler(kinds, AliasTable(self.weights), AliasTable(self._step_shares()))
 
 
+def _mean(length: float) -> str:
+    return f"{length:,.0f}" if length >= 100.0 else f"{length:.3g}"
+
+
 def sums_over_ages(prompt, decode):
-    """For requests (P, D), arrays of NumPy or JAX, the sums over a = 0..D-1 of (P + a)^k for k = 0, 1, 2, 3."""
+    """The sums over a = 0..D-1 of (P + a)^k for k = 0, 1, 2, 3; arrays of NumPy or JAX, all of the shape of P and D [tokens]."""
     a1 = decode * (decode - 1.0) / 2.0
     a2 = a1 * (2.0 * decode - 1.0) / 3.0
     a3 = a1**2
@@ -427,6 +495,9 @@ def _token_masses(workload: Workload, support: int) -> Float[Array, " support"]:
 
 
 def _words(key: PRNGKeyArray, shape: tuple[int, ...]) -> Words:
+    if not isinstance(shape, tuple):
+        raise TypeError(f"`shape` must be a tuple, such as (3,), but it is {checks.described(shape)}.")
+
     def words(index: int):
         first, second = jax.random.bits(jax.random.fold_in(key, index), (2, *shape), jnp.uint32)
         return first, second

@@ -16,6 +16,10 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Real
 
 from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.module import Module
+from afdjax._tools.objects.showing import in_brief, known, text_of
 from afdjax._tools.types import Scalar, ScalarLike
 
 
@@ -31,8 +35,31 @@ _LOG_NONE = -40.0
 """The logarithm of a probability that sums in double precision do not see."""
 
 
-class Length(eqx.Module):
-    """Law of a whole-numbered length on `0..maximum`."""
+@advised("afd.Geometric(500.0)", from_number="afd.Geometric({})")
+class Length(Module):
+    """Law of a whole-numbered length on `0..maximum`: one of those here, or a law of your own.
+
+    Such a law has
+
+    - `maximum`: the largest length, a whole number that shapes depend on, so a static field;
+    - `survival(k)`: P(length > k) for an array of whole numbers k >= -1, of the same shape: 1 at k = -1, 0 at k = `maximum`, and
+      never rising. It is written in `jax.numpy`; derivatives go through it.
+
+    A law of decode lengths has `survival(0)` = 1: a request without a decode step never holds a slot. Half of the requests short
+    and half long:
+
+    ```python
+    >>> import afdjax as afd, equinox as eqx, jax.numpy as jnp
+    >>> class TwoLengths(afd.Length):
+    ...     short: int = eqx.field(static=True)
+    ...     maximum: int = eqx.field(static=True)
+    ...     def survival(self, k):
+    ...         return jnp.where(k < self.short, 1.0, jnp.where(k < self.maximum, 0.5, 0.0))
+    >>> float(TwoLengths(short=10, maximum=30).mean)
+    20.0
+
+    ```
+    """
 
     maximum: eqx.AbstractVar[int]
 
@@ -65,11 +92,15 @@ class Geometric(Length):
 
     `maximum` only bounds the arrays: by default the probability beyond it is below 1e-17 and nothing is
     cut. It is from 1 to 100,000,000.
+
+        >>> round(float(afd.Geometric(500.0).mean))
+        500
     """
 
     success: Scalar
     maximum: int = eqx.field(static=True)
 
+    @checked
     def __init__(self, mean: ScalarLike, maximum: int | None = None):
         checks.require_between("mean", mean, 1, LARGEST_MEAN)
         number = checks.concrete(mean)
@@ -81,6 +112,11 @@ class Geometric(Length):
         self.success = 1.0 / checks.as_float(mean)
         self.maximum = maximum
 
+    def __repr__(self) -> str:
+        if not known(self.success):
+            return in_brief(self)
+        return f"Geometric(mean={text_of(1.0 / np.asarray(self.success))}, maximum={self.maximum})"
+
     def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
         tail = jnp.power(1.0 - self.success, jnp.maximum(k, 0).astype(float))
         return jnp.where(k >= self.maximum, 0.0, tail)
@@ -91,12 +127,16 @@ class Lognormal(Length):
 
     `median` (tokens, from 0.001 to `maximum`) and `sigma` (standard deviation of the logarithm, from 0.001 to 100) are those
     of the lognormal before rounding; `maximum` is from 1 to 100,000,000.
+
+        >>> round(float(afd.Lognormal(median=200.0, sigma=1.0, maximum=4096).mean))
+        323
     """
 
     median: Scalar
     sigma: Scalar
     maximum: int = eqx.field(static=True)
 
+    @checked
     def __init__(self, median: ScalarLike, sigma: ScalarLike, maximum: int = CONTEXT_WINDOW):
         checks.require_whole("maximum", maximum, most=LONGEST)
         checks.require_between("median", median, 1e-3, maximum)
@@ -119,12 +159,16 @@ class Pareto(Length):
 
     `minimum` is from 0.001 to below `maximum`, that from 1 to 100,000,000. `alpha`, from 0.001 to 100, is the tail exponent;
     `theta` of a decode law with `alpha` <= 2 exists only because of the cut-off.
+
+        >>> round(float(afd.Pareto(minimum=100.0, alpha=2.5, maximum=4096).mean))
+        167
     """
 
     minimum: Scalar
     alpha: Scalar
     maximum: int = eqx.field(static=True)
 
+    @checked
     def __init__(self, minimum: ScalarLike, alpha: ScalarLike, maximum: int = CONTEXT_WINDOW):
         checks.require_whole("maximum", maximum, most=LONGEST)
         checks.require_between("minimum", minimum, 1e-3, LONGEST)
@@ -144,7 +188,11 @@ class Pareto(Length):
 
 
 class Deterministic(Length):
-    """Always the same length, from 0 to 100,000,000."""
+    """Always the same length, from 0 to 100,000,000.
+
+    >>> float(afd.Deterministic(128).mean)
+    128.0
+    """
 
     maximum: int = eqx.field(static=True)
 
@@ -152,12 +200,19 @@ class Deterministic(Length):
         checks.require_whole("value", value, 0, LONGEST)
         self.maximum = value
 
+    def __repr__(self) -> str:
+        return f"Deterministic(value={self.maximum})"
+
     def survival(self, k: Real[Array, "..."]) -> Float[Array, "..."]:
         return jnp.where(k < self.maximum, 1.0, 0.0)
 
 
 class Uniform(Length):
-    """Uniform on the whole numbers `minimum..maximum`, both included and from 0 to 100,000,000."""
+    """Uniform on the whole numbers `minimum..maximum`, both included and from 0 to 100,000,000.
+
+    >>> float(afd.Uniform(100, 200).mean)
+    150.0
+    """
 
     minimum: int = eqx.field(static=True)
     maximum: int = eqx.field(static=True)

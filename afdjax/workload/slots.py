@@ -1,4 +1,4 @@
-"""What the planner needs to know of one decode slot: its stationary token load, and how roughly that moves.
+"""What the planner needs to know of one decode slot: its stationary token load, and how fast that changes.
 
 A slot that serves a request (P, D) holds P + a tokens at age a; `afdjax.workload.laws` derives all this from a joint law of
 (P, D). A slot known by its moments alone, or another one's moved to other moments, will do as well.
@@ -7,11 +7,13 @@ A slot that serves a request (P, D) holds P + a tokens at age a; `afdjax.workloa
 import abc
 from collections.abc import Callable
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 
 
@@ -19,8 +21,46 @@ Cost = Callable[[ScalarLike], ScalarLike]
 """What a slot costs, by the tokens of its context."""
 
 
-class SlotLoad(eqx.Module):
-    """What the planner needs to know of one slot: mean and standard deviation of its stationary token load."""
+@advised("afd.load_workload('azure-2023-conversation')", from_text="afd.load_workload({})")
+class SlotLoad(Module):
+    """What the planner needs to know of one decode slot: its stationary token load.
+
+    A `Workload` (what `load_workload` returns), `Moments`, `Rescaled`, or a slot of your own, which has
+
+    - `theta`, `nu`: mean and standard deviation [tokens], single floats that carry derivatives;
+    - `variation`: how roughly the load moves, or None where that is not known;
+    - `costs`, `unscaled`, `slot_masses`, `slot_range`: its law, for `Exact` and for attention that goes by what slots cost; a
+      slot that has none raises an error there, and `MeanField` and `Gaussian` do without.
+
+    Random requests are drawn from a `Workload` only. A slot whose load is known to be uniform:
+
+    ```python
+    >>> import afdjax as afd, jax.numpy as jnp
+    >>> class UniformLoad(afd.SlotLoad):
+    ...     most: float
+    ...     @property
+    ...     def theta(self):
+    ...         return jnp.asarray(self.most / 2.0)
+    ...     @property
+    ...     def nu(self):
+    ...         return jnp.asarray(self.most / 12.0**0.5)
+    ...     @property
+    ...     def variation(self):
+    ...         return None
+    ...     @property
+    ...     def unscaled(self):
+    ...         return self
+    ...     def costs(self, cost):
+    ...         raise NotImplementedError("only token loads are known")
+    ...     def slot_masses(self, first, width, points):
+    ...         raise NotImplementedError("use MeanField() or Gaussian()")
+    ...     def slot_range(self):
+    ...         return jnp.zeros(()), jnp.asarray(self.most)
+    >>> float(afd.MeanField().worker_load(UniformLoad(1000.0), 64.0).mean)
+    32000.0
+
+    ```
+    """
 
     @property
     @abc.abstractmethod
@@ -81,8 +121,13 @@ class Moments(_GivenMoments):
     """A slot load known by its mean and standard deviation alone: enough for `MeanField` and `Gaussian`.
 
     **Arguments:** `theta` (0.001 to 1e9) and `nu` (0 to 1e9) [tokens], scalars (batch them with `jax.vmap`).
+
+        >>> loads = afd.Moments(theta=1226.0, nu=713.0)
+        >>> round(float(afd.cycle_time(loads, profile, bundle, 20, afd.Gaussian())))
+        593
     """
 
+    @checked
     def __init__(self, theta: ScalarLike, nu: ScalarLike):
         checks.require_between("theta", theta, 1e-3, 1e9)
         checks.require_between("nu", nu, 0, 1e9)
@@ -116,12 +161,19 @@ class Moments(_GivenMoments):
 class Rescaled(_GivenMoments):
     """The slot load of `base`, moved and stretched to another mean and standard deviation.
 
-    For derivatives with respect to `theta` and `nu`: the shape of the law in standard units is kept.
+    For derivatives with respect to `theta` and `nu` (0 to 1e30): the shape of the law in standard units is kept.
+
+        >>> longer = afd.Rescaled(workload, 1.1 * workload.theta, workload.nu)
+        >>> round(float(longer.theta / workload.theta), 3)
+        1.1
     """
 
     base: SlotLoad
 
+    @checked
     def __init__(self, base: SlotLoad, theta: ScalarLike, nu: ScalarLike):
+        checks.require_non_negative("theta", theta)
+        checks.require_non_negative("nu", nu)
         self.base = base
         self._theta = checks.as_float(theta)
         self._nu = checks.as_float(nu)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import require_kind
 from afdjax._tools.precision import from_host
 from afdjax.workload.laws import Requests, Source
 from afdjax.workload.lengths import Geometric, bounds_only
@@ -28,19 +29,24 @@ def stack(workloads: Sequence[Law]) -> Law:
 
     **Returns:** a workload of that kind whose arrays have shape (workloads, ...), in the default float type. Logs are filled up
     to the same number of rows, a power of two, with rows that weigh nothing. They keep `covariance` if all have one; arrival
-    times are left out, and one `Source` says that this is a stack. It is a workload within `jax.vmap` only:
-
-    ```python
-    ratios = jax.jit(jax.vmap(lambda w: afd.optimal_ratio(w, profile, bundle)))(afd.stack([monday, tuesday]))
-    ```
+    times are left out, and one `Source` says that this is a stack. It is a workload within `jax.vmap` only.
 
     Each result is what the workload has alone, to rounding.
 
     Raises `ValueError` for no workloads, for several kinds, and for laws that differ in what shapes depend on, such as the
     `maximum` of a `Lognormal`.
+
+        >>> day, night = afd.Requests([100, 900], [20, 30]), afd.Requests([400, 500, 600], [100, 10, 20])
+        >>> by_time = jax.vmap(lambda law: law.theta)(afd.stack([day, night]))
+        >>> by_time.shape
+        (2,)
     """
+    if isinstance(workloads, SlotLoad) or not isinstance(workloads, Sequence):
+        raise TypeError(f"`workloads` must be a list of workloads, but it is {checks.described(workloads)}.")
     if not workloads:
         raise ValueError("`workloads` must hold at least one, but it is empty.")
+    for number, workload in enumerate(workloads):
+        require_kind(f"workloads[{number}]", workload, SlotLoad)
     return jax.tree.map(lambda *leaves: _joined(leaves), *_alike(list(workloads), "workloads"))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from afdjax._tools.files import FileError, first_problem
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.tables import JSON_LINES, Rows, TableReader, hint
 from afdjax.workload.laws import Requests, Source
 from afdjax.workload.lengths import LONGEST
@@ -46,12 +47,22 @@ LOGS = TableReader("request", "CSV, JSON lines or Parquet", (JSON_LINES,))
 """How a log becomes rows."""
 
 
+@checked
 def load_trace(path: str | Path, options: LogOptions | None = None) -> Requests:
     """Read a request log: CSV, JSON lines or Parquet, plain or gzip.
+
+    It must have a column of prompt tokens and one of output tokens, and may have one of arrival times: those of one of
+    `LAYOUTS` (such as `prompt_tokens`, `output_tokens`, `t_s`), or those that `options` name.
 
     **Returns:** `Requests` in time order where there are times. Requests without a decode step are left out and counted.
 
     Raises `FileError` (a `ValueError`) with one line that names the file, the row and what would be right.
+
+        >>> from pathlib import Path
+        >>> _ = Path("log.csv").write_text("prompt_tokens,output_tokens\\n100,50\\n300,200\\n")
+        >>> log = afd.load_trace("log.csv")
+        >>> float(log.prompt_mean), float(log.decode_mean)
+        (200.0, 125.0)
     """
     path, options = Path(path), options or LogOptions()
     rows = LOGS.read(path, options.skip_bad_rows)

@@ -21,6 +21,7 @@ from afdjax.explore.plans.question import Targets
 from afdjax.explore.replicas.outcomes import spare, times
 from afdjax.explore.replicas.replica import Replica
 from afdjax.hardware.files import load_accelerator
+from tests.benchmarks.figures import Figure, leave
 from tests.plain_plans import spare_of, step_of
 
 
@@ -57,7 +58,12 @@ def test_stage_costs_against_measured_tables(benchmark, shared_data, capsys):
             off = np.abs(np.log(ratio))
             print(f"{name:95s} {len(ratio):5d} points, median {np.median(ratio):.2f}, off by {np.median(off):4.0%} (median), "
                   f"{np.quantile(off, 0.9):4.0%} (90 %)")  # fmt: skip
-    assert np.median(np.abs(np.log(np.concatenate([values for _, values in parts])))) < 0.25
+    off = np.abs(np.log(np.concatenate([values for _, values in parts])))
+    found = {"half are within": np.median(off), "nine in ten are within": np.quantile(off, 0.9)}
+    case = f"{len(off):,} kernels of H100, H800, GB200"
+    figures = [Figure(case, title, float(value), "share", "nothing fitted") for title, value in found.items()]
+    leave("accuracy", "test_exploration.py::kernels", figures)
+    assert np.median(off) < 0.25
 
 
 def test_plans_per_second(benchmark, capsys):
@@ -88,6 +94,11 @@ def test_plans_per_second(benchmark, capsys):
     with capsys.disabled():
         print(f"\n{n / seconds:,.0f} plans per second in double precision (both steps and memory), {loop * n / seconds:.0f} "
               f"times a loop in plain Python; first call {first:.1f} s")  # fmt: skip
+    figures = [
+        Figure("plans, double precision", "rate", n / seconds, "plans/s"),
+        Figure("plans, double precision", "against a loop in plain Python", loop * n / seconds, "times"),
+    ]
+    leave("speed", "test_exploration.py::plans", figures)
     assert n / seconds > 1e6
 
 
@@ -142,6 +153,16 @@ def test_the_command_from_start_to_end(benchmark, capsys, tmp_path, title, argum
             print(f"\nafdjax explore, {title}, {when}: {np.median(whole):.1f} s ({whole.min():.1f} to {whole.max():.1f}), "
                   f"{np.median(whole / imports):.1f} times an import of jax ({np.median(imports):.1f} s)", end="")  # fmt: skip
         print()
+    figures = [
+        figure
+        for when, pairs in (("first time", first), ("again", again))
+        for figure in (
+            Figure(f"afdjax explore, {title}, {when}", "time", float(np.median(np.array(pairs)[:, 0])), "s"),
+            Figure(f"afdjax explore, {title}, {when}", "against `import jax`",
+                   float(np.median(np.divide(*np.array(pairs).T))), "times"),
+        )
+    ]  # fmt: skip
+    leave("speed", "test_exploration.py::commands", figures)
     for pairs, most in ((first, 8.0), (again, 5.0)):
         whole, imports = np.array(pairs).T
         assert np.median(whole / imports) < most

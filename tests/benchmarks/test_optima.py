@@ -19,6 +19,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtr
 
 import afdjax as afd
+from tests.benchmarks.figures import Figure, leave
 
 
 SCENARIOS = 1_000_000
@@ -100,6 +101,13 @@ def test_a_million_optima(benchmark, in_flight, precision):
         f"\n{precision} precision, m = {in_flight}: {rate:,.0f} optima/s, {rate / slow:,.0f} times a SciPy loop ({slow:,.0f}/s), "
         f"compilation {compilation:.1f} s, peak memory of the process {memory:.2f} GiB"
     )
+    case = f"optima, {in_flight} in flight, {precision} precision"
+    figures = [
+        Figure(case, "rate", rate, "optima/s"),
+        Figure(case, "against a SciPy loop", rate / slow, "times"),
+        Figure(case, "peak memory", memory, "GiB"),
+    ]
+    leave("speed", "test_optima.py::optima", figures)
 
 
 def test_exact_barrier_per_scenario(benchmark):
@@ -133,3 +141,9 @@ def test_exact_barrier_per_scenario(benchmark):
         f"\nexact barrier, law of the load included: {1e3 * benchmark.stats['min']:.1f} ms an optimum with m = 2, "
         f"{1e3 * ours:.1f} ms with m = 1, {theirs / ours:,.0f} times SciPy ({1e3 * theirs:,.0f} ms)"
     )
+    figures = [
+        Figure("one optimum, exact barrier, 2 in flight", "time", 1e3 * benchmark.stats["min"], "ms"),
+        Figure("one optimum, exact barrier, 1 in flight", "time", 1e3 * ours, "ms"),
+        Figure("one optimum, exact barrier, 1 in flight", "against SciPy", theirs / ours, "times"),
+    ]
+    leave("speed", "test_optima.py::exact", figures)

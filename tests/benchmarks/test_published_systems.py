@@ -24,6 +24,7 @@ from afdjax.explore.measurements.tables import KernelSeries, grid_of, modelled, 
 from afdjax.explore.replicas.outcomes import step
 from afdjax.explore.replicas.replica import Replica
 from afdjax.hardware.files import load_accelerator
+from tests.benchmarks.figures import Figure, leave
 
 
 # (model, context, requests of a GPU): step [ms] by attention nodes for one FFN node, four GPUs each
@@ -118,6 +119,20 @@ def steps_of(shared_data):
     return found
 
 
+NOTHING, FITTED, PREDICTED = "nothing fitted", "fitted", "predicted"
+"""Whether the popularity of the experts was fitted to what a figure is compared with, or to something else."""
+UNITS = {"best ratio": "nodes", "best ratio measured": "nodes", "best EP size": "GPUs", "best EP size measured": "GPUs"}
+
+
+def _popularity(skew):
+    return f"experts as popular as rank^-{skew:g}" if skew else "experts all as popular"
+
+
+def _leave(name, case, figures, unit="share", basis=NOTHING):
+    found = [Figure(case, title, float(value), UNITS.get(title, unit), basis) for title, value in figures.items()]
+    leave("accuracy", f"test_published_systems.py::{name}", found)
+
+
 def errors_of(found, measured):
     return np.array([found[case][n] / measured[case][n] - 1.0 for case in found for n in found[case]])
 
@@ -167,6 +182,9 @@ def test_fastafd_step_times_and_best_ratios(benchmark, steps_of, skew, capsys):
                 best = max(rate, key=rate.__getitem__)
                 shown = "  ".join(f"{n}:1 {times[case][n]:.1f}/{steps[n]}" for n in steps)
                 print(f"{case[0]:11s} {case[1]:6d} tokens: {shown}; best {best}:1, measured {BEST[case]}:1")
+                title = f"{case[0]}, {case[1]:,} tokens, {_popularity(assumed)}"
+                basis = NOTHING if not assumed else FITTED if case[0] == "qwen3-235b" else PREDICTED
+                _leave("fastafd", title, {"best ratio": best, "best ratio measured": BEST[case]}, basis=basis)
                 ratios = sorted(steps)
                 assert abs(ratios.index(best) - ratios.index(BEST[case])) <= 1, case
             off = np.abs(errors_of(times, STEPS))
@@ -176,6 +194,8 @@ def test_fastafd_step_times_and_best_ratios(benchmark, steps_of, skew, capsys):
             }
             shown = ", ".join(f"{model} {error:.1%}" for model, error in each.items())
             print(f"mean absolute error {np.mean(off):.1%} ({shown}), worst {np.max(off):.1%}")
+            figures = {"mean error": np.mean(off), "worst error": np.max(off)}
+            _leave("fastafd", f"15 steps, {_popularity(assumed)}", figures, basis=FITTED if assumed else NOTHING)
             assert np.mean(off) <= 0.05 and np.max(off) <= 0.10
 
 
@@ -198,6 +218,10 @@ def test_the_sweep_of_ratios(benchmark, shared_data, skew, capsys):
                 lost = 1.0 - true[best] / true[measured]
                 print(f"skew {assumed:g}, {case[0]} tokens: mean {np.mean(off):.1%}, worst {np.max(off):.1%}; best {best}:1, "
                       f"measured {measured}:1, loses {lost:.1%}")  # fmt: skip
+                figures = {"mean error": np.mean(off), "worst error": np.max(off), "best ratio": best,
+                           "best ratio measured": measured, "throughput lost": lost}  # fmt: skip
+                title = f"{len(steps)} ratios, {case[0]:,} tokens, {_popularity(assumed)}"
+                _leave("sweep", title, figures, basis=PREDICTED if assumed else NOTHING)
                 assert np.mean(off) <= 0.08 and lost <= 0.03
                 assert not assumed or np.max(off) <= 0.15
 
@@ -234,6 +258,10 @@ def test_wide_expert_parallelism(benchmark, steps_of, rates_of, skew, capsys):
                 )
                 lead = with_ffn_nodes / max(rate.values()) - 1.0
                 print(f"  with FFN nodes apart {lead:+.1%}, measured {LEAD[context]:+.1%}")
+                figures = {"best EP size": best, "best EP size measured": measured, "throughput lost": lost,
+                           "lead of AFD": lead, "lead of AFD measured": LEAD[context]}  # fmt: skip
+                basis = NOTHING if not assumed else FITTED if context == 8192 else PREDICTED
+                _leave("wide", f"{context:,} tokens, {_popularity(assumed)}", figures, basis=basis)
                 assert lead > 0.0
 
 
@@ -246,6 +274,8 @@ def test_deepseek_v3_on_h800(benchmark, shared_data, capsys):
     with capsys.disabled():
         print(f"\nDeepSeek-V3 on 128 H800: {rates[0]:.0f} tokens/s and GPU from the data sheet, {rates[1]:.0f} with InferSim's "
               f"tables; measured 2324")  # fmt: skip
+    named = zip(("data sheet", "InferSim's kernels", "measured"), (*rates, 2324.0), strict=True)
+    _leave("deepseek-v3", "DeepSeek-V3 on 128 H800", dict(named), "tokens/s and GPU")
     for rate in rates:
         assert abs(rate / 2324.0 - 1.0) <= 0.10
 
@@ -272,6 +302,9 @@ def test_step3_on_h800(benchmark, capsys):
         print("\nStep-3 on H800, tokens/s and GPU modelled / measured: " + ", ".join(
             f"{name} {rate:.0f}/{STEP3[name][-1]} ({rate / STEP3[name][-1] - 1.0:+.0%})" for name, rate in found.items()
         ))  # fmt: skip
+    for name, rate in found.items():
+        figures = {"data sheet": rate, "measured": STEP3[name][-1]}
+        _leave("step-3", f"Step-3 {name} on {sum(STEP3[name][:2])} H800", figures, "tokens/s and GPU")
     # by as much for both: their order is right
     off = [rate / STEP3[name][-1] for name, rate in found.items()]
     assert max(off) / min(off) <= 1.05 and min(off) >= 0.7
@@ -323,4 +356,5 @@ def test_imbalance_against_measured_tables(benchmark, shared_data, capsys):
     off = np.array([np.log(model / measured) for *_, model, measured in rows])
     with capsys.disabled():
         print(f"median of the ratio {np.exp(np.median(off)):.2f}, half within {np.median(np.abs(off)):.0%}")
+    _leave("skew", f"slowdown by skewed experts, {len(rows)} points", {"half are within": np.median(np.abs(off))})
     assert len(rows) >= 10 and np.median(np.abs(off)) < 0.35

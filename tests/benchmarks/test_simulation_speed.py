@@ -15,6 +15,8 @@ from jax import lax
 
 import afdjax as afd
 from afdjax.simulation.paths import Stationary, advance, cell_words, fill
+from afdjax.workload.sampling import threefry
+from tests.benchmarks.figures import Figure, leave
 
 
 BATCH = 256
@@ -112,13 +114,17 @@ def test_loads(benchmark, geometric):
         BATCH * workers * 4000 / best_of(5, lambda: afd.load_paths(jax.random.key(0), geometric, BATCH, 4000, workers))
     )
     others = {
-        "(a) lax.scan over slots": BATCH * 64 * 500 / best_of(3, naive_scan(64, 500)),
-        "(b) numba, slot by slot, one thread": BATCH * 16 * 4000 / best_of(3, lambda: slot_loop(16, 4000)),
-        "(c) numba, by jumps, one thread": BATCH * workers * 4000 / best_of(3, lambda: jump_loop(workers, 4000)),
+        "lax.scan over all slots, JAX": BATCH * 64 * 500 / best_of(3, naive_scan(64, 500)),
+        "numba, slot by slot, one thread": BATCH * 16 * 4000 / best_of(3, lambda: slot_loop(16, 4000)),
+        "numba, by completions, one thread": BATCH * workers * 4000 / best_of(3, lambda: jump_loop(workers, 4000)),
     }
     print(f"\n{jax.local_device_count()} devices: {ours:.3g} slot-steps/s over {steps:,} steps, {short:.3g} over 4,000")
     for name, rate in others.items():
         print(f"{name}: {rate:.3g} slot-steps/s; ours {ours / rate:.1f} times as many")
+    figures = [Figure("load_paths", "rate", ours, "slot-steps/s")]
+    for name, rate in others.items():
+        figures += [Figure(name, "rate", rate, "slot-steps/s"), Figure(name, "ours against it", ours / rate, "times")]
+    leave("speed", "test_simulation_speed.py::loads", figures)
 
 
 @pytest.mark.benchmark(group="loads")
@@ -132,7 +138,7 @@ def test_limit_of_loads(benchmark, geometric):
     whole = benchmark.pedantic(lambda: best_of(5, lambda: ahead(slots)), rounds=1, iterations=1)
     number = 1 << 21
     counter = jnp.arange(number, dtype=jnp.uint32)
-    pair = lambda counter: afd.sampling.threefry((counter[:1], counter[1:2]), (counter, counter))
+    pair = lambda counter: threefry((counter[:1], counter[1:2]), (counter, counter))
     xor = jax.jit(lambda counter: jnp.bitwise_xor(*pair(counter)))
     draw = eqx.filter_jit(lambda counter: jnp.add(*sampler.fresh(lambda _: pair(counter))))
     in_ns = lambda seconds, count: 1e9 * seconds / count
@@ -168,3 +174,5 @@ def test_whole_curve(benchmark, geometric, profile, precision):
         f"\n{precision} precision, {jax.local_device_count()} devices: {passes:.2f} s for 10,000 passes, {steps:.2f} s for "
         f"10,000 decode steps; the first call {first:.1f} s"
     )
+    case = f"simulate, ratios 1 to 32, 2 in flight, 8 replicas, 10,000 passes, {precision} precision"
+    leave("speed", "test_simulation_speed.py::simulate", [Figure(case, "time", passes, "s")])

@@ -49,7 +49,10 @@ class Misfit:
 
 
 def gross_outliers(residuals: np.ndarray, scale: float) -> np.ndarray:
-    """Which points are off by a factor of `GROSS` and by `FAR` robust standard deviations."""
+    """Which points are off by a factor of `GROSS` and by `FAR` robust standard deviations, shape (points,).
+
+    `residuals` are predicted / measured - 1, shape (points,); `scale` is their robust standard deviation.
+    """
     off = np.abs(_logs(residuals))
     return (off > np.log(GROSS)) & (off > FAR * scale)
 

@@ -1,4 +1,4 @@
-"""Rates that a part cannot have: what measured times imply of memory, arithmetic and links, in total and by the slope.
+"""Rates above a part's peaks: what measured times imply of memory, arithmetic and links, in total and by the slope.
 
 A working set may be read from a cache as often as it is timed, but not more of it than the cache holds: what is beyond must come
 from memory in the time that was measured, and each further byte costs at least what it takes at the peak, whatever a call costs

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
 from afdjax.calibrate.kernels import family, optimise
 from afdjax.calibrate.kernels.family import FamilyForm, Points
 from afdjax.calibrate.kernels.series import SeriesFit
@@ -17,13 +18,18 @@ NEIGHBOURS = 4
 """Neighbouring points that are drawn together: their misfits are alike."""
 
 
-def bootstrap(fit: SeriesFit, key: Key[Array, ""], draws: int = 1000, block: int = NEIGHBOURS) -> np.ndarray:
+@checked
+def bootstrap(fit: SeriesFit, key: PRNGKeyArray, draws: int = 1000, block: int = NEIGHBOURS) -> np.ndarray:
     """Coefficients refitted to resampled blocks of points, shape (draws, coefficients of `fit.latency`), in its units.
 
     Points are put in order of tokens, then batch; contiguous blocks of `block` points are drawn with replacement, as many as
     there are, and the robust loss is minimised from the fit's own coefficients, with its scale. The standard deviations
     agree with `fit.covariance` where residuals are independent, and are larger where neighbours err together. Raises `ValueError`
     for fewer than two blocks, and for forms outside of the family (a table has one coefficient, its scale).
+
+        >>> fit = calibrate.fit_series(timings, forms)[0]
+        >>> calibrate.bootstrap(fit, jax.random.key(0), draws=4).shape
+        (4, 3)
     """
     checks.require_whole("draws", draws, 2)
     checks.require_whole("block", block)

@@ -3,13 +3,16 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
+from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax.calibrate.kernels.batched import predictions
 from afdjax.calibrate.kernels.family import TERMS, FamilyForm, family_forms, term_in_words
 from afdjax.calibrate.kernels.findings import (
@@ -33,7 +36,7 @@ from afdjax.calibrate.kernels.samples import Samples
 from afdjax.calibrate.robust import robust_scale
 from afdjax.calibrate.timings import WHERE, Series, Timings
 from afdjax.calibrate.uncertainty import intervals, prediction_variance
-from afdjax.deployment.forms import FloorLinear, Latency, Roofline, time_at_equal_contexts
+from afdjax.deployment.forms import EVERYWHERE, FloorLinear, Latency, Roofline, time_at_equal_contexts
 from afdjax.deployment.profile import Validity
 from afdjax.deployment.table import Table
 from afdjax.hardware.accelerator import Accelerator
@@ -52,7 +55,26 @@ CLOSER = 2.0 / 3.0
 TABLE = Table.form
 
 
+class Measured(NamedTuple):
+    """One series of timings, and the accelerator whose data sheet it is checked against."""
+
+    series: Series
+    timings: Timings
+    samples: Samples
+    accelerator: Accelerator | None
+
+
 @dataclasses.dataclass(frozen=True)
+class DataSheet:
+    """Whose data sheet times were checked against (None: nobody's), and whether bytes and operations of the calls are known."""
+
+    accelerator: str | None
+    bytes: bool
+    operations: bool
+
+
+@advised("calibrate.fit_series(timings)[0]")
+@dataclasses.dataclass(frozen=True, repr=False)
 class SeriesFit:
     """One series and the stage time fitted to it, for one layer, in microseconds.
 
@@ -62,7 +84,12 @@ class SeriesFit:
     points, by the hat matrix beyond, and of forms that cannot be the best; of a table by interpolating its neighbours), without
     outliers and with them, `left_out_by_form` that without them of every form that was tried, and `worst_by_form` the largest
     relative residual of its robust fit. `minimax` says whether the worst residual was made small in the end (the form and not
-    noise limits the fit), or the robust loss was the last word. `rows` says where each point stands (columns `file`, `row`).
+    noise limits the fit), or the robust loss was the last word. `rows` says where each point stands (columns `file`, `row`),
+    `data_sheet` what the times were checked against.
+
+        >>> fit = calibrate.fit_series(timings, forms)[0]
+        >>> fit.form, fit.covariance.shape, bool(fit.worst < 0.01)
+        ('affine-with-slots', (3, 3), True)
     """
 
     series: Series
@@ -81,6 +108,7 @@ class SeriesFit:
     findings: list[Finding]
     lines: list[Line] = dataclasses.field(repr=False)
     rows: pl.DataFrame = dataclasses.field(repr=False)
+    data_sheet: DataSheet
 
     @property
     def minimax(self) -> bool:
@@ -137,6 +165,10 @@ class SeriesFit:
             if self.outliers[i]
         ]
 
+    def __repr__(self) -> str:
+        points = len(self.residuals)
+        return f"SeriesFit of {self.series.component}: {self.latency.in_words('us')}; {points} points, worst {self.worst:.1%}"
+
     def intervals(self) -> dict[str, tuple[float, float, float]]:
         """Value, and ends of the 95 % interval, of each coefficient."""
         values = {name: float(value) for name, value in self.latency.coefficients().items()}
@@ -153,18 +185,27 @@ class SeriesFit:
         return np.asarray(time), np.sqrt(prediction_variance(gradient, self.covariance))
 
 
+@checked
 def fit_series(
-    timings: Timings, forms: Mapping[str, str] | None = None, minimax: bool | None = None
+    timings: Timings,
+    forms: Mapping[str, str] | None = None,
+    minimax: bool | None = None,
+    accelerator: Accelerator | None = None,
 ) -> list[SeriesFit]:
     """Every series of the timings, fitted.
 
     **Arguments:** `forms` names the form of a component (`{"attention": "affine"}`); the others are chosen by their
     held-out error, 1 % more for each term. `minimax` makes the worst residual small at the end (True), keeps to the robust loss
-    (False), or decides by the data (None: small unless repeats show noise or some points look like slips).
+    (False), or decides by the data (None: small unless repeats show noise or some points look like slips). `accelerator` is the
+    part whose data sheet the times are checked against, in place of the shipped one that a series names.
 
     Raises `ValueError`, naming the series, where it has too few different points for the form.
+
+        >>> [fit.form for fit in calibrate.fit_series(timings, {"attention": "affine-with-slots"})]
+        ['affine-with-slots', 'expert-hit', 'affine']
     """
     forms = {} if forms is None else forms
+    checks.require_known("forms", forms, list(EVERYWHERE))
     with jax.enable_x64(True):
         groups = timings.groups()
         samples = [_samples(part) for _, part in groups]
@@ -180,11 +221,13 @@ def fit_series(
             for (_, part), best in zip(groups, chosen, strict=True)
         ]
         finished = _finished(samples, chosen, decided)
+        measured = [
+            Measured(key, part, one, accelerator or accelerator_named_in(key.device))
+            for (key, part), one in zip(groups, samples, strict=True)
+        ]
         return [
-            _tabulated(key, part, one, fits) if name == TABLE else _fitted(key, part, one, fits, best, *end)
-            for (key, part), one, fits, best, end, name in zip(
-                groups, samples, tried, chosen, finished, wanted, strict=True
-            )
+            _tabulated(one, fits) if name == TABLE else _fitted(one, fits, best, *end)
+            for one, fits, best, end, name in zip(measured, tried, chosen, finished, wanted, strict=True)
         ]
 
 
@@ -262,19 +305,13 @@ def _candidates(key: Series, samples: Samples, wanted: str | None) -> tuple[list
 
 
 def _fitted(
-    key: Series,
-    part: Timings,
-    samples: Samples,
-    tried: Sequence[FormFit],
-    best: FormFit,
-    finished: FinishedFit,
-    predicted: np.ndarray,
+    measured: Measured, tried: Sequence[FormFit], best: FormFit, finished: FinishedFit, predicted: np.ndarray
 ) -> SeriesFit:
-    residuals = predicted / samples.time - 1.0
+    residuals = predicted / measured.samples.time - 1.0
     latency = best.form.latency(finished.coefficients)
-    seen = _seen(key, part, samples, residuals)
+    seen = _seen(measured, residuals)
     # points that are left out cannot bend the form to themselves
-    where = misfits(best.held_out, best.scale, samples.fitted)
+    where = misfits(best.held_out, best.scale, measured.samples.fitted)
     seen["findings"] += off_together(where) + _pattern(best, tried)
     seen["findings"] += _closer(best, tried, float(np.abs(residuals).max()))
     return SeriesFit(
@@ -290,13 +327,14 @@ def _fitted(
     )
 
 
-def _tabulated(key: Series, part: Timings, samples: Samples, tried: Sequence[FormFit]) -> SeriesFit:
+def _tabulated(measured: Measured, tried: Sequence[FormFit]) -> SeriesFit:
+    samples = measured.samples
     try:
-        table = _table(key, samples)
+        table = _table(measured.series, samples)
     except ValueError as error:
-        raise ValueError(f"{_title(key)}: the form '{TABLE}' cannot be fitted: {error}.") from None
+        raise ValueError(f"{_title(measured.series)}: the form '{TABLE}' cannot be fitted: {error}.") from None
     residuals = _times(table, samples) / samples.time - 1.0
-    held_out, seen = left_out_error(table), _seen(key, part, samples, residuals)
+    held_out, seen = left_out_error(table), _seen(measured, residuals)
     # a table follows what no smooth form does
     seen["findings"] = [dataclasses.replace(found, alarm=found.about == "rate") for found in seen["findings"]]
     return SeriesFit(
@@ -317,17 +355,16 @@ def _table(key: Series, samples: Samples) -> Table:
     return tabulate(samples.tokens, samples.batch_size, samples.time, key.component == "attention")
 
 
-def _seen(key: Series, part: Timings, samples: Samples, residuals: np.ndarray) -> dict[str, Any]:
+def _seen(measured: Measured, residuals: np.ndarray) -> dict[str, Any]:
     """The fields of a `SeriesFit` that say what was measured, and what the residuals show whatever the form."""
     scale = robust_scale(residuals, LEAST_SCALE)
-    frame = part.frame
+    samples, frame = measured.samples, measured.timings.frame
     grid = [None if frame[name].null_count() else frame[name].to_numpy() for name in ("batch", "context")]
     lines = lines_of(samples.tokens, grid[0], grid[1], samples.time)
-    part_of = accelerator_named_in(key.device)
-    outliers = alone(gross_outliers(residuals, scale), samples)
-    findings = _rates(key.component, samples, _costs(part), part_of, ~outliers)
+    outliers, costs = alone(gross_outliers(residuals, scale), samples), _costs(measured.timings)
+    findings = _rates(measured, costs, ~outliers)
     return {
-        "series": key,
+        "series": measured.series,
         "samples": samples,
         "residuals": residuals,
         "scale": scale,
@@ -335,6 +372,10 @@ def _seen(key: Series, part: Timings, samples: Samples, residuals: np.ndarray) -
         "findings": findings + disorder(scale, lines) + far_off(outliers),
         "lines": lines,
         "rows": frame.select(*WHERE),
+        "data_sheet": DataSheet(
+            None if measured.accelerator is None else measured.accelerator.name,
+            *(known is not None and bool(np.isfinite(known).any()) for known in (costs.bytes, costs.operations)),
+        ),
     }
 
 
@@ -350,10 +391,9 @@ def _costs(part: Timings) -> Costs:
     return Costs(moved, done, next(iter(frame["precision"].drop_nulls()), None))
 
 
-def _rates(
-    component: str, samples: Samples, costs: Costs, part: Accelerator | None, sound: np.ndarray
-) -> list[Finding]:
+def _rates(measured: Measured, costs: Costs, sound: np.ndarray) -> list[Finding]:
     """Alarms about what the part can do, from the points that are no outliers and whose work is known."""
+    samples = measured.samples
     known = {name: np.isfinite(getattr(costs, name)) & sound for name in ("bytes", "operations")}
     found: list[Finding] = []
     # of both together where both are known at the same points, each of its own points otherwise
@@ -363,9 +403,8 @@ def _rates(
         if rows.any():
             amounts = {name: getattr(costs, name)[rows] if name in names else None for name in known}
             here = Costs(amounts["bytes"], amounts["operations"], costs.precision)
-            found += impossible_rates(
-                component, samples.tokens[rows], samples.batch_size[rows], samples.time[rows], here, part
-            )
+            at = samples.tokens[rows], samples.batch_size[rows], samples.time[rows]
+            found += impossible_rates(measured.series.component, *at, here, measured.accelerator)
     return found
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
+from afdjax._tools import checks
 from afdjax._tools.files import FileError, suggestion
+from afdjax._tools.objects.arguments import require_kind
 from afdjax._tools.tables import NoTable, first_line
 from afdjax.calibrate.readers import aiconfigurator, published, simulators
 from afdjax.calibrate.readers.files import TIMINGS, read_table
@@ -138,9 +140,20 @@ def load_timings(
     **Returns:** `Timings`; times of one layer in microseconds.
 
     Raises `FileError` (a `ValueError`) with one line that names the file, the row and what would be right.
+
+        >>> _ = Path("mine.csv").write_text("rows,ms\\n16,0.05\\n256,0.08\\n4096,0.5\\n")
+        >>> own = calibrate.load_timings(
+        ...     "mine.csv", columns={"tokens": "rows", "latency": "ms"}, component="ffn", unit="ms"
+        ... )
+        >>> own.frame["latency_us"].to_list()
+        [50.0, 80.0, 500.0]
     """
     if not places:
         raise FileError("`places` must name at least one file or folder, but there are none.")
+    for place in places:
+        require_kind("places", place, str, Path)
+    if columns is not None:
+        checks.require_dictionary("columns", columns)
     constants = {name: value for name, value in (("component", component), ("unit", unit)) if value is not None}
     parts = [part for place in places for part in _place(place, dict(columns or {}), constants)]
     return Timings.join(parts)

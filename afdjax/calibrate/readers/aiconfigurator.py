@@ -34,7 +34,10 @@ ATTENTION += ["num_key_value_heads", "head_dim", "window_size", "beam_width", "t
 
 
 def attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Grouped-query attention, the kernel alone."""
+    """Grouped-query attention, the kernel alone.
+
+    Columns: `batch_size`, `isl`, `step`, `num_heads`, `num_key_value_heads`, `head_dim`, `kv_cache_dtype`, `latency`.
+    """
     heads, kv_heads, size = numbers("num_heads"), numbers("num_key_value_heads"), numbers("head_dim")
     costs = grouped_query(heads, kv_heads, size, element_bytes(pl.col("kv_cache_dtype")))
     if "window_size" in table.columns:  # a sliding window does not read every token
@@ -43,7 +46,10 @@ def attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def latent_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Multi-head latent attention: the kernel, or the module with its projections; dense or sparse."""
+    """Multi-head latent attention: the kernel, or the module with its projections; dense or sparse.
+
+    Columns: `batch_size`, `isl`, `step`, `num_heads`, `kv_cache_dtype`, `latency`.
+    """
     said = " ".join(pieces_of(path)[-5:])
     names = [name for name in ("op_name", "model", "kernel_source") if name in table.columns]
     dense = pl.lit(not SPARSE.search(said))
@@ -54,7 +60,11 @@ def latent_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def moe(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Mixture-of-experts layers; the timed rank is the most loaded one of its group."""
+    """Mixture-of-experts layers; the timed rank is the most loaded one of its group.
+
+    Columns: `num_tokens`, `hidden_size`, `inter_size`, `topk`, `num_experts`, `moe_ep_size`, `moe_dtype`, `distribution`,
+    `latency`.
+    """
     split = numbers("moe_ep_size") * (numbers("moe_tp_size") if "moe_tp_size" in table.columns else 1.0)
     work = gated_experts(numbers("hidden_size"), numbers("inter_size"), numbers("topk") / split)
     more = [numbers("num_tokens").alias("tokens"), pl.col("moe_dtype").alias("precision"), work]
@@ -62,21 +72,30 @@ def moe(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def gemm(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Dense products of m tokens with a k x n matrix."""
+    """Dense products of m tokens with a k x n matrix.
+
+    Columns: `gemm_dtype`, `m`, `n`, `k`, `latency`.
+    """
     costs = dense_product(numbers("k"), numbers("n"), element_bytes(pl.col("gemm_dtype")))
     more = [numbers("m").alias("tokens"), pl.col("gemm_dtype").alias("precision"), *costs]
     return _rows(table, path, "ffn", ["op_name", "kernel_source", "gemm_dtype", "n", "k"], "latency", *more)
 
 
 def collective(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """NCCL; tokens are message elements."""
+    """NCCL; tokens are message elements.
+
+    Columns: `nccl_dtype`, `num_gpus`, `message_size`, `latency`.
+    """
     labels = ["op_name", "kernel_source", "nccl_dtype", "num_gpus"]
     message = sent(pl.col("op_name").cast(pl.String), numbers("num_gpus"), element_bytes(pl.col("nccl_dtype")))
     return _rows(table, path, "communication", labels, "latency", numbers("message_size").alias("tokens"), message)
 
 
 def alltoall(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """All-to-all of expert parallelism: each phase is a series."""
+    """All-to-all of expert parallelism: each phase is a series.
+
+    Columns: `op_name`, `num_tokens`, `hidden_size`, `topk`, `num_experts`, `moe_ep_size`, `moe_dtype`, `latency`.
+    """
     labels = [
         "op_name",
         "kernel_source",
@@ -91,12 +110,19 @@ def alltoall(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def deepep_low_latency(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """DeepEP for decode: dispatch and combine; tokens are those of one rank."""
+    """DeepEP for decode: dispatch and combine; tokens are those of one rank.
+
+    Columns: `num_token`, `hidden_size`, `num_topk`, `num_experts`, `dispatch_avg_t_us`, `combine_avg_t_us`.
+    """
     return _phases(table, path, {phase: f"{phase}_avg_t_us" for phase in ("dispatch", "combine")})
 
 
 def deepep_normal(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """DeepEP for large batches: each phase is its notification and its transfer."""
+    """DeepEP for large batches: each phase is its notification and its transfer.
+
+    Columns: `num_token`, `hidden_size`, `num_topk`, `num_experts`, `dispatch_transmit_us`, `dispatch_notify_us`,
+    `combine_transmit_us`, `combine_notify_us`.
+    """
     for phase in ("dispatch", "combine"):
         both = numbers(f"{phase}_transmit_us") + numbers(f"{phase}_notify_us")
         table = table.with_columns(both.alias(f"{phase}_us"))

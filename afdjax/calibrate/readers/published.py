@@ -17,6 +17,8 @@ def nccl_tests(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """A log of NCCL tests: out-of-place times; tokens are message elements (`count`, which is per rank where NCCL counts so).
 
     Sizes of 0 bytes are left out: they time a launch.
+
+    Columns: `collective`, `num_gpus`, `count`, `type`, `time_us`.
     """
     table = table.filter(numbers("count") != 0)
     message = sent(pl.col("collective").cast(pl.String), numbers("num_gpus"), element_bytes(pl.col("type")))
@@ -29,6 +31,8 @@ def apex_nccl(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """APEX, NCCL collectives (the file name says which); tokens are message elements.
 
     Sizes under 1 KB, which are written as 0, are left out.
+
+    Columns: `num_nodes`, `num_gpus_per_node`, `dtype`, `size(kb)`, `time(us)`.
     """
     found = re.search(r"alltoall|all_gather|all_reduce|reduce_scatter|sendrecv", path.name)
     table = table.filter(numbers("size(kb)") != 0)
@@ -41,7 +45,10 @@ def apex_nccl(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def deepep(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """DeepEP's published low-latency table: one point of each phase per number of ranks."""
+    """DeepEP's published low-latency table: one point of each phase per number of ranks.
+
+    Columns: `ep`, `dispatch_us`, `combine_us`.
+    """
     tokens = pl.lit(float(DEEPEP_TOKENS)).alias("tokens")
     return pl.concat(
         rows(table, path, "communication", numbers(f"{phase}_us"), "us", ["ep"], tokens, phase=phase)
@@ -50,7 +57,10 @@ def deepep(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def splitwise(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Splitwise, mean decode steps of a whole server; a slot holds its prompt and half of its output on average."""
+    """Splitwise, mean decode steps of a whole server; a slot holds its prompt and half of its output on average.
+
+    Columns: `model`, `hardware`, `tensor_parallel`, `prompt_size`, `batch_size`, `token_size`, `token_time`.
+    """
     context = numbers("prompt_size") + numbers("token_size") / 2.0
     more = [numbers("batch_size").alias("batch"), context.alias("context")]
     more.append(_hardware(table).alias("device"))
@@ -59,7 +69,10 @@ def splitwise(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def inferencex(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """InferenceX, median time per output token of a whole server: a step with the prefill that it was mixed with."""
+    """InferenceX, median time per output token of a whole server: a step with the prefill that it was mixed with.
+
+    Columns: `isl`, `osl`, `concurrency`, `median_tpot_s`.
+    """
     context = numbers("isl") + numbers("osl") / 2.0
     more = [numbers("concurrency").alias("batch"), context.alias("context")]
     return rows(table, path, "step", numbers("median_tpot_s"), "s", ["model", "run"], *more)

@@ -53,6 +53,8 @@ def infersim_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """InferSim, decode: its file names are HEADS-KVHEADS-HEADSIZE, or HEADS-RANK-ROPE for latent attention.
 
     Sparse attention (`attn-...`) does not read every token.
+
+    Columns: `dtype`, `kv_dtype`, `batch_size`, `kv_len`, `latency_us`.
     """
     name = pieces_of(path)[-1]
     shape = re.fullmatch(r"(\d+)-(\d+)-(\d+)", name)
@@ -72,19 +74,28 @@ def infersim_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def infersim_indexer(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """InferSim, the scores by which sparse attention chooses its tokens; `next_n` queries per slot."""
+    """InferSim, the scores by which sparse attention chooses its tokens; `next_n` queries per slot.
+
+    Columns: `batchsize`, `next_n`, `s_kv`, `latency_us`.
+    """
     more = _slots("batchsize", "s_kv")
     return rows(table, path, "attention", numbers("latency_us"), "us", ["next_n"], *more, kernel=pieces_of(path)[-1])
 
 
 def infersim_gemm(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """InferSim, dense products of m tokens with a k x n matrix."""
+    """InferSim, dense products of m tokens with a k x n matrix.
+
+    Columns: `m`, `k`, `n`, `latency_us`, `mfu`.
+    """
     work = (2.0 * numbers("n") * numbers("k")).alias("flops_per_token")
     return rows(table, path, "ffn", numbers("latency_us"), "us", ["n", "k"], numbers("m").alias("tokens"), work)
 
 
 def infersim_experts(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """InferSim, the two grouped products of a mixture-of-experts layer as one call; tokens are those of one GPU."""
+    """InferSim, the two grouped products of a mixture-of-experts layer as one call; tokens are those of one GPU.
+
+    Columns: `num_gpus`, `num_local_experts`, `batch_size_per_gpu`, `up_proj_us`, `down_proj_us`.
+    """
     labels = ["num_experts", "num_gpus", "num_local_experts", "topk", "hidden_size", "intermediate_size"]
     both = numbers("up_proj_us") + numbers("down_proj_us")
     work = gated_experts(numbers("hidden_size"), numbers("intermediate_size"), numbers("topk"))
@@ -92,14 +103,20 @@ def infersim_experts(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def vidur_mlp(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Vidur, a dense FFN: up projection, activation and down projection as one call."""
+    """Vidur, a dense FFN: up projection, activation and down projection as one call.
+
+    Columns: `num_tokens`, `num_tensor_parallel_workers`, `mlp_up_proj_ms`, `mlp_act_ms`, `mlp_down_proj_ms`.
+    """
     whole = numbers("mlp_up_proj_ms") + numbers("mlp_act_ms") + numbers("mlp_down_proj_ms")
     tokens = numbers("num_tokens").alias("tokens")
     return rows(table, path, "ffn", whole, "ms", ["num_tensor_parallel_workers"], tokens, model=model_in(path))
 
 
 def vidur_network(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Vidur, send/recv or all-reduce (the file name says which); tokens are bytes of the message, as its profiler writes them."""
+    """Vidur, send/recv or all-reduce (the file name says which); tokens are bytes of the message, as its profiler writes them.
+
+    Columns: `num_workers`, `devices_per_node`, `size`, `median_ms`.
+    """
     found = re.search(r"send_recv|all_reduce|all_gather|reduce_scatter", path.name)
     message = sent(pl.lit(found[0] if found else ""), numbers("num_workers"), pl.lit(1.0))
     more = [numbers("size").alias("tokens"), message]
@@ -110,7 +127,11 @@ def vidur_network(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def whole_model_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Frontier and LLMServingSim v0: heads are the model's, which tensor parallelism divides; 16-bit cache assumed."""
+    """Frontier and LLMServingSim v0: heads are the model's, which tensor parallelism divides; 16-bit cache assumed.
+
+    Columns: `num_tensor_parallel_workers`, `n_q_head`, `n_kv_head`, `batch_size`, `kv_cache_size`,
+    `attn_decode_median_ms`.
+    """
     workers = numbers("num_tensor_parallel_workers")
     heads, kv_heads = numbers("n_q_head"), numbers("n_kv_head")
     size = head_size(table, model_in(path))
@@ -125,7 +146,11 @@ def whole_model_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def frontier_experts(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Frontier, the grouped products of a mixture-of-experts layer on one worker."""
+    """Frontier, the grouped products of a mixture-of-experts layer on one worker.
+
+    Columns: `num_tokens`, `num_experts`, `expert_parallel_size`, `num_tensor_parallel_workers`,
+    `moe_grouped_gemm_median_ms`.
+    """
     labels = ["num_experts", "num_experts_per_device", "expert_parallel_size", "router_topk", "hidden_dim"]
     labels += ["expert_hidden_dim", "num_tensor_parallel_workers", "load_distribution"]
     time, more = numbers("moe_grouped_gemm_median_ms"), [numbers("num_tokens").alias("tokens")]
@@ -140,14 +165,20 @@ def frontier_experts(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def llmservingsim_attention(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """LLMServingSim, the rows of pure decode (no prefill chunk in the batch)."""
+    """LLMServingSim, the rows of pure decode (no prefill chunk in the batch).
+
+    Columns: `prefill_chunk`, `kv_prefill`, `n_decode`, `kv_decode`, `time_us`.
+    """
     pure = (numbers("prefill_chunk") == 0) & (numbers("kv_prefill") == 0) & (numbers("n_decode") > 0)
     more = _slots("n_decode", "kv_decode")
     return rows(table.filter(pure), path, "attention", numbers("time_us"), "us", [], *more, model=model_in(path))
 
 
 def llmservingsim_skew(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """LLMServingSim, the times of equal lengths from its test of unequal ones (rows of pure decode)."""
+    """LLMServingSim, the times of equal lengths from its test of unequal ones (rows of pure decode).
+
+    Columns: `n`, `pc`, `kp`, `kv_mean`, `t_mean_us`, `t_skew_us`.
+    """
     pure = (numbers("pc") == 0) & (numbers("kp") == 0)
     more = _slots("n", "kv_mean")
     said = {"table": "skew", "model": model_in(path)}
@@ -155,12 +186,18 @@ def llmservingsim_skew(table: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def llmservingsim_dense(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """LLMServingSim, every dense operation of a layer; `layer` says which, and not all of them are of the FFN."""
+    """LLMServingSim, every dense operation of a layer; `layer` says which, and not all of them are of the FFN.
+
+    Columns: `layer`, `tokens`, `time_us`.
+    """
     tokens = numbers("tokens").alias("tokens")
     return rows(table, path, "ffn", numbers("time_us"), "us", ["layer"], tokens, model=model_in(path))
 
 
 def llmservingsim_experts(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """LLMServingSim, a mixture-of-experts layer by tokens and by the experts they hit."""
+    """LLMServingSim, a mixture-of-experts layer by tokens and by the experts they hit.
+
+    Columns: `tokens`, `activated_experts`, `time_us`.
+    """
     tokens = numbers("tokens").alias("tokens")
     return rows(table, path, "ffn", numbers("time_us"), "us", ["activated_experts"], tokens, model=model_in(path))

@@ -6,7 +6,7 @@ formula (`afdjax.cycles.cycle`), so the loads of single workers need not be know
 stands in for them, and the simulator for the formula: what it says beyond the formula at the fit is added, until neither moves.
 
 The prior is a normal law in log coefficients: kernel tables where there are some, an order of magnitude where there are none.
-What the log cannot tell keeps its prior, and is reported as such: Fisher information against the prior, coefficient by
+What the log cannot identify keeps its prior, and is reported as such: Fisher information against the prior, coefficient by
 coefficient and in combinations.
 """
 
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from afdjax._tools import checks
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.calibrate.robust import robust_scale
 from afdjax.calibrate.steps.log import ENOUGH, TIMER, StepLog, contradictions
@@ -30,6 +31,7 @@ from afdjax.deployment.profile import Profile
 from afdjax.workload.laws import Workload
 
 
+@checked
 def fit_steps(
     log: StepLog,
     prior: Profile | None = None,
@@ -38,7 +40,7 @@ def fit_steps(
     start: Start | None = None,
     workload: Workload | None = None,
 ) -> StepFit:
-    """Every stage time from whole steps.
+    """Fit every stage time to measured whole steps.
 
     **Arguments:**
 
@@ -52,7 +54,13 @@ def fit_steps(
       are far from normal, the formula is off by percents and the simulator is not. Slots and workers must be whole numbers.
 
     **Returns:** a `StepFit`. Raises `ValueError` for a prior in other units or a width out of its range.
+
+        >>> fit = calibrate.fit_steps(steps)
+        >>> fit.profile.time_unit, bool(abs(fit.residuals).max() < 0.1)
+        ('us', True)
     """
+    if isinstance(unsure, Mapping) and prior is not None:
+        checks.require_known("unsure", unsure, list(prior.coefficients()))
     for value in unsure.values() if isinstance(unsure, Mapping) else (unsure,):
         checks.require_between("unsure", value, 1e-6, 100)
     barrier, start = barrier or Gaussian(), start or WorkerWise()

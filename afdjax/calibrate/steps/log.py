@@ -13,6 +13,8 @@ from jaxtyping import Array
 
 from afdjax._tools import checks
 from afdjax._tools.files import FileError, first_problem
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.provenance import digest
 from afdjax._tools.tables import TableReader, with_clean_names
 from afdjax.calibrate.robust import robust_scale
@@ -24,6 +26,7 @@ from afdjax.simulation import simulate
 from afdjax.workload.laws import Workload
 
 
+@advised("calibrate.load_steps('steps.csv')", from_text="calibrate.load_steps({})")
 @dataclasses.dataclass(frozen=True)
 class StepLog:
     """Measured steps, one entry a row, all with the same number of microbatches in flight and the same layers.
@@ -31,6 +34,9 @@ class StepLog:
     `batch_size` [slots of one attention worker in one microbatch], `token_load` [KV tokens of one attention worker in one
     microbatch, mean over workers], `spread` [tokens; standard deviation of that load over workers and steps, 0 if they are
     alike], `attention_workers`, `ffn_workers`, `step_us` [microseconds from one token of a request to its next].
+
+        >>> steps.in_flight, steps.step_us.shape
+        (2, (6,))
     """
 
     batch_size: np.ndarray
@@ -104,12 +110,16 @@ OPTIONAL_COLUMNS = ("spread", "ffn_workers", "in_flight", "layers")
 """Columns of a log of steps; all but `unit` hold numbers."""
 
 
+@checked
 def load_steps(path: str | Path, workload: Workload | None = None) -> StepLog:
     """A log of steps from a CSV or Parquet file, plain or gzip.
 
     Columns: `batch` (slots of one attention worker in one microbatch), `token_load` (KV tokens of it), `attention_workers`,
     `step_time`, `unit`; optional `spread`, `ffn_workers` (1), `in_flight` (2), `layers` (1). Where there is no `token_load`,
     mean and spread are those of full slots that serve `workload`. Raises `FileError` in one line.
+
+        >>> calibrate.load_steps("steps.csv").token_load.tolist()
+        [16000.0, 16000.0, 16000.0, 64000.0, 64000.0, 64000.0]
     """
     known = () if workload is None else ("token_load",)
     frame = _checked(Path(path), [name for name in NEEDED if name not in known])

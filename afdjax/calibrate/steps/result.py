@@ -1,4 +1,4 @@
-"""What a fit of whole steps says: coefficients with their errors, what the log cannot tell, what contradicts what."""
+"""The result of a fit to whole steps: coefficients with their errors, what the log cannot identify, and contradictions."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ class Freed:
     held_out: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class StepFit:
     """Stage times from a log of steps. `str(fit)` is the report, `to_dict()` the JSON document.
 
@@ -50,10 +50,14 @@ class StepFit:
     that each circuit decides, with its 95 % interval. `freed` is the fit without what the log contradicts of the prior.
     `contradictions` are groups of rows that no stage times with positive coefficients can agree with: at least as much of
     everything, and yet faster.
+
+        >>> fit = calibrate.fit_steps(steps)
+        >>> fit.residuals.shape, sorted(fit.binding)
+        ((6,), ['attention', 'communication', 'ffn', 'round-trip'])
     """
 
     profile: Profile
-    problem: Problem = dataclasses.field(repr=False)
+    problem: Problem
     covariance: np.ndarray
     residuals: np.ndarray
     scatter: float
@@ -64,6 +68,12 @@ class StepFit:
     contradictions: list[str]
     made_by: dict[str, Any]
     """What a repetition needs: options, names and digests of the log, the prior and the workload, versions."""
+
+    def __repr__(self) -> str:
+        return (
+            f"StepFit of {len(self.residuals)} steps: {len(self.names)} coefficients, scatter {self.scatter:.1%}, held-out "
+            f"{self.held_out:.1%}"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,7 +93,7 @@ class StepFit:
 
     @property
     def confounded(self) -> list[tuple[str, str, float]]:
-        """Pairs that the log cannot tell apart, with their correlation."""
+        """Pairs of coefficients that the log cannot separate, with their correlation."""
         sizes = deviations(self.covariance)
         correlation = self.covariance / np.outer(sizes, sizes)
         pairs = zip(*np.triu_indices(len(sizes), 1), strict=True)
@@ -175,7 +185,7 @@ class StepFit:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def advice(self) -> list[str]:
-        """What the log cannot tell, and what to measure next."""
+        """What the log cannot identify, and what to measure next."""
         unseen = [name for name, seen in self.identified.items() if not seen]
         lines = []
         for stage, remedy in _REMEDIES.items():

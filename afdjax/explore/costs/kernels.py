@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.explore.costs.measured import MeasuredKernels
 from afdjax.explore.costs.routing import Even, Imbalance, held_experts
@@ -23,12 +25,16 @@ from afdjax.hardware.accelerator import Accelerator
 from afdjax.hardware.formats import bytes_of
 
 
-class Efficiency(eqx.Module):
-    """What is reached of a data sheet, and what every kernel costs beside it.
+@advised("explore.Efficiency(memory=0.8)")
+class Efficiency(Module):
+    """The shares of a data sheet's peaks that kernels reach, and the overhead of every kernel.
 
     Shares of the peak: `memory` bandwidth, operations of dense products (`dense`), of grouped products of experts (`experts`), of
     attention proper (`attention`), bandwidth of either tier of the network. `kernel` [s] is what each kernel costs beyond that
     (an FFN layer starts `FFN_KERNELS`). `tests/benchmarks/test_exploration.py` prints what measured tables say.
+
+        >>> float(explore.Efficiency(memory=0.875).memory)
+        0.875
     """
 
     memory: Number = number(0.75)

@@ -5,7 +5,9 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Flag, Scalar, ScalarLike
 from afdjax.explore.costs.kernels import Efficiency
 from afdjax.explore.costs.routing import Even, Imbalance, arriving, destinations, held_experts
@@ -33,7 +35,8 @@ class Places(eqx.Module):
     near: Scalar
 
 
-class Routes(eqx.Module):
+@advised("afdjax.explore.costs.network.PerNode()")
+class Routes(Module):
     """Which copies of a token travel. Abstract."""
 
     @abc.abstractmethod
@@ -162,8 +165,13 @@ class Traffic(eqx.Module):
         return self.senders + jnp.where(self.apart, self.holders, 0.0)
 
 
-class Network(eqx.Module):
-    """How activations travel: bytes of an element out (FP8 with an FP32 scale for 128) and back (BF16), and its routes."""
+@advised("explore.Network(out_bytes=1.0)")
+class Network(Module):
+    """How activations travel: bytes of an element out (FP8 with an FP32 scale for 128) and back (BF16), and its routes.
+
+    >>> float(explore.Network(out_bytes=2.0).back_bytes)
+    2.0
+    """
 
     out_bytes: Number = number(1.0 + 4.0 / 128.0)
     back_bytes: Number = number(2.0)
@@ -245,6 +253,10 @@ def minimum_sparsity(
 
     S >= H FLOPS L / (Net BW t 2/3), arXiv:2507.19427: a batch of FLOPS / (2 S BW) tokens (compute-bound) sends 3 H bytes for
     each (FP8 out, BF16 back), through `network` [bytes/s] and within `time` [s] for all `layers`.
+
+        >>> h800 = {"hidden": 7168, "layers": 61, "network": 50e9, "operations": 1.98e15, "bandwidth": 3.35e12}
+        >>> round(float(explore.minimum_sparsity(**h800, time=0.05)), 2)
+        0.16
     """
     tokens_at_one = operations / (2.0 * bandwidth)
     return jnp.asarray(tokens_at_one * 3.0 * hidden * layers / (network * time))

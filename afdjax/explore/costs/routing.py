@@ -17,7 +17,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.explore.costs.measured import Grid
 from afdjax.explore.models.ffn import Experts
@@ -44,7 +46,8 @@ def destinations(layer: Experts, holders: ScalarLike) -> Scalar:
     return holders * arriving(layer, layer.experts / holders)
 
 
-class Imbalance(eqx.Module):
+@advised("afdjax.explore.costs.routing.Even(1.2)", from_number="afdjax.explore.costs.routing.Even({})")
+class Imbalance(Module):
     """The busiest of the devices that share experts, over what evenly popular experts bring to one that holds the most of them.
 
     Abstract. Devices may be nodes, and `tokens` are those of the whole group.

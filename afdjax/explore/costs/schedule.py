@@ -4,9 +4,10 @@ import abc
 from collections.abc import Sequence
 from typing import ClassVar
 
-import equinox as eqx
 import jax.numpy as jnp
 
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 
 
@@ -32,7 +33,8 @@ DEPTHS = (1, 2, 3, 4)
 """Microbatches in flight that a search looks at, where something overlaps."""
 
 
-class Schedule(eqx.Module):
+@advised("afdjax.explore.costs.schedule.FourStage()")
+class Schedule(Module):
     """What of attention, transfer out, FFN and transfer back of different microbatches runs at the same time. Abstract."""
 
     depths: ClassVar[tuple[int, ...]]

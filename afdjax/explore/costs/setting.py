@@ -1,4 +1,4 @@
-"""What plans are judged in: a model, devices of both pools and what is reached of them, a network, a schedule, requests."""
+"""The setting in which plans are evaluated: a model, devices and their efficiency, a network, a schedule, requests."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import checked
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar
 from afdjax.explore.costs.kernels import Efficiency, Kernels
 from afdjax.explore.costs.measured import MeasuredKernels
@@ -23,13 +26,17 @@ from afdjax.workload.laws import Workload
 from afdjax.workload.lengths import LONGEST
 
 
-class UseCase(eqx.Module):
+@advised("explore.UseCase(prefix=0, prompt=3000, output=1000)")
+class UseCase(Module):
     """Lengths of the requests [tokens]: `prefix` (0 to 1e8) that is in the cache already, new `prompt`, `output` (1 to 1e8).
 
     Where lengths vary, long requests are in the batch for longer: `lingering` is by how much the mean context of a decoding
     request, theta, is above prefix + prompt + output / 2. `spread`: how far from that mean the contexts of equal shares of
     the decoding requests are; None where lengths do not vary, and they differ by their age alone. `use_case_of` has both
     from a law of requests.
+
+        >>> float(explore.UseCase(prefix=0, prompt=1024, output=512).decode_context)
+        1280.0
     """
 
     prefix: Number = number()
@@ -64,8 +71,14 @@ class UseCase(eqx.Module):
         return jnp.maximum(self.prefix + self.prompt + self.output, self.decode_context)
 
 
+@checked
 def use_case_of(law: Workload) -> UseCase:
-    """The requests of a law: their mean lengths, and the contexts of those that decode, in equal shares of decode steps."""
+    """The requests of a law: their mean lengths, and the contexts of those that decode, in equal shares of decode steps.
+
+    >>> requests = explore.use_case_of(workload)
+    >>> round(float(requests.prompt)), round(float(requests.decode_context))
+    (1155, 1226)
+    """
     masses = np.asarray(law.slot_pmf(), float)
     # what all contexts up to a share of the steps add up to
     share = np.concatenate([[0.0], np.cumsum(masses)])
@@ -81,7 +94,11 @@ _SHARES = 64
 
 
 class UseCases(Mapping[str, UseCase]):
-    """Use cases by name, from their lengths: each is made when it is asked for, in the precision of who asks."""
+    """Use cases by name, from their lengths: each is made when it is asked for, in the precision of who asks.
+
+    >>> sorted(explore.USE_CASES), float(explore.USE_CASES["chat"].prompt)
+    (['agentic-coding', 'chat', 'coding'], 512.0)
+    """
 
     def __init__(self, lengths: dict[str, tuple[float, float, float]]):
         self._lengths = lengths
@@ -118,8 +135,9 @@ _MOST_DRAFTED = 1_000
 """Tokens; systems draft fewer than ten."""
 
 
-class Setting(eqx.Module):
-    """Everything that a plan is judged in: model, hardware of both pools, what is reached of it, network, schedule, requests.
+@advised("explore.Setting(model, device, device, requests)")
+class Setting(Module):
+    """The setting in which plans are evaluated: model, hardware of both pools and its efficiency, network, schedule, requests.
 
     `cache` format of the KV cache. `imbalance`: how uneven the experts' work is, and what travels to them. `measured`: by the
     name of a device, what was measured there of the kernels of each kind of layer. `joined`: attention and FFN devices are of
@@ -131,6 +149,10 @@ class Setting(eqx.Module):
     `accepted`: tokens that a step gives each request (1 to 1,001), `drafted` (0 to 1,000) of them proposed beside the first (by
     the model's own draft layers, whose weights and caches are not counted, or for nothing where it has none). `reserve` [bytes]:
     memory of each device that is not ours (AIConfigurator: 3.5 GiB and NCCL buffers).
+
+        >>> compact = explore.Setting(setting.model, b200, b200, requests, cache="fp8")
+        >>> compact.cache
+        'fp8'
     """
 
     model: Model

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.precision import in_default_precision
 from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
@@ -29,6 +30,7 @@ MICROSECONDS = 1e6
 _Three = tuple[Scalar, Scalar, Scalar]
 
 
+@checked
 def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tuple[Profile, Bundle, int]:
     """Profile [us per layer with experts], bundle, and attention workers of a replica with FFN devices.
 
@@ -40,6 +42,11 @@ def as_bundle(setting: Setting, replica: Replica, name: str = "explored") -> tup
     of it gives `setting.accepted` tokens.
 
     Raises `ValueError` for a replica without FFN devices.
+
+        >>> apart = explore.Replica(attention_devices=8, ffn_devices=8, tensor_parallel=1, batch_size=64, in_flight=3)
+        >>> layer, provisioned, attention_workers = explore.as_bundle(setting, apart)
+        >>> layer.time_unit, provisioned.in_flight, attention_workers
+        ('us', 3, 8)
     """
     if not float(replica.ffn_devices) > 0:
         raise ValueError("`replica` must have FFN devices, but it has none: there is no ratio to plan.")

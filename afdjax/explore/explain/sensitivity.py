@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.precision import in_default_precision
 from afdjax._tools.programs import kept
 from afdjax._tools.types import Scalar
@@ -37,20 +38,31 @@ def _rate(setting: Setting, part: PlanPart) -> Scalar:
     return OUTCOMES[part.kind](setting, part.replica, times(setting, part.replica)).tokens_per_s
 
 
+@checked
 def elasticities(question: Question, plan: ServingPlan) -> dict[str, float]:
-    """Percent of throughput for a percent of every constant: accelerators (of one pool: `device`), efficiencies, network and
-    requests.
+    """Elasticities of throughput: percent more of it for one percent more of a constant.
+
+    Constants are those of accelerators (of one pool: `device`), efficiencies, network and requests.
 
     The plan is held fixed; constants that are 0 or infinite, measured tables and corrections are left out.
+
+        >>> slopes = explore.elasticities(found.question, best)
+        >>> bool(slopes["device.bandwidth"] > 0)
+        True
     """
     with jax.enable_x64(True):
         return _of_all(question, plan, [_elasticities_of(question, part) for part in plan.parts])
 
 
+@checked
 def model_elasticities(question: Question, plan: ServingPlan) -> dict[str, float]:
-    """Percent of throughput for a percent of every number of the model's shape but `top_k`, which has no derivative.
+    """Elasticities of throughput by the numbers of the model's shape, but for `top_k`, which has no derivative.
 
     The plan is held fixed. A program of its own: the model is not something that an operator can tune.
+
+        >>> slopes = explore.model_elasticities(found.question, best)
+        >>> bool(slopes["model.vocabulary"] < 0)
+        True
     """
     with jax.enable_x64(True):
         return _of_all(question, plan, [_model_elasticities_of(question, part) for part in plan.parts])
@@ -130,6 +142,10 @@ def margins(levels: Sequence[Level], slopes: Mapping[str, Slopes], most: int = 3
 
     `slopes`: the `elasticities` of the plan of every feasible level. To first order: the ratio of the two throughputs goes with
     the difference of their elasticities. Factors beyond 10 are left out.
+
+        >>> flips = explore.margins(found.levels, found.elasticities)
+        >>> sorted(flips)
+        ['aggregated', 'aggregated-afd', 'disaggregated-afd']
     """
     best = best_of(levels)
     if best is None:

@@ -1,8 +1,9 @@
-"""What holds a plan back: the slowest stage, memory, the targets; and how much of its links it needs."""
+"""The bottleneck of a plan: the slowest stage, memory or the targets; and how much of its links it needs."""
 
 import dataclasses
 import math
 
+from afdjax._tools.objects.arguments import checked
 from afdjax.explore.explain.facts import facts_of
 from afdjax.explore.plans.plan import PlanPart, ServingPlan
 from afdjax.explore.plans.question import Question
@@ -27,9 +28,12 @@ AT_TARGET = 0.97
 class Use:
     """What one part of a plan uses, and what binds it (codes of `BINDINGS`).
 
-    Of one device of each pool the bytes of `weights`, `cache` and `ffn_weights`; `links`: which share of the bandwidth that is
-    reached would do for transfers to hide behind the longer of attention and FFN, or behind both where they share their devices
-    (above 1: they do not, with however many microbatches).
+    `weights`, `cache` and `ffn_weights` are bytes on one device of each pool. `links` is the share of the bandwidth that
+    transfers need to hide behind the longer of attention and FFN, or behind both where these share their devices. Above 1 the
+    network is the bottleneck, however many microbatches are in flight.
+
+        >>> found.uses[best.level][0].binds
+        ('expert-work',)
     """
 
     binds: tuple[str, ...]
@@ -39,8 +43,14 @@ class Use:
     links: float
 
 
+@checked
 def use_of(question: Question, plan: ServingPlan, part: PlanPart) -> Use:
-    """What a part of a plan uses."""
+    """What a part of a plan uses.
+
+    >>> use = explore.use_of(found.question, best, best.parts[0])
+    >>> bool(use.weights < float(b200.memory))
+    True
+    """
     facts = facts_of(question.placed(part.place), part.replica, part.kind)
     attention, transfers, ffn = map(float, facts.stages)
     # what transfers can hide behind

@@ -1,4 +1,4 @@
-"""What is reached of a data sheet, fitted to measured kernels by gradients through the costs that plans are made of."""
+"""Efficiencies fitted to measured kernels, by gradients through the costs that plans are made of."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from afdjax.explore.measurements.tables import KernelSeries, fastest, nothing_of
 
 
 CONSTANTS = ("memory", "dense", "experts", "attention", "kernel")
-"""Those that kernels tell; what is reached of links is told by exchanges."""
+"""Those that kernels identify; the efficiencies of links need measured exchanges."""
 
 _SOFTNESS = 0.1
 """Relative errors beyond this count less and less (Cauchy's loss): kernels have paths that no constant follows."""
 _HELD = 0.02
-"""Weight of a change of a constant by a factor e against the error of one point: what the tables do not tell stays."""
+"""Weight of a change of a constant by a factor e against the error of one point: constants that tables cannot identify stay."""
 
 
 def with_fitted_constants(setting: Setting, places: Sequence[str | Path]) -> Setting:

@@ -9,7 +9,7 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.hardware.formats import bytes_of
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from afdjax._tools import checks
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.types import Scalar, ScalarLike
 
 

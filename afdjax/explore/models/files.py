@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from afdjax._tools import checks
 from afdjax._tools.files import FileError, first_problem, parse_json, suggestion
+from afdjax._tools.objects.arguments import checked
 from afdjax._tools.shipped import Shipped
 from afdjax.explore.models.attention import Attention, GroupedQuery, Latent, StateSpace
 from afdjax.explore.models.ffn import Dense, Experts
@@ -22,10 +24,14 @@ SCHEMA = "afdjax/model/1"
 _SHIPPED = Shipped("models", "model", "a config.json")
 
 
+@checked
 def load_model(name_or_path: str | Path) -> Model:
     """The model shipped under this name, or that of a Hugging Face `config.json`.
 
     Raises `FileError` (a `ValueError`) in one line: the file, the key, what would be right, near names.
+
+        >>> explore.load_model("mixtral-8x22b").name
+        'mixtral-8x22b'
     """
     text, path = str(name_or_path), Path(name_or_path)
     document = parse_json(_SHIPPED.text(text), text)
@@ -41,7 +47,11 @@ def load_model(name_or_path: str | Path) -> Model:
 
 
 def shipped_models() -> list[str]:
-    """Names that `load_model` knows without a file."""
+    """Names that `load_model` knows without a file.
+
+    >>> "qwen3-235b" in explore.shipped_models()
+    True
+    """
     return _SHIPPED.names()
 
 
@@ -51,7 +61,14 @@ def published(name: str) -> dict[str, Any]:
 
 
 def from_config(config: Config, name: str = "", formats: tuple[str, str, str] = ("bf16", "bf16", "bf16")) -> Model:
-    """A model from the keys of its `config.json`. Raises `ValueError` for families that are not known."""
+    """A model from the keys of its `config.json`. Raises `ValueError` for families that are not known.
+
+    >>> config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+    >>> config |= {"num_key_value_heads": 8, "intermediate_size": 14_336, "vocab_size": 128_256}
+    >>> round(float(explore.from_config(config, "mine").parameters()) / 1e9, 1)
+    8.0
+    """
+    checks.require_dictionary("config", config)
     config = {**config, **config["text_config"]} if isinstance(config.get("text_config"), dict) else config
     family = config.get("model_type")
     if isinstance(config.get("text_config"), dict):

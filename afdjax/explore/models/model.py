@@ -3,7 +3,9 @@
 import equinox as eqx
 import jax.numpy as jnp
 
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.fields import Number, number
+from afdjax._tools.objects.module import Module
 from afdjax._tools.types import Scalar, ScalarLike
 from afdjax.explore.models.attention import Attention
 from afdjax.explore.models.ffn import Ffn
@@ -18,11 +20,16 @@ class Layers(eqx.Module):
     ffn: Ffn | None = None
 
 
-class Model(eqx.Module):
+@advised("explore.load_model('deepseek-v3')", from_text="explore.load_model({})")
+class Model(Module):
     """A decoder: layers, embedding and head.
 
     `formats` are those of the stored weights of (attention, experts, the rest). `drafts`: layers that predict further tokens
     (MTP), which no count below includes.
+
+        >>> model = explore.load_model("qwen3-235b")
+        >>> round(float(model.parameters()) / 1e9), round(float(model.active_parameters()) / 1e9)
+        (235, 22)
     """
 
     layers: tuple[Layers, ...]

@@ -4,6 +4,10 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
+from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
 from afdjax._tools.precision import in_default_precision
 from afdjax.explore.costs.setting import Setting
 from afdjax.hardware.accelerator import Accelerator
@@ -16,11 +20,15 @@ Place = tuple[int, ...]
 """Which pools the devices of a replica are of: one of them, or attention's and the experts'."""
 
 
+@advised("explore.Fleet.of(setting, [32, 64])")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fleet:
     """One pool of devices or two: `counts` of them, and their kinds.
 
     Raises `ValueError` for more than two pools, for pools that are empty or larger than `MOST_DEVICES`.
+
+        >>> str(explore.Fleet((64, 32), (b200, afd.load_accelerator("l40s"))))
+        '64 x b200 + 32 x l40s'
     """
 
     counts: tuple[int, ...]
@@ -30,16 +38,15 @@ class Fleet:
         if len(self.counts) not in (1, 2):
             raise ValueError(f"`devices` must be one number or two, but there are {len(self.counts)}.")
         for count in self.counts:
-            if not 1 <= count <= MOST_DEVICES:
-                raise ValueError(f"`devices` must be a whole number from 1 to {MOST_DEVICES:,}, but it is {count}.")
+            checks.require_whole("devices", count, most=MOST_DEVICES)
         if len(self.devices) != len(self.counts):
             raise ValueError(f"`devices` must be {len(self.counts)} kinds, but there are {len(self.devices)}.")
 
     @classmethod
     def of(cls, setting: Setting, counts: int | Sequence[int]) -> "Fleet":
         """So many of the setting's attention devices and, with two numbers, of its FFN devices."""
-        counts = tuple(map(int, counts)) if isinstance(counts, Sequence) else (int(counts),)
-        return cls(counts, (setting.attention_device, setting.ffn_device)[: len(counts)])
+        whole = tuple(checks.as_whole(count) for count in np.ravel(checks.column("devices", counts)))
+        return cls(whole, (setting.attention_device, setting.ffn_device)[: len(whole)])
 
     def __str__(self) -> str:
         """`64 x h20 + 32 x l40s`."""

@@ -1,4 +1,4 @@
-"""Every level of disaggregation searched equally hard: the best plan of each for the same model, devices and targets.
+"""The best plan of every level of disaggregation, with the same search effort, for the same model, devices and targets.
 
 Four levels: `aggregated` (replicas that hold everything, prompts in chunks beside decoding), `aggregated-afd` (the same with the
 experts on devices of their own), `disaggregated` (prefill and decode replicas) and `disaggregated-afd` (decode with experts

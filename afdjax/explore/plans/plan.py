@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from afdjax._tools.objects.advice import advised
 from afdjax.explore.plans.fleet import Place
 from afdjax.explore.plans.question import Question, Targets
 from afdjax.explore.replicas.outcomes import Outcome
@@ -26,9 +27,14 @@ REASONS = {
 """Why a candidate is no plan, in the order in which they are looked for. The codes are stable."""
 
 
+@advised("explore.search(setting, 64).best.plan.parts[0]")
 @dataclasses.dataclass(frozen=True)
 class PlanPart:
-    """`count` replicas of one kind, what one of them does, and of which pools its devices are: attention's, experts'."""
+    """`count` replicas of one kind, what one of them does, and of which pools its devices are: attention's, experts'.
+
+    >>> [(part.count, part.kind, part.devices) for part in best.parts]
+    [(1, 'prefill', 7), (1, 'decode', 9)]
+    """
 
     count: int
     replica: Replica
@@ -42,11 +48,15 @@ class PlanPart:
         return self.count * round(float(self.replica.devices))
 
 
+@advised("explore.search(setting, 64).best.plan")
 @dataclasses.dataclass(frozen=True)
 class ServingPlan:
     """The best plan of a level: its `parts` (replicas that do everything, or prefill and decode), and what they do together.
 
     `value` is what plans are chosen by: `tokens_per_s`, or that over the price or power of the devices in use.
+
+        >>> best.level, best.devices, bool(best.tpot <= 0.05)
+        ('disaggregated', 16, True)
     """
 
     level: str
@@ -89,8 +99,15 @@ def devices_in_use(parts: Sequence[PlanPart], pools: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """What the search found for one level: the best `plan` or None, how many candidates there were and why the others are none,
-    how fast candidates that fit and keep the other target can be, and the frontier [tokens/s/user, tokens/s]."""
+    """What the search found for one level.
+
+    The best `plan` or None; `candidates`, their number, and `reasons`, how many of them fail for which reason; `floor`, the
+    lowest TTFT and TPOT [s] among candidates that fit and meet the other target; `frontier` [tokens/s/user, tokens/s], of
+    shape (points, 2).
+
+        >>> [level.name for level in found.levels if level.verdict == "feasible"]
+        ['aggregated', 'aggregated-afd', 'disaggregated', 'disaggregated-afd']
+    """
 
     name: str
     plan: ServingPlan | None

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from afdjax._tools import checks
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.arguments import check_fields
 from afdjax._tools.programs import compiled_quickly
 from afdjax.explore.costs.setting import Setting
 from afdjax.explore.plans.fleet import Fleet, Place
@@ -13,23 +16,42 @@ from afdjax.explore.plans.rules import RULES
 from afdjax.explore.replicas.outcomes import transfer_time
 
 
+@advised("explore.Targets(ttft=1.0, tpot=0.05)")
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What users are promised: `ttft` and `tpot` [s]; infinite: anything goes."""
+    """The targets that a plan must meet: `ttft` and `tpot` [s]; infinite means no target.
+
+    >>> explore.Targets(ttft=1.0, tpot=0.05).tpot
+    0.05
+    """
 
     ttft: float = float("inf")
     tpot: float = float("inf")
 
+    def __post_init__(self):
+        check_fields(self)
 
+
+@advised("explore.Corrections(prefill=0.8)")
 @dataclasses.dataclass(frozen=True)
 class Corrections:
-    """What is lost beside the formulas: rates and TTFT of separate prefill and decode pools, as AIConfigurator has them, and TTFT
-    of replicas that do everything (`whole_ttft`)."""
+    """Empirical losses that the formulas leave out, as factors.
+
+    `prefill` and `decode` multiply the rates of separate pools, `ttft` their TTFT (AIConfigurator's numbers); `whole_ttft`
+    multiplies the TTFT of replicas that do everything.
+
+        >>> plain = explore.search(setting, 16, found.question.targets, explore.Corrections(1.0, 1.0, 1.0))
+        >>> plain.question.corrections.prefill
+        1.0
+    """
 
     prefill: float = 0.9
     decode: float = 0.95
     ttft: float = 1.8
     whole_ttft: float = 1.0
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 OBJECTIVES = {
@@ -42,12 +64,17 @@ OBJECTIVES = {
 _transfer_time = compiled_quickly(transfer_time)
 
 
+@advised("explore.search(setting, 64).question")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Question:
     """What a search is asked.
 
     `objective`: one of `OBJECTIVES`; `rules`: of `RULES`. Raises `ValueError` for targets that are not above 0, for unknown
-    objectives and rules, and for devices without a price or power that is asked for.
+    objectives and rules, and for devices without the price or power that the objective needs.
+
+        >>> asked = explore.Question(setting, explore.Fleet.of(setting, 16), explore.Targets(tpot=0.05))
+        >>> asked.objective
+        'throughput'
     """
 
     setting: Setting
@@ -58,6 +85,8 @@ class Question:
     rules: tuple[str, ...] = ()
 
     def __post_init__(self):
+        check_fields(self)
+        checks.require_list("rules", self.rules, "names")
         for name in ("ttft", "tpot"):
             if not getattr(self.targets, name) > 0:
                 raise ValueError(f"`{name}` must be above 0, but it is {getattr(self.targets, name):g}.")

@@ -66,7 +66,10 @@ def aggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray) -> Shapes:
 
 
 def disaggregated(limits: Limits, chunks: np.ndarray, batch: np.ndarray) -> Shapes:
-    """Replicas with attention and experts apart: few devices of the one or few of the other, or in between."""
+    """Replicas with attention and experts apart: few devices of the one or few of the other, or in between.
+
+    `chunks` [prompt tokens] and `batch` [requests of a group] are one-dimensional: every pair is looked at with every split.
+    """
     if limits.total == limits.near + limits.far:
         splits = list(itertools.product(sizes(limits.near), sizes(limits.far)))
     else:

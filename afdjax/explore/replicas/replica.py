@@ -7,16 +7,22 @@ experts: the same ones (aggregated), or others (attention/FFN disaggregation, AF
 import equinox as eqx
 import jax.numpy as jnp
 
-from afdjax._tools.fields import Number, number
+from afdjax._tools.objects.advice import advised
+from afdjax._tools.objects.fields import Number, number
 from afdjax._tools.types import Flag, Scalar
 
 
+@advised("explore.Replica(8, 16, 1, 64, 3)")
 class Replica(eqx.Module):
     """The numbers that a search chooses.
 
     `attention_devices` in groups of `tensor_parallel`, `ffn_devices` (0: aggregated, the attention devices hold the experts as
     well), `batch_size` decoding requests of one group in one microbatch, `in_flight` microbatches, `chunk` prompt tokens of one
     group in one microbatch.
+
+        >>> apart = explore.Replica(attention_devices=8, ffn_devices=8, tensor_parallel=2, batch_size=64, in_flight=3)
+        >>> float(apart.groups), float(apart.devices)
+        (4.0, 16.0)
     """
 
     attention_devices: Number = number()

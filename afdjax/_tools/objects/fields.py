@@ -21,6 +21,6 @@ else:
     Number = Float[Array, ""]
 
 
-def number(default: Any = dataclasses.MISSING, **options: Any) -> Any:
-    """A field for a `Number`, with a default or without."""
-    return eqx.field(converter=as_float, default=default, **options)
+def number(default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
+    """A field for a `Number`, with a default or without; in its metadata `unit` is what texts put behind the number."""
+    return eqx.field(converter=as_float, default=default, metadata={"number": True} | metadata)

@@ -1,0 +1,59 @@
+"""What a call that cannot be right is told: the argument, and what to write instead; and what a checker of types sees of it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.wrong_calls import WRONG, Wrong
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def raised(tmp_path_factory) -> dict[str, Any]:
+    """By call, what it raises in single and in double precision: in a process without the tests' checks of types."""
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.wrong_calls"]
+    folder = tmp_path_factory.mktemp("wrong")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=here)
+    assert done.returncode == 0, done.stderr
+    return dict(zip([wrong.code for wrong in WRONG], zip(*json.loads(done.stdout), strict=True), strict=True))
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.code)
+def test_a_wrong_call_names_the_argument_and_what_would_be_right(wrong: Wrong, raised):
+    for found in raised[wrong.code]:
+        assert found["kind"] in ("TypeError", "ValueError", "FileError"), found
+        assert wrong.argument in found["message"]
+        assert wrong.right in found["message"]
+        # what a message says to write works
+        assert found["advice"] is None
+
+
+@pytest.mark.skipif(shutil.which("pyright", path=str(Path(sys.executable).parent)) is None, reason="needs pyright")
+def test_a_checker_of_types_sees_the_wrong_calls_that_it_can(tmp_path):
+    """Those that it sees, and no others: what only values show is typed right."""
+    names = (
+        "from pathlib import Path\nimport jax\nimport jax.numpy as jnp\nimport numpy as np\n"
+        "import afdjax as afd\nfrom afdjax import calibrate, explore\n"
+        "def stacked(p: afd.Profile) -> afd.Profile: return p\n"
+        "def calls(w: afd.Requests, log: afd.Requests, p: afd.Profile, b: afd.Bundle, key: jax.Array, "
+        "h100: afd.Accelerator, model: explore.Model, requests: explore.UseCase, setting: explore.Setting, "
+        "timings: calibrate.Timings):\n"
+    )
+    (tmp_path / "wrong.py").write_text(names + "".join(f"    {wrong.code}\n" for wrong in WRONG))
+    (tmp_path / "pyrightconfig.json").write_text('{"include": ["wrong.py"], "reportUnusedExpression": false}')
+    pyright = [sys.executable, "-m", "pyright", "--project", str(tmp_path), "--pythonpath", sys.executable]
+    done = subprocess.run([*pyright, "--outputjson"], capture_output=True, text=True, cwd=ROOT)
+    lines = {found["range"]["start"]["line"] for found in json.loads(done.stdout)["generalDiagnostics"]}
+    first = names.count("\n")
+    assert {wrong.code for i, wrong in enumerate(WRONG) if first + i in lines} == {
+        wrong.code for wrong in WRONG if wrong.typed
+    }
