@@ -11,7 +11,6 @@ import typer
 from afdjax.cli import choices
 from afdjax.cli.calibrate import names as calibrate_names
 from afdjax.cli.common import naming, refusing, renamed, say
-from afdjax.report.calibration import calibration_report
 
 
 def measure(
@@ -59,6 +58,8 @@ def measure(
             )
         )
     if found is not None:
+        from afdjax.report.calibration import calibration_report
+
         document = found.to_dict() | {"profile_file": str(record.profile)}
         again = f"afdjax calibrate {shlex.quote(str(record.timings))} -o {shlex.quote(str(record.profile))}"
         document["advice"] = [
