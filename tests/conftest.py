@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 
 
@@ -55,6 +56,19 @@ def optimised(request) -> None:
     if plain != jax.config.read("jax_disable_most_optimizations"):
         jax.config.update("jax_disable_most_optimizations", plain)
         # programs in memory are found whichever way they were compiled
+        jax.clear_caches()
+
+
+MOST_MAPPINGS = 30_000
+"""Half of what Linux gives a process: each compiled program takes some, and with none left LLVM ends the process."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs() -> Iterator[None]:
+    """Programs are dropped after a module when there are many; those that are needed again are read from the folder."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > MOST_MAPPINGS:
         jax.clear_caches()
 
 
