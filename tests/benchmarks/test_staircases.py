@@ -29,13 +29,14 @@ def scenarios(n: int, start: afd.Start) -> tuple[afd.Requests, afd.Bundle, afd.P
     batch_size = np.round(2 ** rng.uniform(3, 11, n))
     attention = rng.uniform(0.2, 1.0, n) / (batch_size * [float(one.theta) for one in workloads])
     ffn = 1.0 / (batch_size * 10 ** rng.uniform(0, 1.5, n))
-    profile = afd.Profile(
-        afd.Affine(attention, sometimes(rng.uniform(0, 1, n))),
-        afd.Affine(ffn, sometimes(rng.uniform(0, 1, n))),
-        afd.Shared(afd.Affine(sometimes(ffn * rng.uniform(0, 1, n)), rng.uniform(0, 1.5, n))),
+    stages = [(attention, sometimes(rng.uniform(0, 1, n))), (ffn, sometimes(rng.uniform(0, 1, n)))]
+    stages.append((sometimes(ffn * rng.uniform(0, 1, n)), rng.uniform(0, 1.5, n)))
+    one = lambda attention, ffn, link: afd.Profile(
+        afd.Affine(*attention), afd.Affine(*ffn), afd.Shared(afd.Affine(*link))
     )
-    bundle = afd.Bundle(batch_size, ffn_workers=rng.integers(1, 7, n).astype(float), start=start)
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *jnp.shape(leaf)[1:])), (workload, bundle, profile))
+    profile = jax.vmap(one)(*stages)
+    workers = rng.integers(1, 7, n).astype(float)
+    return workload, jax.vmap(lambda b, y: afd.Bundle(b, ffn_workers=y, start=start))(batch_size, workers), profile
 
 
 def highest(load, profile: afd.Profile, bundle: afd.Bundle) -> tuple[jax.Array, jax.Array]:
