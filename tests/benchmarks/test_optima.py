@@ -30,7 +30,7 @@ def scenarios(n: int, dtype) -> tuple[afd.Profile, jax.Array, jax.Array, jax.Arr
     """Coefficients, theta, nu and B within a factor of two or three around the paper's."""
     rng = np.random.default_rng(0)
     draw = lambda low, high: jnp.asarray(np.exp(rng.uniform(np.log(low), np.log(high), n)), dtype)
-    profile = jax.vmap(lambda *stages: afd.Profile(*(afd.Affine(*stage) for stage in stages)))(
+    profile = jax.vmap(lambda a, f, c: afd.Profile(afd.Affine(*a), afd.Affine(*f), afd.Affine(*c)))(
         (draw(5e-4, 5e-3), draw(20, 100)), (draw(0.04, 0.16), draw(50, 200)), (draw(0.01, 0.05), draw(5, 40))
     )
     theta = draw(200, 2000)

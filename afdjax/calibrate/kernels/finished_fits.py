@@ -86,14 +86,15 @@ def _slips(residuals: np.ndarray, scale: float) -> bool:
 
     What a form cannot follow at a knee is off by more than most points too, but at several points, and not by as much.
     """
-    off = np.sort(np.abs(np.log1p(np.maximum(residuals, -1.0 + 1e-9))) / scale)
-    most = max(1, int(_FEW * len(off)))
-    few_and_far = len(off) > most + 1 and off[-1] > _SLIP and (off > _SLIP / 2.0).sum() <= most
+    factors = np.sort(np.abs(np.log1p(np.maximum(residuals, -1.0 + 1e-9))))
+    off, most = factors / scale, max(1, int(_FEW * len(factors)))
+    far = factors[-1] > np.log(_BY) and off[-1] > _SLIP
+    few_and_far = len(off) > most + 1 and far and (off > _SLIP / 2.0).sum() <= most
     return bool(gross_outliers(residuals, scale).any() or few_and_far)
 
 
-_SLIP, _FEW = 10.0, 0.05
-"""Robust standard deviations that a slip is off by, and the share of points that may be slips."""
+_SLIP, _BY, _FEW = 10.0, 1.4, 0.05
+"""Robust standard deviations and the factor that a slip is off by, and the share of points that may be slips."""
 
 
 def _least_worst(run: Fits, parameters: np.ndarray, residuals: np.ndarray) -> np.ndarray:

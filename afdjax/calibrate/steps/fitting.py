@@ -10,6 +10,7 @@ What the log cannot identify keeps its prior, and is reported as such: Fisher in
 coefficient and in combinations.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def fit_steps(
         if middle.time_unit != "us":
             raise ValueError(f"`prior` must be in us, as the steps are, but it is in {middle.time_unit}.")
         problem = problem_of(log, middle, unsure, barrier, start, workload)
-        found = _fitted(problem, np.asarray(problem.middle), simulated=workload is not None)
+        found = _fitted(problem, _rough(problem), simulated=workload is not None)
         freed, held_out = _freed(found, simulated=workload is not None), _held_out(found)
         binding, binding_intervals = _binding(found)
         profile = _named(found.problem.profile(found.logs), problem.names, found.covariance)
@@ -98,16 +99,34 @@ class _Fitted(NamedTuple):
     scatter: float
 
 
+def _rough(problem: Problem) -> np.ndarray:
+    """Log coefficients to start from: the middle of the prior, or a fit as if two microbatches were in flight.
+
+    With more in flight an evaluation takes ten times as long and more, and the way from the prior most of the evaluations.
+    """
+    logs, in_flight = np.asarray(problem.middle), problem.in_flight
+    if in_flight <= 2 or problem.workload is not None:
+        return logs
+    alike = dataclasses.replace(problem, in_flight=2, measured=problem.measured + np.log(2.0 / in_flight))
+    return alike.solve(logs, _FIRST_SCATTER, np.ones(len(problem.measured)), _ROUGH_GAIN)
+
+
 def _fitted(problem: Problem, logs: np.ndarray, simulated: bool) -> _Fitted:
     """The fit from these log coefficients on."""
-    scatter = 0.1
+    scatter, gain = _FIRST_SCATTER, _ROUGH_GAIN
+    at = problem.evaluator()
     for _ in range(_ROUNDS):
-        problem, before = problem.corrected(logs), scatter
-        logs = problem.solve(logs, scatter, np.ones(len(problem.measured)), _GAIN)
-        residuals, covariance, scatter = _judged(problem, logs, scatter)
-        if not simulated and abs(scatter / before - 1.0) < _SETTLED:
+        before = scatter
+        if simulated:
+            problem = problem.corrected(logs)
+            at = problem.evaluator()
+        logs = problem.solve(logs, scatter, np.ones(len(problem.measured)), gain, at)
+        residuals, covariance, scatter = _judged(problem, at(logs), scatter)
+        if not simulated and gain == _GAIN and abs(scatter / before - 1.0) < _SETTLED:
             break
-    residuals, covariance, scatter = _judged(problem, logs, scatter)
+        # a fit with a scatter that is far from that of its residuals need not be exact
+        gain = _GAIN if abs(scatter / before - 1.0) < _NEAR else gain
+    residuals, covariance, scatter = _judged(problem, at(logs), scatter)
     return _Fitted(problem, logs, _not_sure_where_flat(problem, logs, covariance, scatter), residuals, scatter)
 
 
@@ -193,6 +212,11 @@ _SETTLED = 0.01
 """A scatter that changes by less changes no coefficient by more than a hundredth of its error."""
 _GAIN = 1e-6
 """A step of a fit that gains less, of a sum that is about the number of rows, moves coefficients by less than their error."""
+_ROUGH_GAIN = 1e-4
+"""The same where another fit follows, or a prediction is made."""
+_FIRST_SCATTER = 0.1
+_NEAR = 0.3
+"""From a scatter that changes by less on, fits go on to the end."""
 CONTRADICTED = 4.0
 """Standard deviations between the prior and the log alone: of seven coefficients one in 2,000 logs has such a one by chance."""
 _DRAWS, _ROWS_OF_SHARES = 40, 32
@@ -204,15 +228,15 @@ _FOLDS = 4
 """Blocks of neighbouring steps that are held out in turn."""
 
 
-def _judged(problem: Problem, logs: np.ndarray, scatter: float) -> tuple[np.ndarray, np.ndarray, float]:
+def _judged(problem: Problem, seen: list[np.ndarray], scatter: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Log residuals, covariance of the log coefficients with this scatter, and the scatter that the residuals show."""
-    steps, slopes = map(np.asarray, problem.steps_and_slopes(logs))
+    steps, slopes = seen
     residuals = steps - np.asarray(problem.measured)
     information = slopes.T @ slopes / scatter**2
     covariance = gauss_newton(information, np.asarray(problem.width) ** -2.0)
     spent = float(np.trace(covariance @ information))
-    seen = float(np.sqrt(np.sum(_clipped(residuals) ** 2) / max(len(residuals) - spent, 1.0)))
-    return residuals, covariance, max(seen, TIMER)
+    shown = float(np.sqrt(np.sum(_clipped(residuals) ** 2) / max(len(residuals) - spent, 1.0)))
+    return residuals, covariance, max(shown, TIMER)
 
 
 def _clipped(residuals: np.ndarray) -> np.ndarray:
@@ -227,11 +251,11 @@ def _held_out(found: _Fitted) -> float:
     """Root mean square misfit of blocks of steps that are alike (by merged batch), each predicted from the other blocks."""
     problem, rows = found.problem, found.problem.rows
     order = np.argsort(np.asarray(rows.attention_workers * rows.batch_size / rows.ffn_workers), kind="stable")
-    misfits = []
+    misfits, at = [], problem.evaluator()
     for block in np.array_split(order, min(_FOLDS, len(order))):
         weight = np.ones(len(order))
         weight[block] = 0.0
-        steps, _ = problem.steps_and_slopes(problem.solve(found.logs, found.scatter, weight, 100.0 * _GAIN))
+        steps = problem.steps(problem.solve(found.logs, found.scatter, weight, _ROUGH_GAIN, at))
         misfits.append((np.asarray(steps) - np.asarray(problem.measured))[block])
     return max(float(np.sqrt(np.mean(_clipped(np.concatenate(misfits)) ** 2))), found.scatter)
 
