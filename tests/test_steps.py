@@ -344,6 +344,14 @@ def off_by(fit, truth: afd.Profile) -> dict[str, float]:
     return {name: float(np.log(values[name] / expected[name])) / size for name, size in known.items()}
 
 
+def test_three_in_flight_end_on_the_right_hill():
+    """From the plain prior alone the fit of these steps ended where they are off by half as much again as by their noise."""
+    log, truth = drawn_log(3, 2_000, seed=3, noise=0.015)
+    fit = fit_steps(log)
+    assert fit.scatter < 1.05 * 0.015
+    assert max(abs(off) for off in off_by(fit, truth).values()) < 3.0
+
+
 @pytest.mark.parametrize("in_flight", [2, 3])
 def test_a_long_log_is_a_few_places_of_the_model(in_flight):
     """Interpolated steps are those of the model row by row; 20,000 rows are in `tests/benchmarks/test_step_logs.py`."""
