@@ -177,18 +177,13 @@ def derivatives(
 ) -> tuple[dict[str, Scalar], dict[str, Scalar]]:
     """Derivatives of the place and of the height of a top by each of the numbers that its hill depends on.
 
-    Those that `highest_top` has, in forward mode and all of them at once: a program of half the size.
+    Those that `highest_top` has, of all numbers at once: the derivative along the hill in forward mode, those of it and of the
+    height by one pass in reverse.
     """
-    names = list(numbers)
-    leaves = lambda values: dict(zip(names, values, strict=True))
-    slope = lambda values, x: _slope(function, leaves(values), x)
-    _, along = jax.linearize(slope, jnp.stack(list(numbers.values())), top.at)
-    # the last direction is that of the place
-    directions = jnp.eye(len(names) + 1)
-    steeper = jax.vmap(lambda row: along(row[:-1], row[-1]))(directions)
-    _, higher = jax.linearize(lambda values: function(leaves(values), top.at), jnp.stack(list(numbers.values())))
-    moves = _moved(steeper[:-1], steeper[-1], top.inside)
-    return leaves(moves), leaves(jax.vmap(higher)(directions[:-1, :-1]))
+    slope = lambda values, x: _slope(function, values, x)
+    steeper, curvature = jax.grad(slope, argnums=(0, 1))(numbers, top.at)
+    moves = jax.tree.map(lambda one: _moved(one, curvature, top.inside), steeper)
+    return moves, jax.grad(function)(numbers, top.at)
 
 
 def _slope(height: Callable[[Any, Scalar], Scalar], parameters: Any, x: Scalar) -> Scalar:

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from afdjax._tools import checks
 from afdjax._tools.hill import Top, derivatives
@@ -42,6 +42,9 @@ FFN_WORKERS = (1, 2, 3, 4)
 
 MOST_WORKERS = 4096
 """The largest number of attention workers that a plan looks at."""
+
+_TOGETHER = 4
+"""Numbers of attention workers that one call looks at."""
 
 NEAR = 0.01
 """A number of workers counts as near-optimal if it loses at most this share of throughput."""
@@ -236,16 +239,25 @@ def _describe(workload: SlotLoad, costly: SlotCost | None, batch_size: Scalar, b
 
 
 @kept
-def _at_workers(load: WorkerLoad, profile: Profile, bundle: Bundle, workers: Scalar) -> Performance:
-    """What so many attention workers do."""
-    return performance(load, profile, bundle, workers)
+def _at_workers(load: WorkerLoad, profile: Profile, bundle: Bundle, workers: Float[Array, " workers"]) -> Performance:
+    """What so many attention workers do, a column."""
+    return jax.lax.map(lambda x: performance(load, profile, bundle, x), workers)
+
+
+def _rates(scenario: _Scenario, block: int) -> Performance:
+    """What the numbers of attention workers in a block do: 1 to 4 in the first, 5 to 8 in the second.
+
+    A call takes longer than one number, and a program for every length of a curve would be compiled for each.
+    """
+    workers = block * _TOGETHER + np.arange(1.0, _TOGETHER + 1)
+    return _at_workers(*scenario[:3], jnp.asarray(workers))
 
 
 def _curve(scenario: _Scenario, max_ratio: int | float) -> Curve:
     """Every whole number of attention workers up to the largest ratio."""
     workers = np.arange(1, int(np.floor(max_ratio * float(scenario.bundle.ffn_workers) + 1e-9)) + 1)
-    found = [_at_workers(*scenario[:3], jnp.asarray(x, float)) for x in workers]
-    table = jax.tree.map(lambda *column: np.stack(column), *found)
+    blocks = [_rates(scenario, block) for block in range(-(-len(workers) // _TOGETHER))]
+    table = jax.tree.map(lambda *columns: np.concatenate(columns)[: len(workers)], *blocks)
     if not np.isfinite(table.throughput_per_instance).all():
         raise ValueError(
             "`profile` must give a finite time above 0 for a cycle, but it does not: check its coefficients."
@@ -253,7 +265,7 @@ def _curve(scenario: _Scenario, max_ratio: int | float) -> Curve:
     return Curve(workers, table)
 
 
-@functools.partial(kept, quickly=True)
+@kept
 def _top(
     load: WorkerLoad,
     profile: Profile,
@@ -291,11 +303,16 @@ def _optimum(scenario: _Scenario, max_ratio: int | float) -> _Optimum:
 
 def _whole_bundle(scenario: _Scenario, ratio: float, ffn_workers: int, max_ratio: int | float) -> WholeBundle:
     """The best whole bundle with so many FFN workers, uphill from `ratio`."""
-    varied = eqx.tree_at(lambda b: b.ffn_workers, scenario.bundle, jnp.asarray(ffn_workers, float))
+    bundle = eqx.tree_at(lambda b: b.ffn_workers, scenario.bundle, jnp.asarray(ffn_workers, float))
+    varied = scenario._replace(bundle=bundle)
+
+    @functools.cache
+    def of_block(block: int) -> np.ndarray:
+        return np.asarray(_rates(varied, block).throughput_per_instance)
 
     def rate(workers: int) -> float:
-        found = _at_workers(scenario.load, scenario.profile, varied, jnp.asarray(workers, float))
-        return float(found.throughput_per_instance)
+        block, place = divmod(workers - 1, _TOGETHER)
+        return float(of_block(block)[place])
 
     best = best_whole_number(rate, round(ratio * ffn_workers), int(max_ratio * ffn_workers + 1e-9))
     return WholeBundle(best, ffn_workers, rate(best))

@@ -129,16 +129,14 @@ def _judged(
     run: BatchedFits, parameters: np.ndarray, of: Sequence[tuple[int, FamilyForm]], series: Sequence[Samples]
 ) -> list[FormFit]:
     """The fits with their left-out errors; forms that cannot be the best are not refitted."""
-    assessed = run.assess(parameters)
-    here = [weight > 0 for weight in run.weight]
-    residuals, left_out = (
-        [row[real] for row, real in zip(np.asarray(rows), here, strict=True)]
-        for rows in (assessed.residuals, assessed.left_out)
-    )
-    scales = np.array([robust_scale(row, LEAST_SCALE) for row in residuals])
+    assessed, here = run.assess(parameters), run.weight > 0
     handicap = np.array([_handicap(form) for _, form in of])
     # no form does better on points that it has not seen than on those that it has
-    unseen, seen = (np.array([held_out_error(row).plain for row in rows]) * handicap for rows in (left_out, residuals))
+    unseen, seen = (_errors(np.asarray(rows), here) * handicap for rows in (assessed.left_out, assessed.residuals))
+    residuals, left_out = (
+        [row[real] for row, real in zip(rows, here, strict=True)] for rows in (assessed.residuals, assessed.left_out)
+    )
+    scales = np.array([robust_scale(row, LEAST_SCALE) for row in residuals])
     least: dict[int, float] = {}
     for (i, _), score in zip(of, unseen, strict=True):
         least[i] = min(score, least.get(i, np.inf))
@@ -155,6 +153,12 @@ def _judged(
         )
         for k, (_, form) in enumerate(of)
     ]
+
+
+def _errors(residuals: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """`held_out_error(...).plain` of every row, of the points that are `here`; shapes (rows, points) to (rows,)."""
+    squares = np.where(here, np.clip(residuals, -1.0, 1.0) ** 2, 0.0)
+    return np.sqrt(squares.sum(axis=1) / here.sum(axis=1))
 
 
 def _refitted(run: BatchedFits, parameters: np.ndarray, scales: np.ndarray, which: np.ndarray) -> list[np.ndarray]:

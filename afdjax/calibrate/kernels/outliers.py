@@ -59,6 +59,8 @@ def gross_outliers(residuals: np.ndarray, scale: float) -> np.ndarray:
 
 def alone(gross: np.ndarray, samples: Samples) -> np.ndarray:
     """Those of the gross points that are outliers: few, not in a block, and not on a line whose points are mostly gross."""
+    if not gross.any():
+        return gross
     kept = gross & (_gross_neighbours(gross, samples) < 2)
     for _, rows in _lines(samples):
         if gross[rows].mean() > 0.5:
@@ -76,13 +78,15 @@ def held_out_error(residuals: np.ndarray, outliers: np.ndarray | None = None) ->
 
 def common_outliers(residuals: Sequence[np.ndarray], scales: Sequence[float], samples: Samples) -> np.ndarray:
     """The points that are outliers whatever form is fitted: those that some form explains are no outliers."""
-    gross = np.logical_and.reduce([gross_outliers(one, scale) for one, scale in zip(residuals, scales, strict=True)])
-    return alone(gross, samples) if gross.any() else gross
+    gross = [gross_outliers(one, scale) for one, scale in zip(residuals, scales, strict=True)]
+    return alone(np.logical_and.reduce(gross), samples)
 
 
 def misfits(residuals: np.ndarray, scale: float, samples: Samples) -> list[Misfit]:
     """The lines that are off together, the farthest first; `residuals` are predicted / measured - 1."""
     logs, found = _logs(residuals), []
+    if np.sum(np.abs(logs) > CLEAR * scale) < TOGETHER:
+        return found
     for where, rows in _lines(samples):
         median = float(np.median(logs[rows]))
         if abs(median) > max(np.log1p(NOTABLE), CLEAR * scale) and (logs[rows] * np.sign(median) > CLEAR * scale).all():

@@ -381,14 +381,12 @@ def _seen(measured: Measured, residuals: np.ndarray) -> dict[str, Any]:
 
 def _costs(part: Timings) -> Costs:
     """What the source knows of the work at each point; NaN where it does not say."""
-    frame, tokens = part.frame, pl.col("tokens")
-    moved = pl.sum_horizontal(tokens * pl.col("bytes_per_token"), pl.col("weight_bytes"))
-    known = pl.col("bytes_per_token").is_not_null() | pl.col("weight_bytes").is_not_null()
-    columns = frame.select(
-        pl.when(known).then(moved).alias("bytes"), (tokens * pl.col("flops_per_token")).alias("operations")
-    )
-    moved, done = (one.cast(pl.Float64).fill_null(np.nan).to_numpy() for one in columns)
-    return Costs(moved, done, next(iter(frame["precision"].drop_nulls()), None))
+    names = ("tokens", "bytes_per_token", "weight_bytes", "flops_per_token")
+    tokens, by_token, of_weights, operations = part.frame.select(names).to_numpy().T
+    moved = np.nansum([tokens * by_token, of_weights], axis=0)
+    known = np.isfinite(by_token) | np.isfinite(of_weights)
+    precision = next(iter(part.frame["precision"].drop_nulls()), None)
+    return Costs(np.where(known, moved, np.nan), tokens * operations, precision)
 
 
 def _rates(measured: Measured, costs: Costs, sound: np.ndarray) -> list[Finding]:
