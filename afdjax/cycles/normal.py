@@ -229,23 +229,39 @@ def _simplex(
     def density(b: Float[Array, "..."], beyond: Float[Array, "..."], c: Float[Array, "..."]):
         return load.density(c - b) * _power_slope(beyond, inner)
 
-    # P(b_i < side t) at the nodes, and at t = 1
-    b = side[:, None] * np.append(t, 1.0)[None, :]
-    beyond = load.survival(corner[:, None] - b)
-    below = _power_survival(beyond, inner) - at_corner[:, None]
-    mass, before = below[:, :-1], below[:, -1]
-    if in_flight > 2:
+    def one_more(mass: Float[Array, "n nodes"], times: int) -> Float[Array, "n nodes"]:
         # from the mass of k variables below side t to that of k + 1, at the same nodes
         inside = side[:, None, None] * (t[:, None] * t[None, :])[None]
         corners = corner[:, None, None]
         kernel = density(inside, load.survival(corners - inside), corners)
         kernel = side[:, None, None] * (t[:, None] * w[None, :])[None] * kernel
-        for _ in range(in_flight - 2):
+        for _ in range(times):
             mass = jnp.sum(kernel * jnp.einsum("jqi,ni->njq", scaled_products(_CORNER_NODES), mass), axis=2)
-        before = mass @ end_values(_CORNER_NODES)
-    # the nodes are symmetric: the mass below side (1 - t) is the mass reversed
-    last = density(b[:, :-1], beyond[:, :-1], corner[:, None])
-    return side * ((last * mass[:, ::-1]) @ w), before
+        return mass
+
+    def sum_below(density: Float[Array, "n nodes"], mass: Float[Array, "n nodes"]) -> Float[Array, " n"]:
+        # the nodes are symmetric: the mass below side (1 - t) is the mass reversed
+        return side * ((density * mass[:, ::-1]) @ w)
+
+    # P(b_i < side t) at the nodes, and at t = 1
+    b = side[:, None] * np.append(t, 1.0)[None, :]
+    beyond = load.survival(corner[:, None] - b)
+    below = _power_survival(beyond, inner) - at_corner[:, None]
+    mass, before, b = below[:, :-1], below[:, -1], b[:, :-1]
+    alone = density(b, beyond[:, :-1], corner[:, None])
+    if in_flight == 2:
+        return sum_below(alone, mass), before
+    if not _is_one(inner):
+        mass = one_more(mass, in_flight - 2)
+        return sum_below(alone, mass), mass @ end_values(_CORNER_NODES)
+    # two normal loads need no convolution (`GaussianLoad.cut_panel`): with one of two and one of m - 2 variables only five and
+    # more in flight have any
+    pair = load.density((2.0 * corner[:, None] - b) * _ROOT_HALF) * _ROOT_HALF * erf(b / 2.0)
+    if in_flight > 3:
+        mass = side[:, None] * (pair @ (w - tail_integrals(_CORNER_NODES)).T)
+    if in_flight > 4:
+        mass = one_more(mass, in_flight - 4)
+    return sum_below(pair, mass), sum_below(alone, mass)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from afdjax.workload.slots import Moments, Rescaled
 
 
 _TOGETHER = 16
-"""Settings that are computed at once: three and more in flight need megabytes for each."""
+"""Settings that are computed at once: for workers that start together three and more in flight need megabytes each."""
 assert ROUND % _TOGETHER == 0
 
 MOST_SETTINGS = {1: 1_000_000, 2: 500_000, 3: 20_000}
