@@ -344,6 +344,15 @@ def off_by(fit, truth: afd.Profile) -> dict[str, float]:
     return {name: float(np.log(values[name] / expected[name])) / size for name, size in known.items()}
 
 
+@pytest.mark.parametrize("seed", [1057, 1065])
+def test_two_coefficients_in_a_bent_valley_are_not_sure(seed):
+    """The FFN decides at one setting only: its base and what a token costs were off by 8 and 9 standard deviations."""
+    log, truth = drawn_log(2, 300, seed, noise=0.015)
+    fit = fit_steps(log)
+    assert max(abs(off) for off in off_by(fit, truth).values()) < 3.0
+    assert fit.deviation["ffn.base"] > 0.1
+
+
 def test_three_in_flight_end_on_the_right_hill():
     """From the plain prior alone the fit of these steps ended where they are off by half as much again as by their noise."""
     log, truth = drawn_log(3, 2_000, seed=3, noise=0.015)

@@ -35,6 +35,21 @@ def test_a_log_of_20_000_steps(in_flight, benchmark):
     assert first < 30.0 and second < 10.0
 
 
+@pytest.mark.parametrize("in_flight", [1, 2, 3, 4])
+def test_coverage_of_intervals(in_flight, benchmark):
+    """100 logs of 300 steps: how many 95 % intervals have the true coefficient, and how far off it ever is."""
+
+    def run():
+        drawn = [drawn_log(in_flight, 300, 1_000 + seed, noise=0.015) for seed in range(100)]
+        return [off_by(fit_steps(log), truth) for log, truth in drawn]
+
+    found = benchmark.pedantic(run, rounds=1)
+    off = {name: np.abs([one[name] for one in found]) for name in found[0]}
+    print(f"\n{in_flight} in flight: " + ", ".join(
+        f"{name} {np.mean(each < 1.96):.0%} (most {each.max():.1f})" for name, each in off.items()))  # fmt: skip
+    assert all(np.mean(each < 1.96) >= 0.9 and each.max() < 4.0 for each in off.values())
+
+
 def test_false_alarms_on_a_thousand_logs(benchmark):
     """Logs of the model with noise of 1.5 %: a misfit, a contradicted prior or a hiccup is reported of at most 5 % of them."""
 

@@ -11,6 +11,7 @@ coefficient and in combinations.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from afdjax._tools.objects.arguments import checked
 from afdjax._tools.provenance import digest_of, versions
 from afdjax.calibrate.robust import robust_scale
 from afdjax.calibrate.steps.log import ENOUGH, TIMER, StepLog, contradictions
-from afdjax.calibrate.steps.problem import ORDER_OF_MAGNITUDE, Problem, plain_prior, problem_of
+from afdjax.calibrate.steps.problem import ORDER_OF_MAGNITUDE, Evaluator, Problem, plain_prior, problem_of
 from afdjax.calibrate.steps.result import Freed, StepFit
 from afdjax.calibrate.uncertainty import NORMAL_95, deviations, gauss_newton
 from afdjax.cycles.barrier import Barrier, Gaussian
@@ -127,25 +128,35 @@ def _fitted(problem: Problem, logs: np.ndarray, simulated: bool) -> _Fitted:
         # a fit with a scatter that is far from that of its residuals need not be exact
         gain = _GAIN if abs(scatter / before - 1.0) < _NEAR else gain
     residuals, covariance, scatter = _judged(problem, at(logs), scatter)
-    return _Fitted(problem, logs, _not_sure_where_flat(problem, logs, covariance, scatter), residuals, scatter)
+    return _Fitted(problem, logs, _with_valleys(problem, at, logs, covariance, scatter), residuals, scatter)
 
 
-def _not_sure_where_flat(problem: Problem, logs: np.ndarray, covariance: np.ndarray, scatter: float) -> np.ndarray:
-    """The covariance, with the prior's variance beside it where the misfit does not rise as it says.
+def _with_valleys(
+    problem: Problem, at: Evaluator, logs: np.ndarray, covariance: np.ndarray, scatter: float
+) -> np.ndarray:
+    """The covariance, wider along the directions in which the misfit does not rise as it says.
 
-    A stage that hardly ever decides has a flat side: a fit that ends at its edge sees the wall on the other side only. The
-    misfit of a normal law is 3.84 above its least at the ends of a 95 % interval, and nine times as much three times as far.
+    A stage that hardly ever decides has a flat side: a fit that ends at its edge sees the wall on the other side only. Two
+    coefficients of one stage share a valley, which bends. The misfit of a normal law is 3.84 above its least at the ends of a
+    95 % interval, the other coefficients at their best (profile likelihood), and four times as much twice as far.
     """
-    least, width = problem.misfit(logs, scatter), np.asarray(problem.width)
-    flat = np.zeros(len(logs))
-    for i, deviation in enumerate(deviations(covariance)):
-        # the others follow, or stay where they are: beyond the edge of a flat side they need not move
-        follow, stay = covariance[:, i] / deviation, deviation * (np.arange(len(logs)) == i)
-        ends = [side * _FARTHER * NORMAL_95 * along for along in (follow, stay) for side in (-1.0, 1.0)]
-        rises = [problem.misfit(logs + end, scatter) - least for end in ends]
-        if deviation < width[i] and min(rises) < NORMAL_95**2:
-            flat[i] = width[i] ** 2
-    return covariance + np.diag(flat)
+    least, width = problem.misfit(logs, scatter, at), np.asarray(problem.width)
+    every, gain = np.ones(len(problem.measured)), 1.0 / len(problem.measured)
+    for i, side in itertools.product(range(len(logs)), (-1.0, 1.0)):
+        variance = covariance[i, i]
+        distance, end = _FARTHER * NORMAL_95 * np.sqrt(variance), logs
+        place = logs + side * distance * covariance[:, i] / variance
+        while distance < NORMAL_95 * width[i]:
+            place[i] = logs[i] + side * distance
+            place = problem.pinned(i, place[i]).solve(place, scatter, every, gain, at)
+            if problem.misfit(place, scatter, at) > least + NORMAL_95**2:
+                break
+            end, distance = place, _FARTHER * distance
+            place = logs + _FARTHER * (end - logs)
+        # it has not risen at this end, and has at the next
+        along = (end - logs) * np.sqrt(_FARTHER) / NORMAL_95
+        covariance = covariance + np.outer(along, along)
+    return covariance
 
 
 def _freed(found: _Fitted, simulated: bool) -> Freed | None:
@@ -220,8 +231,8 @@ _NEAR = 0.3
 CONTRADICTED = 4.0
 """Standard deviations between the prior and the log alone: of seven coefficients one in 2,000 logs has such a one by chance."""
 _DRAWS, _ROWS_OF_SHARES = 40, 32
-_FARTHER = 3.0
-"""Half widths of an interval from the fit, where it is looked whether the misfit has risen."""
+_FARTHER = 2.0
+"""Half widths of an interval from the fit, where it is looked whether the misfit has risen; and how much farther if it has not."""
 _CLIPPED = 3.0
 """Standard deviations that a residual counts as at most."""
 _FOLDS = 4
@@ -255,8 +266,8 @@ def _held_out(found: _Fitted) -> float:
     for block in np.array_split(order, min(_FOLDS, len(order))):
         weight = np.ones(len(order))
         weight[block] = 0.0
-        steps = problem.steps(problem.solve(found.logs, found.scatter, weight, _ROUGH_GAIN, at))
-        misfits.append((np.asarray(steps) - np.asarray(problem.measured))[block])
+        steps, _ = at(problem.solve(found.logs, found.scatter, weight, _ROUGH_GAIN, at))
+        misfits.append((steps - np.asarray(problem.measured))[block])
     return max(float(np.sqrt(np.mean(_clipped(np.concatenate(misfits)) ** 2))), found.scatter)
 
 

@@ -35,6 +35,9 @@ MOST_SETTINGS = {1: 1_000_000, 2: 500_000, 3: 20_000}
 ORDER_OF_MAGNITUDE = float(np.log(10.0))
 """Prior standard deviation of a log coefficient where nothing is known."""
 
+_SURE = 1e-6
+"""Prior standard deviation of a log coefficient that is not to move."""
+
 
 Evaluator = Callable[[np.ndarray], list[np.ndarray]]
 """Log step times and their derivatives by the log coefficients, at these log coefficients."""
@@ -116,6 +119,11 @@ class Problem(eqx.Module):
         """With another standard deviation of the prior."""
         return eqx.tree_at(lambda problem: problem.width, self, jnp.asarray(width))
 
+    def pinned(self, i: int, log: float) -> "Problem":
+        """With a prior that is sure of one log coefficient."""
+        prior = self.middle.at[i].set(log), self.width.at[i].set(_SURE)
+        return eqx.tree_at(lambda problem: (problem.middle, problem.width), self, prior)
+
     def corrected(self, logs: ArrayLike) -> "Problem":
         """With what the simulator says beyond the formula at these coefficients (the same random numbers every time)."""
         if self.workload is None:
@@ -173,9 +181,9 @@ class Problem(eqx.Module):
         }
         return scipy.optimize.least_squares(misfits, np.asarray(logs), **options).x
 
-    def misfit(self, logs: np.ndarray, scatter: float) -> float:
+    def misfit(self, logs: np.ndarray, scatter: float, at: Evaluator) -> float:
         """Sum of squares of the misfits and of what the prior says, in units of their variances; of hiccups only a little."""
-        squares = ((np.asarray(self.steps(logs)) - np.asarray(self.measured)) / (EFFICIENT * scatter)) ** 2
+        squares = ((at(logs)[0] - np.asarray(self.measured)) / (EFFICIENT * scatter)) ** 2
         beside = ((logs - np.asarray(self.middle)) / np.asarray(self.width)) ** 2
         return float(EFFICIENT**2 * np.sum(np.log1p(squares)) + np.sum(beside))
 
