@@ -232,7 +232,7 @@ CONTRADICTED = 4.0
 """Standard deviations between the prior and the log alone: of seven coefficients one in 2,000 logs has such a one by chance."""
 _DRAWS, _ROWS_OF_SHARES = 40, 32
 _FARTHER = 2.0
-"""Half widths of an interval from the fit, where it is looked whether the misfit has risen; and how much farther if it has not."""
+"""Half widths of an interval from the fit, where the misfit is looked at; and how much farther if it has not risen by then."""
 _CLIPPED = 3.0
 """Standard deviations that a residual counts as at most."""
 _FOLDS = 4
