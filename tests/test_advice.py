@@ -12,19 +12,25 @@ import numpy as np
 import pytest
 
 import afdjax as afd
-from tests.pages import Elsewhere, write_files, write_log
+from tests.advice import FOLLOWED, collected
+from tests.pages import ROOT, Elsewhere, write_files, write_log
+from tests.test_calibrate_cli import attention, ffn, link, write_table
 
 
 LAW = ("--workload", "fixed:20,10", "--barrier", "mean-field")
+EXPLORE = ("explore", "--model", "qwen3-30b", "--workload", "0/1024/256", "--gpus", "4xh200")
+PRICED = ("explore", "--model", "qwen3-30b", "--workload", "0/1024/256", "--objective", "price", "--gpus")
 RUN = ("simulate", *LAW, "--batch-size", "64", "--steps", "64", "--ratios", "1,12,80")
 
 
 class Case(NamedTuple):
-    """A command, what it says, and the options that somebody adds who does so (None: those in the first group)."""
+    """A command, what it says, and the options that somebody adds who does so (None: those in the first group); or, where it says
+    to leave something out or to write another file, the other command."""
 
     arguments: tuple[str, ...]
     says: str
     options: tuple[str, ...] | Callable[[str], tuple[str, ...]] | None = None
+    instead: tuple[str, ...] | Callable[[str], tuple[str, ...]] | None = None
 
 
 def log(name: str, *options: str) -> tuple[str, ...]:
@@ -53,8 +59,37 @@ CASES = {
     "memory": Case(
         (*RUN, "--batch-size", "1000", "--replicas", "1000000"), "--replicas must be at most [0-9]+", ("--replicas", "2")
     ),
+    "skewed": Case(log("skewed.csv", "--barrier", "gaussian", "--batch-size", "2"), "too low; use (--barrier exact)"),
+    "windows-end": Case(log("requests.csv", "--windows", "900s", "--max-ratio", "2"), r"In \d windows .* raise --max-ratio",
+                        ("--max-ratio", "64")),
+    "barrier-points": Case(("plan", *LAW, "--barrier-points", "512"), "leave one of them out", ("--barrier", "exact")),
+    "output": Case(("calibrate", "timings.csv"), r"such as (-o profile\.json)"),
+    "repeats": Case(("calibrate", "repeats.csv", "-o", "profile.json"), "name what differs in 'operation'",
+                    instead=("calibrate", "operations.csv", "-o", "profile.json", "--attention", "dense")),
+    "next": Case(("calibrate", "timings.csv", "-o", "profile.json"), "(plan --profile profile.json)",
+                 instead=lambda command: (*command.split(), "--barrier", "mean-field")),
+    "layers": Case(("calibrate", "timings.csv", "-o", "profile.json"), "add --layers with the number of layers",
+                   instead=("plan", "--profile", "profile.json", "--barrier", "mean-field", "--layers", "61")),
+    "two-ways": Case((*EXPLORE, "--skew", "0.3", "--imbalance", "1.2"), "give one of them",
+                     instead=(*EXPLORE, "--imbalance", "1.2")),
+    "level": Case((*EXPLORE, "--level", "aggregated-afd"), r"give (-o) as well", ("-o", "level.json")),
+    "explored": Case((*EXPLORE, "-o", "explored.json"), "(plan --profile explored.json --workload fixed:1024,256)",
+                     instead=lambda command: (*command.split(), "--barrier", "mean-field")),
+    "price": Case((*PRICED, "2xb200"), "give it in a file", instead=(*PRICED, "2xpriced.json")),
+    "tables": Case((*EXPLORE, "--tables", "timings.csv"), "or leave them out", instead=EXPLORE),
     "unsure": Case(("calibrate-steps", "steps.csv", "--unsure", "0.5"), "give one", ("--prior", "kernels.json")),
 }  # fmt: skip
+
+
+def test_every_piece_of_advice_is_followed():
+    """By a case here, a wrong call, or a test of its own; and nothing is followed that nobody says."""
+    texts = [advice.text for advice in collected()]
+    claims = {text: [part for part in FOLLOWED if part in text] for text in texts}
+    assert {text: found for text, found in claims.items() if len(found) != 1} == {}
+    assert [part for part in FOLLOWED if not any(part in text for text in texts)] == []
+    for follower in set(FOLLOWED.values()):
+        file, _, name = follower.partition("::")
+        assert f"def {name}" in (ROOT / file).read_text(), follower
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +102,11 @@ def folder(tmp_path_factory) -> Path:
     write_log(made / "drifting.csv", np.linspace(1_000, 3_000, 1_000).astype(int), rng.geometric(0.02, 1_000))
     write_log(made / "few.csv", rng.integers(10, 100, 9), rng.geometric(0.1, 9))
     write_log(made / "columns.csv", *rng.integers(1, 99, (2, 50)), names="in,out")
+    write_log(made / "skewed.csv", np.repeat([1, 100_000], [400, 4]), np.full(404, 10))
+    tables = [attention(), ffn(), link()]
+    write_table(made / "repeats.csv", *tables, attention(scale=30.0))
+    write_table(made / "operations.csv", *tables, attention(operation="dense", scale=30.0))
+    (made / "priced.json").write_text('{"base": "b200", "price_per_hour": {"value": 4.0, "source": "our cloud"}}')
     write_log(made / "bad.csv", np.arange(-1, 49), rng.integers(1, 9, 50))
     return made
 
@@ -82,12 +122,9 @@ def elsewhere(folder):
 def test_advice_helps(elsewhere, case):
     found = re.search(case.says, told(*elsewhere(*case.arguments)[1:]))
     assert found
-    options: Any = case.options
-    if options is None:
-        options = found[1].split()
-    elif callable(options):
-        options = options(found[1])
-    status, *said = elsewhere(*case.arguments, *options)
+    done: Any = found[1].split() if case.options is None and case.instead is None else case.options or case.instead
+    done = done(found[1]) if callable(done) else done
+    status, *said = elsewhere(*(done if case.instead else (*case.arguments, *done)))
     assert status == 0, said
     assert not re.search(case.says, told(*said))
 

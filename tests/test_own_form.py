@@ -128,6 +128,16 @@ class Labelled(afd.Latency):
         return self.curve(self.per_token * tokens)
 
 
+def test_a_form_is_known_to_files_once_it_is_registered():
+    FORMS.pop("square-root")
+    form = SquareRoot(jnp.asarray(2.0), jnp.asarray(10.0))
+    profile = afd.Profile(afd.Affine(1e-3, 1.0), form, afd.Affine(0.0, 1.0), time_unit="us")
+    with pytest.raises(ValueError, match="give it to `afdjax.register_form`"):
+        afd.profile_to_json(profile)
+    afd.register_form(SquareRoot)
+    assert parse_profile(afd.profile_to_json(profile), "here").ffn.form == "square-root"
+
+
 def test_a_stage_with_other_leaves_plans_as_its_numbers_do_and_goes_to_no_file():
     profile, bundle = afd.load_profile("deepseek-v3-ascend-910c"), afd.Bundle(64)
     per_token, workload = profile.attention.coefficients()["per_token"], afd.load_workload("geometric:500,100")

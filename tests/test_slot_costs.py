@@ -259,8 +259,16 @@ def test_corners_that_are_none_are_refused():
         def start(cls, tokens, batch_size, time):
             return {"per_unit": 1.0}
 
+    class Bent(Bare):
+        form: ClassVar[str] = "bent"
+
+        def corners(self):
+            return tuple(1.5**power for power in range(30))
+
+    run = lambda form: afd.simulate(jax.random.key(0), LOG, profile_of(form), bundle, [2], steps=64, replicas=1)
     with pytest.raises(ValueError, match=r"`corners` must give .* add corners around there"):
-        afd.simulate(jax.random.key(0), LOG, profile_of(Bare(jnp.asarray(0.01))), bundle, [2], steps=64, replicas=1)
+        run(Bare(jnp.asarray(0.01)))
+    assert run(Bent(jnp.asarray(0.01))).throughput.shape == (1,)
 
 
 def test_costs_may_be_in_any_unit():

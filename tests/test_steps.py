@@ -416,6 +416,8 @@ def test_a_log_with_too_many_settings_is_refused(monkeypatch):
         ValueError, match=r"`log` has 1\d\d different settings of slots, workers and loads, and with 3 in flight"
     ):
         fit_steps(log, truth)
+    few = log.select(np.arange(40))
+    assert fit_steps(few, truth).residuals.shape == (40,)
 
 
 def test_a_prior_that_the_log_contradicts_is_named():

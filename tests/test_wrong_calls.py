@@ -46,7 +46,7 @@ def test_a_checker_of_types_sees_the_wrong_calls_that_it_can(tmp_path):
         "def stacked(p: afd.Profile) -> afd.Profile: return p\n"
         "def calls(w: afd.Requests, log: afd.Requests, p: afd.Profile, b: afd.Bundle, key: jax.Array, "
         "h100: afd.Accelerator, model: explore.Model, requests: explore.UseCase, setting: explore.Setting, "
-        "timings: calibrate.Timings):\n"
+        "timings: calibrate.Timings, capped: afd.Profile, curved: afd.Profile):\n"
     )
     (tmp_path / "wrong.py").write_text(names + "".join(f"    {wrong.code}\n" for wrong in WRONG))
     (tmp_path / "pyrightconfig.json").write_text('{"include": ["wrong.py"], "reportUnusedExpression": false}')

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 
 class Wrong(NamedTuple):
-    """`typed`: whether a checker of types sees it, too."""
+    """`typed`: whether a checker of types sees it, too; `instead`: the call of somebody who does what the message says, where it
+    does not spell that out."""
 
     code: str
     argument: str
     right: str
     typed: bool = True
+    instead: str = ""
 
 
 BY_VALUE = {"typed": False}
@@ -84,25 +86,45 @@ WRONG = [
     # keys
     Wrong("afd.simulate(7, w, p, b)", "key", "write `jax.random.key(7)`"),
     Wrong("w.sample(0)", "key", "write `jax.random.key(0)`"),
-    Wrong("afd.simulate(jax.random.split(key, 3), w, p, b)", "key", "`key[0]`", **BY_VALUE),
+    Wrong("afd.simulate(jax.random.split(key, 3), w, p, b)", "key", "`key[0]`", **BY_VALUE, instead="afd.simulate(jax.random.split(key, 3)[0], w, p, b, [3], steps=64)"),
     Wrong("afd.load_paths(None, w, 8, 4)", "key", "write `jax.random.key(0)`"),
     # many where one belongs
     Wrong("afd.Bundle(np.array([64.0, 128.0]))", "batch_size", "`jax.vmap`", **BY_VALUE),
     Wrong("afd.Affine(jnp.arange(1.0, 4.0), 1.0)", "per_token", "`jax.vmap`", **BY_VALUE),
     Wrong("afd.Geometric(np.array([5.0, 6.0]))", "mean", "`jax.vmap`", **BY_VALUE),
-    Wrong("afd.cycle_time(w, p, b, np.arange(1.0, 4.0))", "attention_workers", "`jax.vmap`", **BY_VALUE),
+    Wrong("afd.cycle_time(w, p, b, np.arange(1.0, 4.0))", "attention_workers", "`jax.vmap`", **BY_VALUE, instead="jax.vmap(lambda x: afd.cycle_time(w, p, b, x))(jnp.arange(1.0, 4.0))"),
     Wrong("afd.optimal_ratio(w, p, b, max_ratio=np.array([32.0, 64.0]))", "max_ratio", "`jax.vmap`", **BY_VALUE),
-    Wrong("afd.optimal_ratio(afd.stack([log, log]), p, b)", "workload", "`jax.vmap`", **BY_VALUE),
-    Wrong("afd.plan(w, stacked(p), b)", "profile", "`jax.vmap`", **BY_VALUE),
+    Wrong("afd.optimal_ratio(afd.stack([log, log]), p, b)", "workload", "`jax.vmap`", **BY_VALUE, instead="jax.vmap(lambda one: afd.optimal_ratio(one, p, b))(afd.stack([log, log]))"),
+    Wrong("afd.plan(w, stacked(p), b)", "profile", "`jax.vmap`", **BY_VALUE, instead="jax.vmap(lambda one: afd.optimal_ratio(w, one, b))(stacked(p))"),
     Wrong("afd.simulate(key, w, p, b, 19)", "attention_workers", "write [19]", **BY_VALUE),
+    # what needs a law that is not known, and what does not know a law
+    Wrong("afd.plan(afd.Moments(500.0, 100.0), p, b)", "workload", "give a `Workload`", **BY_VALUE, instead="afd.plan(log, p, b)"),
+    Wrong(
+        "afd.plan(afd.Moments(500.0, 100.0), p, b, afd.Exact())", "workload", "use `Gaussian()`", **BY_VALUE,
+        instead="afd.plan(afd.Moments(500.0, 100.0), p, b, afd.Gaussian())",
+    ),
+    Wrong(
+        "afd.optimal_ratio(afd.Moments(500.0, 100.0), capped, b, afd.Gaussian())", "workload", "give a `Workload`", **BY_VALUE,
+        instead="afd.optimal_ratio(log, capped, b, afd.Gaussian())",
+    ),
+    Wrong(
+        "afd.closed_form(500.0, curved, b)", "profile", "use `optimal_ratio`", **BY_VALUE,
+        instead="afd.optimal_ratio(log, curved, b)",
+    ),
+    Wrong(
+        "afd.plan(afd.Independent(afd.Geometric(9.0), afd.Geometric(5.0)), capped, b, horizon_requests=99)",
+        "horizon_requests", "leave it out", **BY_VALUE,
+        instead="afd.plan(afd.Independent(afd.Geometric(9.0), afd.Geometric(5.0)), capped, b)",
+    ),
+    Wrong("afd.Exact(points=1000)", "points", "give 512 or 1024", **BY_VALUE, instead="afd.Exact(points=1024)"),
     # what jax cannot transform
     Wrong("jax.jit(afd.plan)(w, p, b)", "workload", "`afd.optimal_ratio`", **BY_VALUE),
     Wrong("jax.vmap(lambda x: afd.plan(w, p, afd.Bundle(x)).ratio)(jnp.ones(2))", "bundle", "`afd.optimal_ratio`", **BY_VALUE),
     Wrong("jax.grad(lambda r: afd.plan(w, p, b, max_ratio=r).ratio)(9.0)", "max_ratio", "`afd.optimal_ratio`", **BY_VALUE),
     Wrong("jax.jit(lambda m: afd.Bundle(8, in_flight=m))(2)", "in_flight", "known outside of jax", **BY_VALUE),
     Wrong("jax.jit(lambda m: afd.Geometric(m))(5.0)", "maximum", "must be given", **BY_VALUE),
-    Wrong("jax.jit(lambda x: afd.simulate(key, w, p, afd.Bundle(x), [3]))(8.0)", "batch_size", "a known number", **BY_VALUE),
-    Wrong("jax.jit(lambda x: afd.Requests(x, x))(jnp.ones(3))", "prompt", "outside of `jit`", **BY_VALUE),
+    Wrong("jax.jit(lambda x: afd.simulate(key, w, p, afd.Bundle(x), [3]))(8.0)", "batch_size", "a known number", **BY_VALUE, instead="afd.simulate(key, w, p, afd.Bundle(8.0), [3], steps=64)"),
+    Wrong("jax.jit(lambda x: afd.Requests(x, x))(jnp.ones(3))", "prompt", "outside of `jit`", **BY_VALUE, instead="jax.jit(afd.optimal_ratio)(afd.Requests(jnp.ones(3), jnp.ones(3)), p, b)"),
     # numbers that cannot be
     Wrong("afd.Rescaled(w, float('nan'), 5.0)", "theta", "a number from 0", **BY_VALUE),
     Wrong("afd.Bundle(-1)", "batch_size", "a number from 0.001 to 1,000,000", **BY_VALUE),
@@ -170,6 +192,8 @@ def things() -> dict[str, Any]:
         "setting": explore.Setting(explore.load_model("deepseek-v3"), h100, h100, explore.UseCase(0.0, 3000.0, 1000.0)),
         "timings": calibrate.load_timings("timings.csv"),
         "stacked": stacked,
+        "capped": afd.Profile(afd.CappedRoofline(20.0, 0.5, 64.0, 0.1), afd.Affine(0.25, 10.0), afd.Affine(0.125, 4.0)),
+        "curved": afd.Profile(afd.Affine(0.5, 20.0), afd.FloorLinear(10.0, 0.25, 99.0), afd.Affine(0.125, 4.0)),
     }
     modules = {"afd": afd, "calibrate": calibrate, "explore": explore, "jax": jax, "jnp": jnp, "np": np, "Path": Path}
     return here | modules
@@ -183,18 +207,18 @@ FILES = {
 """What calls and advice read, in the folder where they are made."""
 
 
-def raised(code: str, known: dict[str, Any]) -> dict[str, str | None]:
+def raised(code: str, instead: str, known: dict[str, Any]) -> dict[str, str | None]:
     """What a call raises, and what goes wrong where its message is followed."""
     try:
         eval(code, known)
     except Exception as error:
         text = str(error)
-        return {"kind": type(error).__name__, "message": text, "advice": _follow(text, known)}
+        return {"kind": type(error).__name__, "message": text, "advice": _follow(text, instead, known)}
     return {"kind": "none", "message": "", "advice": None}
 
 
-def _follow(message: str, known: dict[str, Any]) -> str | None:
-    for written in re.findall(r"(?:write|such as) `([^`]+)`", message):
+def _follow(message: str, instead: str, known: dict[str, Any]) -> str | None:
+    for written in [*re.findall(r"(?:write|such as) `([^`]+)`", message), *filter(None, [instead])]:
         try:
             eval(written, known)
         except Exception as error:
@@ -212,7 +236,7 @@ def main() -> None:
         with jax.enable_x64(double):
             known = things()
             Path("profile.json").write_text(known["afd"].profile_to_json(known["p"]))
-            found.append([raised(wrong.code, known) for wrong in WRONG])
+            found.append([raised(wrong.code, wrong.instead, known) for wrong in WRONG])
     print(json.dumps(found))
 
 

@@ -154,7 +154,7 @@ def explore(
         document["advice"] = [renamed(advice, named) for advice in document["advice"]]
         if plot is not None:
             save_figure(plot, lambda module: module.exploration_figure(document))
-        written = None if output is None else _written(found, output, level)
+        written = None if output is None else _written(found, output, level, workload)
     print(dumps(document, indent=2, allow_nan=False) if json else exploration_report(document))
     if output is not None and written is None:
         raise no_plan(
@@ -205,7 +205,7 @@ def _inputs(
     }
 
 
-def _written(found, output: Path, chosen: str | None) -> str | None:
+def _written(found, output: Path, chosen: str | None, workload: str) -> str | None:
     """Write the best plan with FFN devices (of the chosen level), and say how to plan with it; None where there is none."""
     from afdjax.deployment.files import profile_to_json
     from afdjax.explore import as_bundle
@@ -217,7 +217,7 @@ def _written(found, output: Path, chosen: str | None) -> str | None:
     part = next(part for part in reversed(best.parts) if float(part.replica.ffn_devices))
     profile, bundle, workers = as_bundle(found.question.placed(part.place), part.replica, output.stem)
     write(output, profile_to_json(profile, bundle).encode())
-    command = f"afdjax plan --profile {shlex.quote(str(output))}"
+    command = shlex.join(["afdjax", "plan", "--profile", str(output), "--workload", _workload_of_plan(workload)])
     return f"wrote {output} ({best.level}, {workers} attention workers):\n  {command}"
 
 
@@ -255,11 +255,21 @@ def _duration(name: str, text: str | None) -> float:
 
 def _requests(workload: str):
     import afdjax
-    from afdjax.explore.costs.setting import USE_CASES, UseCase, use_case_of
+    from afdjax.explore.costs.setting import use_case_of
+
+    return _use_case(workload) or use_case_of(afdjax.load_workload(workload))
+
+
+def _use_case(workload: str):
+    """A use case by its name or its lengths; None for what `afdjax plan` accepts."""
+    from afdjax.explore.costs.setting import USE_CASES, UseCase
 
     if workload in USE_CASES:
         return USE_CASES[workload]
-    if re.fullmatch(r"\d+/\d+/\d+", workload):
-        prefix, prompt, output = map(float, workload.split("/"))
-        return UseCase(prefix, prompt, output)
-    return use_case_of(afdjax.load_workload(workload))
+    return UseCase(*map(float, workload.split("/"))) if re.fullmatch(r"\d+/\d+/\d+", workload) else None
+
+
+def _workload_of_plan(workload: str) -> str:
+    """The same requests for `afdjax plan`, to which a prefix in the cache is a part of the prompt."""
+    lengths = _use_case(workload)
+    return workload if lengths is None else f"fixed:{lengths.prefix + lengths.prompt:.0f},{lengths.output:.0f}"

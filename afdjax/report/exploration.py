@@ -143,7 +143,7 @@ def _sensitivity(document: Document) -> list[str]:
     slopes = {name: slope for name, slope in document.get("elasticities", {}).items() if not name.startswith("model.")}
     if not slopes:
         return []
-    ranked = sorted(slopes, key=lambda name: -abs(slopes[name]))
+    ranked = sorted(slopes, key=lambda name: -round(abs(slopes[name]), 9))
     rows = [(name, shown_share(slopes[name] / 100.0, 2, signed=True)) for name in ranked[:_MOST_SENSITIVE]]
     more = len(ranked) - len(rows)
     others = [f"and {more} more constants, which change it by less"] if more > 0 else []

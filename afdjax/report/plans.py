@@ -125,7 +125,8 @@ def _measure(plan: Document) -> list[Any]:
     of_ratio, of_throughput = plan["elasticities"], plan["throughput_elasticities"]
     # a general form has terms that this profile does not use: nothing moves with them
     names = [name for name in of_ratio if of_ratio[name] != 0.0 or of_throughput[name] != 0.0]
-    names.sort(key=lambda name: -abs(of_ratio[name]))
+    # equal ones in one order, whatever their last digits
+    names.sort(key=lambda name: -round(abs(of_ratio[name]), 9))
     # an elasticity is percent for percent
     moves = lambda percent: shown_share(percent / 100.0, 2, signed=True)
     rows = [[name, moves(of_ratio[name]), moves(of_throughput[name])] for name in names]

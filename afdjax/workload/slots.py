@@ -140,8 +140,8 @@ class Moments(_GivenMoments):
 
     def costs(self, cost: Cost) -> SlotLoad:
         raise TypeError(
-            "The law of a slot's context must be known where attention goes by what each slot costs, but `Moments` has only "
-            "theta and nu: give a `Workload`."
+            "`workload` must know the law of a slot's context where attention goes by what each slot costs, but `Moments` has "
+            "only theta and nu: give a `Workload`."
         )
 
     @property
@@ -149,13 +149,16 @@ class Moments(_GivenMoments):
         return self
 
     def slot_masses(self, first: Scalar, width: Scalar, points: int) -> Float[Array, " points"]:
-        raise TypeError(
-            "The law of a slot load must be known for the exact barrier, but `Moments` has only theta and nu: use "
-            "`Gaussian()`, or give a `Workload`."
-        )
+        raise self._without_law()
 
     def slot_range(self) -> tuple[Scalar, Scalar]:
-        raise TypeError("The range of a slot load is not known from `Moments`: give a `Workload`.")
+        raise self._without_law()
+
+    def _without_law(self) -> TypeError:
+        return TypeError(
+            "`workload` must know the law of a slot's tokens for the exact barrier, but `Moments` has only theta and nu: use "
+            "`Gaussian()`, or give a `Workload`."
+        )
 
 
 class Rescaled(_GivenMoments):
