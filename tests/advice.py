@@ -95,7 +95,7 @@ FOLLOWED = {
     "name what differs in `operation`": COMMANDS,
     "add them, or name a profile": f"{CALIBRATE}test_stages_without_timings_come_from_a_base",
     "choose one by a part of its operation": f"{CALIBRATE}test_one_of_several_series",
-    "To fit them nevertheless, add --accept-implausible": f"{CALIBRATE}test_what_the_device_cannot_do_is_refused_unless_asked_for",
+    "add --accept-implausible": f"{CALIBRATE}test_what_the_device_cannot_do_is_refused_unless_asked_for",
     "give these coefficients more room": "tests/test_steps.py::test_a_prior_that_the_log_contradicts_is_named",
     "split it by workers, or leave out rows": "tests/test_steps.py::test_a_log_with_too_many_settings_is_refused",
     "give it to `afdjax.register_form`": "tests/test_own_form.py::test_a_form_is_known_to_files_once_it_is_registered",

@@ -132,7 +132,7 @@ def test_a_form_is_known_to_files_once_it_is_registered():
     FORMS.pop("square-root")
     form = SquareRoot(jnp.asarray(2.0), jnp.asarray(10.0))
     profile = afd.Profile(afd.Affine(1e-3, 1.0), form, afd.Affine(0.0, 1.0), time_unit="us")
-    with pytest.raises(ValueError, match="give it to `afdjax.register_form`"):
+    with pytest.raises(ValueError, match=r"give it to `afdjax\.register_form`"):
         afd.profile_to_json(profile)
     afd.register_form(SquareRoot)
     assert parse_profile(afd.profile_to_json(profile), "here").ffn.form == "square-root"

@@ -249,7 +249,7 @@ def test_corners_that_are_none_are_refused():
         def slot_cost(self, context):
             return jnp.add(context, 20.0 * jnp.sqrt(context))
 
-        def corners(self):
+        def corners(self) -> tuple[float, ...]:
             return ()
 
         def __call__(self, load, batch_size):

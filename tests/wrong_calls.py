@@ -22,7 +22,7 @@ class Wrong(NamedTuple):
     instead: str = ""
 
 
-BY_VALUE = {"typed": False}
+BY_VALUE: dict[str, Any] = {"typed": False}
 
 WRONG = [
     # a text, a list or nothing for a number
@@ -86,19 +86,34 @@ WRONG = [
     # keys
     Wrong("afd.simulate(7, w, p, b)", "key", "write `jax.random.key(7)`"),
     Wrong("w.sample(0)", "key", "write `jax.random.key(0)`"),
-    Wrong("afd.simulate(jax.random.split(key, 3), w, p, b)", "key", "`key[0]`", **BY_VALUE, instead="afd.simulate(jax.random.split(key, 3)[0], w, p, b, [3], steps=64)"),
+    Wrong(
+        "afd.simulate(jax.random.split(key, 3), w, p, b)", "key", "`key[0]`", **BY_VALUE,
+        instead="afd.simulate(jax.random.split(key, 3)[0], w, p, b, [3], steps=64)",
+    ),
     Wrong("afd.load_paths(None, w, 8, 4)", "key", "write `jax.random.key(0)`"),
     # many where one belongs
     Wrong("afd.Bundle(np.array([64.0, 128.0]))", "batch_size", "`jax.vmap`", **BY_VALUE),
     Wrong("afd.Affine(jnp.arange(1.0, 4.0), 1.0)", "per_token", "`jax.vmap`", **BY_VALUE),
     Wrong("afd.Geometric(np.array([5.0, 6.0]))", "mean", "`jax.vmap`", **BY_VALUE),
-    Wrong("afd.cycle_time(w, p, b, np.arange(1.0, 4.0))", "attention_workers", "`jax.vmap`", **BY_VALUE, instead="jax.vmap(lambda x: afd.cycle_time(w, p, b, x))(jnp.arange(1.0, 4.0))"),
+    Wrong(
+        "afd.cycle_time(w, p, b, np.arange(1.0, 4.0))", "attention_workers", "`jax.vmap`", **BY_VALUE,
+        instead="jax.vmap(lambda x: afd.cycle_time(w, p, b, x))(jnp.arange(1.0, 4.0))",
+    ),
     Wrong("afd.optimal_ratio(w, p, b, max_ratio=np.array([32.0, 64.0]))", "max_ratio", "`jax.vmap`", **BY_VALUE),
-    Wrong("afd.optimal_ratio(afd.stack([log, log]), p, b)", "workload", "`jax.vmap`", **BY_VALUE, instead="jax.vmap(lambda one: afd.optimal_ratio(one, p, b))(afd.stack([log, log]))"),
-    Wrong("afd.plan(w, stacked(p), b)", "profile", "`jax.vmap`", **BY_VALUE, instead="jax.vmap(lambda one: afd.optimal_ratio(w, one, b))(stacked(p))"),
+    Wrong(
+        "afd.optimal_ratio(afd.stack([log, log]), p, b)", "workload", "`jax.vmap`", **BY_VALUE,
+        instead="jax.vmap(lambda one: afd.optimal_ratio(one, p, b))(afd.stack([log, log]))",
+    ),
+    Wrong(
+        "afd.plan(w, stacked(p), b)", "profile", "`jax.vmap`", **BY_VALUE,
+        instead="jax.vmap(lambda one: afd.optimal_ratio(w, one, b))(stacked(p))",
+    ),
     Wrong("afd.simulate(key, w, p, b, 19)", "attention_workers", "write [19]", **BY_VALUE),
     # what needs a law that is not known, and what does not know a law
-    Wrong("afd.plan(afd.Moments(500.0, 100.0), p, b)", "workload", "give a `Workload`", **BY_VALUE, instead="afd.plan(log, p, b)"),
+    Wrong(
+        "afd.plan(afd.Moments(500.0, 100.0), p, b)", "workload", "give a `Workload`", **BY_VALUE,
+        instead="afd.plan(log, p, b)",
+    ),
     Wrong(
         "afd.plan(afd.Moments(500.0, 100.0), p, b, afd.Exact())", "workload", "use `Gaussian()`", **BY_VALUE,
         instead="afd.plan(afd.Moments(500.0, 100.0), p, b, afd.Gaussian())",
@@ -116,15 +131,24 @@ WRONG = [
         "horizon_requests", "leave it out", **BY_VALUE,
         instead="afd.plan(afd.Independent(afd.Geometric(9.0), afd.Geometric(5.0)), capped, b)",
     ),
-    Wrong("afd.Exact(points=1000)", "points", "give 512 or 1024", **BY_VALUE, instead="afd.Exact(points=1024)"),
+    Wrong(
+        "afd.Exact(points=1000)", "points", "give 512 or 1024", **BY_VALUE,
+        instead="afd.Exact(points=1024)",
+    ),
     # what jax cannot transform
     Wrong("jax.jit(afd.plan)(w, p, b)", "workload", "`afd.optimal_ratio`", **BY_VALUE),
     Wrong("jax.vmap(lambda x: afd.plan(w, p, afd.Bundle(x)).ratio)(jnp.ones(2))", "bundle", "`afd.optimal_ratio`", **BY_VALUE),
     Wrong("jax.grad(lambda r: afd.plan(w, p, b, max_ratio=r).ratio)(9.0)", "max_ratio", "`afd.optimal_ratio`", **BY_VALUE),
     Wrong("jax.jit(lambda m: afd.Bundle(8, in_flight=m))(2)", "in_flight", "known outside of jax", **BY_VALUE),
     Wrong("jax.jit(lambda m: afd.Geometric(m))(5.0)", "maximum", "must be given", **BY_VALUE),
-    Wrong("jax.jit(lambda x: afd.simulate(key, w, p, afd.Bundle(x), [3]))(8.0)", "batch_size", "a known number", **BY_VALUE, instead="afd.simulate(key, w, p, afd.Bundle(8.0), [3], steps=64)"),
-    Wrong("jax.jit(lambda x: afd.Requests(x, x))(jnp.ones(3))", "prompt", "outside of `jit`", **BY_VALUE, instead="jax.jit(afd.optimal_ratio)(afd.Requests(jnp.ones(3), jnp.ones(3)), p, b)"),
+    Wrong(
+        "jax.jit(lambda x: afd.simulate(key, w, p, afd.Bundle(x), [3]))(8.0)", "batch_size", "a known number", **BY_VALUE,
+        instead="afd.simulate(key, w, p, afd.Bundle(8.0), [3], steps=64)",
+    ),
+    Wrong(
+        "jax.jit(lambda x: afd.Requests(x, x))(jnp.ones(3))", "prompt", "outside of `jit`", **BY_VALUE,
+        instead="jax.jit(afd.optimal_ratio)(afd.Requests(jnp.ones(3), jnp.ones(3)), p, b)",
+    ),
     # numbers that cannot be
     Wrong("afd.Rescaled(w, float('nan'), 5.0)", "theta", "a number from 0", **BY_VALUE),
     Wrong("afd.Bundle(-1)", "batch_size", "a number from 0.001 to 1,000,000", **BY_VALUE),

@@ -266,7 +266,10 @@ def _use_case(workload: str):
 
     if workload in USE_CASES:
         return USE_CASES[workload]
-    return UseCase(*map(float, workload.split("/"))) if re.fullmatch(r"\d+/\d+/\d+", workload) else None
+    if not re.fullmatch(r"\d+/\d+/\d+", workload):
+        return None
+    prefix, prompt, output = map(float, workload.split("/"))
+    return UseCase(prefix, prompt, output)
 
 
 def _workload_of_plan(workload: str) -> str:
