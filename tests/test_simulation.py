@@ -222,9 +222,9 @@ def test_layers_are_fast_forwarded_only_where_they_repeat(profile):
     @jax.jit
     def whole_and_single():
         rest = pipeline.at_rest(4, 2, (1,), jnp.float64)
-        one = lambda state, _: decode_steps.decode_step(state, attention, stages, 1, pipeline.account)
+        one = lambda state, _: decode_steps.decode_step(state, attention, stages, 1)
         single, each = jax.lax.scan(one, rest, length=61)
-        whole = decode_steps.decode_step(rest, attention, stages, 61, pipeline.account)
+        whole = decode_steps.decode_step(rest, attention, stages, 61)
         return whole, (single, jax.tree.map(lambda taken: jnp.sum(taken, axis=0), each))
 
     for one, other in zip(*map(jax.tree.leaves, whole_and_single()), strict=True):
@@ -289,6 +289,26 @@ def test_another_scenario_of_the_same_shape_compiles_nothing(sweep):
     jax.block_until_ready(found)
     assert compiled == []
     assert not np.array_equal(found.throughput, sweep.throughput)
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "ffn", "transfer", "other_stage", "communication"),
+    [
+        # one after the other: a cycle is 100 + 60 + 40
+        (1, 60.0, 40.0, 0.3, 0.2),
+        # the FFN never waits: transfers, however long, cost nothing
+        (3, 150.0, 200.0, 1.0 / 3.0, 0.0),
+        # 100 + 500 + 60 between three microbatches; without transfers attention never waits
+        (3, 60.0, 500.0, 0.0, 120.0 / 220.0),
+    ],
+)
+def test_idleness_goes_to_its_cause(in_flight, ffn, transfer, other_stage, communication):
+    """Idle attention of workers that all hold the same: by the gain from what would take no time."""
+    profile = afd.Profile(afd.Affine(0.0, 100.0), afd.Affine(0.0, ffn), afd.Affine(0.0, transfer))
+    bundle = afd.Bundle(4, in_flight=in_flight)
+    found = afd.simulate(KEY, LOG, profile, bundle, [2], steps=200, replicas=1).idle_attention
+    parts = [float(part[0]) for part in (found.barrier, found.other_stage, found.communication)]
+    np.testing.assert_allclose(parts, [0.0, other_stage, communication], atol=1e-9)
 
 
 def test_idle_shares_and_quantiles_are_consistent(sweep):

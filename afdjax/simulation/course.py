@@ -1,5 +1,6 @@
 """The course of bundles, decode step by decode step: the timeline of all ratios for given jumps of the loads."""
 
+import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -19,13 +20,10 @@ from afdjax.simulation.decode_steps import attention_times, decode_step, stages_
 from afdjax.simulation.paths import Corners, Loads
 from afdjax.simulation.pipeline import (
     Account,
-    BalancedAccount,
+    OfBundles,
     Pipeline,
     Stages,
-    Waits,
-    account,
     at_rest,
-    balanced_account,
 )
 from afdjax.simulation.requirements import check_capacity, require_layers, whole_number
 from afdjax.simulation.residence import Tpot
@@ -111,13 +109,17 @@ def _slot_statistics(workload: Workload, profile: Profile) -> tuple[Scalar, Scal
 
 
 class Course(NamedTuple):
-    """Loads, pipelines and sums over the steps counted so far: what one chunk of the timeline hands to the next."""
+    """Loads, pipelines and sums over the steps counted so far: what one chunk of the timeline hands to the next.
+
+    `balanced`: bundles of one worker with the mean load of all, so that none waits for a slower one, each beside one with
+    transfers that take no time.
+    """
 
     load: Loads  # (replicas, workers, in_flight)
     pipeline: Pipeline
     balanced: Pipeline
     taken: Account
-    balanced_taken: BalancedAccount
+    balanced_taken: Account
     rounds: Float[Array, "bundles bins"]
 
 
@@ -125,14 +127,13 @@ def at_start(scenario: Scenario, load: Loads) -> Course:
     """Pipelines at rest, nothing counted; `load` (replicas, workers, in_flight) is that one step before the first."""
     m = scenario.bundle.in_flight
     bundles, dtype = load.tokens.shape[0] * scenario.ratios, scenario.theta.dtype
-    zero = jnp.zeros((1, bundles), dtype)
-    waits = Waits(zero, zero)
+    nothing = lambda bundles: Account(*[jnp.zeros((1, bundles), dtype)] * 4)
     return Course(
         load=load,
         pipeline=at_rest(scenario.most_workers, m, (bundles,), dtype),
-        balanced=at_rest(1, m, (bundles,), dtype),
-        taken=Account(zero, zero, zero),
-        balanced_taken=BalancedAccount(zero, waits, waits),
+        balanced=at_rest(1, m, (2 * bundles,), dtype),
+        taken=nothing(bundles),
+        balanced_taken=nothing(2 * bundles),
         rounds=jnp.zeros((bundles, histogram.BINS), dtype),
     )
 
@@ -152,7 +153,7 @@ def run_course(
     ratios = scenario.ratios
     begin, stop = scenario.window
     stages = scenario.stages(replicas)
-    alone = eqx.tree_at(lambda s: s.working, stages, jnp.ones_like(stages.working[:1]))
+    alone = _one_worker(stages)
     working = stages.working[:, :ratios]
     member = working / jnp.sum(working, axis=0, keepdims=True)
     for_bundles = lambda times: jnp.broadcast_to(times[:, :, None], (*times.shape, ratios)).reshape(times.shape[0], -1)
@@ -165,10 +166,10 @@ def run_course(
         tokens = scenario.attention_loads(load)
         times = jnp.moveaxis(attention(tokens), (0, 1, 2), (2, 1, 0))
         bundles = tuple(for_bundles(times[i]) for i in range(m))
-        pipeline, taken = decode_step(pipeline, bundles, stages, scenario.layers, account)
+        pipeline, taken = decode_step(pipeline, bundles, stages, scenario.layers)
         mean = jnp.einsum("nwm,wr->mnr", tokens, member).reshape(m, 1, replicas * ratios)
-        times = tuple(attention(mean))
-        balanced, of_balanced = decode_step(balanced, times, alone, scenario.layers, balanced_account)
+        times = tuple(_beside(time, time) for time in attention(mean))
+        balanced, of_balanced = decode_step(balanced, times, alone, scenario.layers)
         counted = ((number >= begin) & (number < stop)).astype(clock.dtype)
         sums = jax.tree.map(lambda sum, part: sum + counted * part, sums, (taken, of_balanced))
         clock = clock + taken.elapsed
@@ -197,6 +198,23 @@ def run_course(
     return Course(load, pipeline, balanced, *sums, counts), ends.reshape(steps + 1, replicas, ratios, m)
 
 
+def _one_worker(stages: Stages) -> Stages:
+    """Bundles of one worker, each beside one with transfers that take no time."""
+    with_and_without = lambda times: _beside(times, jnp.zeros_like(times))
+    return dataclasses.replace(
+        stages,
+        ffn=_beside(stages.ffn, stages.ffn),
+        transfer=with_and_without(stages.transfer),
+        occupancy=with_and_without(stages.occupancy),
+        working=jnp.ones_like(_beside(stages.working[:1], stages.working[:1])),
+    )
+
+
+def _beside(one: OfBundles, other: OfBundles) -> Float[Array, "1 pairs"]:
+    """Each bundle of one beside that of the other: replicas stay together."""
+    return jnp.stack([one, other], axis=-1).reshape(*one.shape[:-1], -1)
+
+
 def _count_rounds(
     counts: Float[Array, "bundles bins"],
     clocks: Float[Array, "steps bundles"],
@@ -220,7 +238,8 @@ def _count_rounds(
 def sums_of(course: Course, tpot: Tpot) -> Sums:
     """What was counted, bundles first."""
     taken, balanced = jax.tree.map(lambda sum: sum[0], (course.taken, course.balanced_taken))
-    return Sums(taken, balanced, course.rounds, tpot)
+    with_transfers, without = (jax.tree.map(lambda sum, i=i: sum[i::2], balanced) for i in range(2))
+    return Sums(taken, with_transfers, without, course.rounds, tpot)
 
 
 def conclude(scenario: Scenario, counts: tuple[int, ...], replicas: int, sums: Sums, decode_mean: Scalar) -> Simulation:

@@ -4,9 +4,6 @@ With a profile per layer a step is L rounds of the same stage times. The pipelin
 from there on the rounds that are left are added up instead of being walked through, which is exact.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
-
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
@@ -14,7 +11,7 @@ from jaxtyping import Array, Float
 
 from afdjax.deployment.bundle import Bundle, shared_stages
 from afdjax.deployment.profile import Profile
-from afdjax.simulation.pipeline import Account, BalancedAccount, OfWorkers, Pass, Pipeline, Stages, pass_through, rebase
+from afdjax.simulation.pipeline import Account, OfWorkers, Pipeline, Stages, account, pass_through, rebase
 
 
 def stages_of(profile: Profile, bundle: Bundle, attention_workers: Float[Array, " bundles"], most: int) -> Stages:
@@ -37,28 +34,24 @@ def attention_times(profile: Profile, bundle: Bundle, tokens: Float[Array, "..."
     return time(tokens.ravel()).reshape(tokens.shape)
 
 
-Taken = TypeVar("Taken", Account, BalancedAccount)
-
-
 def decode_step(
     pipeline: Pipeline,
     attention: tuple[OfWorkers, ...],
     stages: Stages,
     layers: int,
-    measure: Callable[[Pipeline, Pass, int, Stages], Taken],
-) -> tuple[Pipeline, Taken]:
+) -> tuple[Pipeline, Account]:
     """One decode step: the pipeline after it, and the sum of what each pass took [time unit of the profile].
 
     `attention`: for each microbatch the attention times, shape (workers, bundles).
     """
-    pipeline, taken = _round(pipeline, attention, stages, measure)
+    pipeline, taken = _round(pipeline, attention, stages)
     if layers == 1:
         return pipeline, taken
     tolerance = 64.0 * jnp.finfo(attention[0].dtype).eps
 
     def another(state):
         pipeline, _, total, done, _ = state
-        after, taken = _round(pipeline, attention, stages, measure)
+        after, taken = _round(pipeline, attention, stages)
         times = [leaf for leaf in jax.tree.leaves((after, pipeline)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         new, old = times[: len(times) // 2], times[len(times) // 2 :]
         moved = jnp.stack([jnp.max(jnp.abs(a - b)) for a, b in zip(new, old, strict=True)])
@@ -76,11 +69,11 @@ def decode_step(
     return pipeline, jax.tree.map(lambda sum, each: sum + left * each, total, last)
 
 
-def _round(pipeline: Pipeline, attention, stages: Stages, measure) -> tuple[Pipeline, Taken]:
+def _round(pipeline: Pipeline, attention, stages: Stages) -> tuple[Pipeline, Account]:
     """Every microbatch once; the clock of the pipeline returned stands at the end of the last FFN pass."""
     taken = []
     for microbatch, times in enumerate(attention):
         after, step = pass_through(pipeline, microbatch, times, stages)
-        taken.append(measure(pipeline, step, microbatch, stages))
+        taken.append(account(pipeline, step, stages))
         pipeline = rebase(after)
     return pipeline, jax.tree.map(lambda *each: sum(each[1:], each[0]), *taken)

@@ -53,13 +53,11 @@ class Stages(eqx.Module):
 
 
 class Trip(eqx.Module):
-    """When a microbatch last left attention, arrived at the FFN, left it and was back.
+    """When a microbatch last left the FFN and was back.
 
     `returning`: its FFN pass is over and its transfer back has not begun, so `back` is not known yet (a link that queues).
     """
 
-    sent: OfBundles
-    arrived: OfBundles
     ffn_end: OfBundles
     back: OfBundles
     returning: OfBundle
@@ -86,36 +84,19 @@ class Pass(eqx.Module):
     ffn_end: OfBundles
 
 
-class Waits(eqx.Module):
-    """Time that one side spends idle, by what the microbatch that comes next is doing meanwhile.
-
-    `other_stage`: it is with the other side, in its queue or in work; `communication`: it is on the way.
-    """
-
-    other_stage: OfBundles
-    communication: OfBundles
-
-
 class Account(eqx.Module):
     """What one pass, or many, took: sums over passes, of attention over the bundle's workers, too."""
 
     elapsed: OfBundles
     attention_busy: OfBundles
     attention_idle: OfBundles
-
-
-class BalancedAccount(eqx.Module):
-    """The same, and the reasons of waits, for a bundle whose workers are all alike, so that none waits for a slower one."""
-
-    elapsed: OfBundles
-    attention_waits: Waits
-    ffn_waits: Waits
+    ffn_idle: OfBundles
 
 
 def at_rest(workers: int, in_flight: int, bundles: tuple[int, ...], dtype) -> Pipeline:
     """Before the first pass: all microbatches with the attention workers, everything idle."""
     zero = jnp.zeros((1, *bundles), dtype)
-    trip = Trip(zero, zero, zero, zero, jnp.zeros((1, *bundles), bool))
+    trip = Trip(zero, zero, jnp.zeros((1, *bundles), bool))
     return Pipeline(jnp.zeros((workers, *bundles), dtype), (trip,) * in_flight, zero, zero)
 
 
@@ -141,7 +122,7 @@ def pass_through(pipeline: Pipeline, microbatch: int, attention: OfWorkers, stag
     ffn_begin = jnp.maximum(pipeline.ffn_free, arrived)
     ffn_end = ffn_begin + stages.ffn
     returning = jnp.full_like(trips[microbatch].returning, stages.queues)
-    trips[microbatch] = Trip(sent, arrived, ffn_end, ffn_end + stages.transfer, returning)
+    trips[microbatch] = Trip(ffn_end, ffn_end + stages.transfer, returning)
     return Pipeline(end, tuple(trips), ffn_end, link_free), Pass(back, begin, end, sent, arrived, ffn_begin, ffn_end)
 
 
@@ -153,38 +134,21 @@ def _return(
     leave = jnp.maximum(link_free, trip.ffn_end)
     back = jnp.where(goes, leave + stages.transfer, trip.back)
     link_free = jnp.where(goes, leave + stages.occupancy, link_free)
-    return Trip(trip.sent, trip.arrived, trip.ffn_end, back, trip.returning & ~goes), link_free
+    return Trip(trip.ffn_end, back, trip.returning & ~goes), link_free
 
 
-def account(before: Pipeline, step: Pass, microbatch: int, stages: Stages) -> Account:
+def account(before: Pipeline, step: Pass, stages: Stages) -> Account:
     """What the pass `step` took; `before` is the pipeline before it."""
     return Account(
         elapsed=step.ffn_end - before.ffn_free,
         attention_busy=stages.total(step.attention_end - step.attention_begin),
         attention_idle=stages.total(step.attention_begin - before.attention_end),
-    )
-
-
-def balanced_account(before: Pipeline, step: Pass, microbatch: int, stages: Stages) -> BalancedAccount:
-    """What the pass `step` of a microbatch took in a bundle of one worker; `before` is the pipeline before it."""
-    trip = before.trips[microbatch]
-    # attention waits from its last end until it begins, the FFN likewise: how much of that was over at a time
-    waited = lambda time: jnp.maximum(jnp.minimum(time, step.attention_begin) - before.attention_end, 0.0)
-    ffn_waited = lambda time: jnp.maximum(jnp.minimum(time, step.ffn_begin) - before.ffn_free, 0.0)
-    at_ffn = waited(trip.ffn_end) - waited(trip.arrived)
-    in_attention = ffn_waited(step.sent) - ffn_waited(step.back)
-    return BalancedAccount(
-        elapsed=step.ffn_end - before.ffn_free,
-        attention_waits=Waits(at_ffn, step.attention_begin - before.attention_end - at_ffn),
-        ffn_waits=Waits(in_attention, step.ffn_begin - before.ffn_free - in_attention),
+        ffn_idle=step.ffn_begin - before.ffn_free,
     )
 
 
 def rebase(pipeline: Pipeline) -> Pipeline:
     """The same pipeline on a clock that stands at zero at the end of the last FFN pass."""
     moved = lambda time: time - pipeline.ffn_free
-    trips = tuple(
-        Trip(moved(trip.sent), moved(trip.arrived), moved(trip.ffn_end), moved(trip.back), trip.returning)
-        for trip in pipeline.trips
-    )
+    trips = tuple(Trip(moved(trip.ffn_end), moved(trip.back), trip.returning) for trip in pipeline.trips)
     return Pipeline(moved(pipeline.attention_end), trips, moved(pipeline.ffn_free), moved(pipeline.link_free))

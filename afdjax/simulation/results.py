@@ -19,7 +19,7 @@ from afdjax.deployment.bundle import Bundle, throughput_of
 from afdjax.report.quantities import shown_rate
 from afdjax.report.simulations import simulation_report
 from afdjax.simulation import histogram
-from afdjax.simulation.pipeline import Account, BalancedAccount, Waits
+from afdjax.simulation.pipeline import Account
 from afdjax.simulation.residence import Tpot
 
 
@@ -32,10 +32,9 @@ PerRatio = Float[Array, " ratios"]
 class Idle(Module):
     """Share of the time in which one side waits, and why; the three parts sum to `total`. Shape (ratios,).
 
-    `barrier` is the part that would vanish if the workers of a microbatch shared its tokens evenly at every step. It is found by
-    simulating a bundle with the same mean loads beside each, because a wait that slow workers cause often shows elsewhere in
-    the pipeline. The rest is split by where the next microbatch is meanwhile: `other_stage`, on the other side;
-    `communication`, on the way.
+    `barrier` is the part that would vanish if the workers of a microbatch shared its tokens evenly at every step,
+    `communication` what would vanish of the rest if transfers took no time, and `other_stage` what is left then. They are
+    found by simulating such bundles beside each, because a wait often shows elsewhere in the pipeline than its cause.
 
         >>> curve = afd.simulate(jax.random.key(0), workload, profile, bundle, [18, 20, 22], steps=200, replicas=2)
         >>> curve.idle_ffn.total.shape
@@ -211,7 +210,8 @@ class Sums(NamedTuple):
     """What was counted over the steps of the window, all of shape (replicas, ratios) or with bins behind."""
 
     taken: Account
-    balanced: BalancedAccount
+    balanced: Account
+    without_transfers: Account
     rounds: Float[Array, "*bundles bins"]
     tpot: Tpot
 
@@ -248,15 +248,17 @@ def summarise(
     `scale` [`time_unit`]: what the histograms in `sums` are relative to; `decode_mean` [steps]: of the workload.
     """
     begin, stop = window
-    taken, balanced, rounds, tpot = sums
+    taken, balanced, without_transfers, rounds, tpot = sums
     m = bundle.in_flight
     workers = jnp.asarray(attention_workers, scale.dtype)
     cycles = taken.elapsed / (m * (stop - begin)).astype(scale.dtype)
     by_replica = throughputs(cycles, bundle, workers)
     cycle_time = jnp.mean(cycles, axis=0)
-    taken, balanced = jax.tree.map(lambda part: jnp.sum(part, axis=0), (taken, balanced))
+    over_replicas = lambda part: jnp.sum(part, axis=0)
+    taken, balanced, without_transfers = jax.tree.map(over_replicas, (taken, balanced, without_transfers))
     attention_time = taken.attention_busy + taken.attention_idle
-    ffn_idle = taken.elapsed - balanced.elapsed + _total(balanced.ffn_waits)
+    of_attention = lambda account: workers * account.attention_idle
+    of_ffn = lambda account: account.ffn_idle
     return Simulation(
         attention_workers=attention_workers,
         ffn_workers=bundle.ffn_workers,
@@ -271,8 +273,10 @@ def summarise(
         tpot=m * cycle_time,
         request_tpot=jnp.sum(tpot.total, axis=0) / jnp.sum(tpot.weight, axis=0),
         tpot_quantiles=_quantiles(jnp.sum(tpot.histogram, axis=0), m * scale),
-        idle_attention=_idle(taken.attention_idle, workers, balanced.attention_waits, attention_time),
-        idle_ffn=_idle(ffn_idle, 1.0, balanced.ffn_waits, taken.elapsed),
+        idle_attention=_idle(
+            taken.attention_idle, of_attention(balanced), of_attention(without_transfers), attention_time
+        ),
+        idle_ffn=_idle(taken.ffn_idle, of_ffn(balanced), of_ffn(without_transfers), taken.elapsed),
         straggler_loss=1.0 - balanced.elapsed / taken.elapsed,
         decode_mean=decode_mean,
     )
@@ -282,10 +286,8 @@ def _quantiles(counts: Float[Array, "ratios bins"], scale: PerRatio) -> Quantile
     return Quantiles(*(histogram.quantile(counts, scale, level) for level in (0.5, 0.95, 0.99)))
 
 
-def _total(waits: Waits) -> Array:
-    return waits.other_stage + waits.communication
-
-
-def _idle(idle: PerRatio, workers: PerRatio | float, balanced: Waits, time: PerRatio) -> Idle:
-    other_stage, communication = workers * balanced.other_stage / time, workers * balanced.communication / time
-    return Idle(idle / time, idle / time - other_stage - communication, other_stage, communication)
+def _idle(idle: PerRatio, balanced: PerRatio, without_transfers: PerRatio, time: PerRatio) -> Idle:
+    """Shares of `time`, from the time that is idle as it is, with the loads balanced, and without transfers as well."""
+    # over a few steps the ends of the window differ by what is under way
+    other_stage = jnp.minimum(without_transfers, balanced)
+    return Idle(idle / time, (idle - balanced) / time, other_stage / time, (balanced - other_stage) / time)
