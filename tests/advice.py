@@ -10,10 +10,11 @@ from typing import NamedTuple
 from tests.pages import ROOT
 
 
-_NAME = re.compile(r"(^|[\s(])--?[a-z]|`\w")
+_NAME = re.compile(r"(^|[\s(])--?[a-z]|`[\w{]")
 _VERB = re.compile(
-    r"(?:^|[:;,(.]|\b(?:or|and|To fit them nevertheless,)) ?"
-    r"(?:add|choose|fit|give|leave|lower|make|measure|name|pass|plan|raise|simulate|split|use|vary|write|more|larger|fewer)\b"
+    r"(?:^|[:;,(.]|\b(?:or|and)) ?"
+    r"(?:add|choose|give|leave|lower|make|measure|name|pass|plan|raise|relax|simulate|split|use|vary|write|more|larger|fewer)\b",
+    re.IGNORECASE,
 )
 _COMMAND = re.compile(r"^afdjax [a-z]+ [-{]")
 
@@ -61,8 +62,11 @@ CALIBRATE = "tests/test_calibrate_cli.py::"
 FOLLOWED = {
     "be one number, but it has shape": CALLS,
     "must hold known numbers, but they are traced": CALLS,
-    "write `afd.": CALLS,
-    "must be a random key": CALLS,
+    "write `": CALLS,
+    "such as `{}`": CALLS,
+    "write it in [ ]": CALLS,
+    "write ({}_least, {}_most)": CALLS,
+    "make them equal, or stack those apart": "tests/test_stack.py::test_laws_whose_maxima_were_made_equal_stack",
     "must be one random key": CALLS,
     "must be a single one, but its `": CALLS,
     "its lengths have shape": CALLS,
@@ -93,6 +97,11 @@ FOLLOWED = {
     "`objective` {} needs": COMMANDS,
     "`tables` hold no kernel": COMMANDS,
     "name what differs in `operation`": COMMANDS,
+    "name their column with `time_column`": COMMANDS,
+    "Give a `": COMMANDS,
+    "more `devices`": COMMANDS,
+    "Relax `ttft`, `tpot` or both": COMMANDS,
+    "no candidate that fits keeps either": "tests/test_explore.py::test_two_targets_that_nothing_keeps_are_both_to_relax",
     "add them, or name a profile": f"{CALIBRATE}test_stages_without_timings_come_from_a_base",
     "choose one by a part of its operation": f"{CALIBRATE}test_one_of_several_series",
     "add --accept-implausible": f"{CALIBRATE}test_what_the_device_cannot_do_is_refused_unless_asked_for",

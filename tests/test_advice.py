@@ -20,6 +20,7 @@ from tests.test_calibrate_cli import attention, ffn, link, write_table
 LAW = ("--workload", "fixed:20,10", "--barrier", "mean-field")
 EXPLORE = ("explore", "--model", "qwen3-30b", "--workload", "0/1024/256", "--gpus", "4xh200")
 PRICED = ("explore", "--model", "qwen3-30b", "--workload", "0/1024/256", "--objective", "price", "--gpus")
+LARGE = ("explore", "--model", "deepseek-v3", "--workload", "0/1024/256", "--gpus")
 RUN = ("simulate", *LAW, "--batch-size", "64", "--steps", "64", "--ratios", "1,12,80")
 
 
@@ -75,6 +76,10 @@ CASES = {
     "level": Case((*EXPLORE, "--level", "aggregated-afd"), r"give (-o) as well", ("-o", "level.json")),
     "explored": Case((*EXPLORE, "-o", "explored.json"), "(plan --profile explored.json --workload fixed:1024,256)",
                      instead=lambda command: (*command.split(), "--barrier", "mean-field")),
+    "tpot": Case((*EXPLORE, "--tpot", "1ms"), r"Give a --tpot of at least ([0-9.]+[mu]s)", lambda least: ("--tpot", least)),
+    "devices": Case((*LARGE, "2xh200"), "Give more --gpus", instead=(*LARGE, "16xh200")),
+    "relax": Case((*EXPLORE, "--tpot", "1us", "--ttft", "1us"), "Relax --ttft, --tpot or both", instead=EXPLORE),
+    "times": Case(log("hours.csv", "--windows", "900s"), "name their column with --time-column", ("--time-column", "when")),
     "price": Case((*PRICED, "2xb200"), "give it in a file", instead=(*PRICED, "2xpriced.json")),
     "tables": Case((*EXPLORE, "--tables", "timings.csv"), "or leave them out", instead=EXPLORE),
     "unsure": Case(("calibrate-steps", "steps.csv", "--unsure", "0.5"), "give one", ("--prior", "kernels.json")),
@@ -107,6 +112,7 @@ def folder(tmp_path_factory) -> Path:
     write_table(made / "repeats.csv", *tables, attention(scale=30.0))
     write_table(made / "operations.csv", *tables, attention(operation="dense", scale=30.0))
     (made / "priced.json").write_text('{"base": "b200", "price_per_hour": {"value": 4.0, "source": "our cloud"}}')
+    (made / "hours.csv").write_text((made / "requests.csv").read_text().replace("t_s", "when"))
     write_log(made / "bad.csv", np.arange(-1, 49), rng.integers(1, 9, 50))
     return made
 

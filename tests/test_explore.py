@@ -40,7 +40,7 @@ from afdjax.explore.explain.sensitivity import name_of, rate
 from afdjax.explore.models.ffn import Experts
 from afdjax.explore.plans import shapes
 from afdjax.explore.plans.candidates import Candidates, Outcomes, evaluation_ahead
-from afdjax.explore.plans.plan import LEVELS, REASONS
+from afdjax.explore.plans.plan import LEVELS, REASONS, why_no_plan
 from afdjax.explore.replicas.outcomes import chunked, memory, spare, step, times
 from afdjax.hardware.files import load_accelerator
 from afdjax.report.exploration import exploration_report
@@ -177,6 +177,12 @@ def test_of_equal_throughputs_the_sooner_first_token_wins(found):
         equal = float(outcome.tokens_per_s) >= (1 - 1e-7) * float(whole.outcome.tokens_per_s)
         if equal and outcome.feeding >= 1.0 and outcome.tpot <= found.question.targets.tpot:
             assert float(outcome.ttft) >= float(whole.outcome.ttft) * (1 - 1e-9)
+
+
+def test_two_targets_that_nothing_keeps_are_both_to_relax():
+    strict = search(setting_of(), 16, Targets(ttft=1e-6, tpot=1e-6)).levels[:1]
+    assert "Relax `ttft` and `tpot`: no candidate that fits keeps either." in why_no_plan(strict)
+    assert search(setting_of(), 16, Targets()).levels[0].plan is not None
 
 
 def test_tighter_targets_never_help():

@@ -123,7 +123,7 @@ def test_what_the_reason_for_no_plan_says_to_do_helps(folder, elsewhere):
     status, out, message = elsewhere("explore", *FLEET, *targets)
     assert (status, message.count("\n")) == (3, 1) and "There is no plan: " in message and "-missed" in out
     assert not (folder / "afd.json").exists()
-    least = re.findall(r"Give a --tpot of at least ([\d.]+ ms)\.", message)[0]
+    least = re.findall(r"Give a --tpot of at least ([\d.]+ms)\.", message)[0]
     status, out, message = elsewhere("explore", *FLEET, *targets, "--tpot", least)
     assert (status, message) == (0, "") and " * " in out and (folder / "afd.json").exists()
 

@@ -100,6 +100,13 @@ def test_what_does_not_stack(workloads, message):
         afd.stack(workloads)
 
 
+def test_laws_whose_maxima_were_made_equal_stack():
+    of = lambda maximum: afd.Independent(afd.Geometric(20.0, maximum), afd.Geometric(10.0, 300))
+    with pytest.raises(ValueError, match="make them equal, or stack those apart"):
+        afd.stack([of(100), of(200)])
+    assert afd.stack([of(200), of(200)]).prompt.success.shape == (2,)
+
+
 def test_a_stack_is_a_workload_within_vmap_only(profile):
     stacked = afd.stack([log(5), log(6)])
     for use in (lambda: stacked.theta, lambda: afd.plan(stacked, profile)):

@@ -181,11 +181,16 @@ WRONG = [
     Wrong("afd.check_model(w, p, b, [3], sampling=500)", "sampling", "such as `afd.Sampling(steps=5000)`"),
     Wrong("afd.LogOptions(skip_bad_rows='yes')", "skip_bad_rows", "True or False"),
     Wrong("afd.load_trace('log.csv', {'skip_bad_rows': True})", "options", "such as `afd.LogOptions("),
-    Wrong("afd.Validity(4096.0)", "tokens", "two numbers, the least and the most"),
+    Wrong(
+        "afd.Validity(4096.0)", "tokens", "two numbers, the least and the most", instead="afd.Validity((1.0, 4096.0))",
+    ),
     Wrong("calibrate.Region(batch=64)", "batch", "two numbers, the least and the most"),
     Wrong("explore.Targets(tpot='50ms')", "tpot", "a number"),
     Wrong("explore.search(setting, '64 GPUs')", "devices", "must hold numbers"),
-    Wrong("explore.search(setting, 64, rules='whole-experts')", "rules", "a list of names", **BY_VALUE),
+    Wrong(
+        "explore.search(setting, 64, rules='whole-experts')", "rules", "a list of names", **BY_VALUE,
+        instead="explore.search(setting, 64, rules=['whole-experts'])",
+    ),
     Wrong("explore.from_config('deepseek-v3')", "config", "a dictionary"),
     Wrong("afd.register_form(p.attention)", "kind", "decorate the class itself"),
     Wrong("p.stage('attn')", "name", "attention, ffn, communication", **BY_VALUE),

@@ -139,6 +139,9 @@ def _csv(text: str, path: Path, skip_bad_rows: bool | None) -> Rows:
 
 
 def _json_lines(text: str, path: Path, skip_bad_rows: bool | None) -> Rows:
+    own = re.match(r'\s*\{\s*"schema":\s*"afdjax/([a-z-]+)/', text)
+    if own:
+        raise NoTable(f"{path}: must be a table, but it is a document of afdjax about a {own[1]}.")
     rows: list[dict[str, str | None]] = []
     numbers: list[int] = []
     skipped = 0

@@ -114,7 +114,10 @@ def explore(
     from afdjax.report.exploration import exploration_report
 
     ends = {name: f"{name} of --workload" for name in ("prefix", "prompt", "output")}
-    named = naming(explore, **ends, devices="--gpus", rules="--rule")
+    # logs with other columns go through their summary
+    of_log = {"prompt_column": "--prompt-column", "decode_column": "--decode-column of afdjax summarize"}
+    of_log["skip_bad_rows"] = "--skip-bad-rows of afdjax summarize"
+    named = naming(explore, **ends, **of_log, devices="--gpus", rules="--rule")
     with refusing(named):
         if level is not None and output is None:
             raise Refusal("--level says whose plan -o writes: give -o as well.")

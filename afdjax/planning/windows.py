@@ -238,7 +238,10 @@ def _cautions(parts: list[tuple[int, Requests]], own: np.ndarray, numbers: int, 
 
 def _with_times(workload: SlotLoad) -> Requests:
     if not isinstance(workload, Requests) or workload.time is None:
-        raise ValueError("`workload` must be a request log with times to be cut into windows, but it has none.")
+        raise ValueError(
+            "`workload` must be a request log with times to be cut into windows, but it has none: name their column with "
+            "`time_column`, if it is not `t_s`."
+        )
     if not workload.time[-1] > workload.time[0]:
         raise ValueError("`workload` must span some time to be cut into windows, but all of its requests come at once.")
     return workload

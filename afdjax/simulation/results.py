@@ -131,8 +131,8 @@ class Simulation(Module):
         window, decode = int(self.steps) - int(self.warm_up), float(self.decode_mean)
         if window < 10 * decode:
             found.append(
-                f"The window of {window} steps is short against the mean decode length of {decode:.0f} steps: loads hardly "
-                "change within a replica, so standard errors rest on the replicas alone"
+                f"The window of {window:,} steps is less than ten times the mean decode length of {decode:,.0f} steps: loads "
+                "change little within a replica, so standard errors rest on the replicas alone"
                 + (", and requests longer than the window are missing from their TPOT." if window < decode else ".")
             )
         if len(self.throughput_by_replica) == 1:

@@ -6,6 +6,7 @@ be right is refused with its number, or skipped and counted if that is asked for
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,9 +74,12 @@ def load_trace(path: str | Path, options: LogOptions | None = None) -> Requests:
     time, time_good = _times(rows.frame, layout)
     good = time_good & _whole(prompt) & _whole(decode)
     if not options.skip_bad_rows:
-        _refuse_bad(rows, layout.prompt, _whole(prompt), TOKENS, path)
-        _refuse_bad(rows, layout.decode, _whole(decode), TOKENS, path)
-        _refuse_bad(rows, layout.time, time_good, "a number of seconds or a date and time", path)
+        columns = {
+            layout.prompt: (_whole(prompt), TOKENS),
+            layout.decode: (_whole(decode), TOKENS),
+            layout.time: (time_good, "a number of seconds or a date and time"),
+        }
+        _refuse_bad(rows, good, columns, path)
     source = Source(
         name=path.name,
         bad_rows=rows.frame.height - int(good.sum()) + rows.skipped,
@@ -89,11 +93,12 @@ def load_trace(path: str | Path, options: LogOptions | None = None) -> Requests:
 TOKENS = f"a whole number of tokens from 0 to {LONGEST:,}"
 
 
-def _refuse_bad(rows: Rows, name: str | None, good: np.ndarray, right: str, path: Path) -> None:
-    """Raise about the first row whose value in the column `name` is not `good`."""
-    if name is None or good.all():
+def _refuse_bad(rows: Rows, good: np.ndarray, columns: Mapping[str | None, tuple[np.ndarray, str]], path: Path) -> None:
+    """Raise about the first row that is not `good`; `columns` have which of their rows are, and what is right."""
+    if good.all():
         return
     row = int(np.argmin(good))
+    name, right = next((name, right) for name, (of_column, right) in columns.items() if name and not of_column[row])
     raise FileError(
         f"{path}: row {rows.number[row]}: '{name}' must be {right}, but it is {_shown(rows.frame[name][row])}{hint(False)}."
     )

@@ -152,7 +152,9 @@ def _cure(codes: set[str], levels: Sequence[Level]) -> str:
     if not math.isfinite(least):
         return "Relax `ttft` and `tpot`: no candidate that fits keeps either."
     step = 10.0 ** (math.floor(math.log10(least)) - 2)
-    return f"Give a `{target}` of at least {shown_time(math.ceil(least / step) * step, 's')}."
+    # as the command line reads it: without a space
+    time = shown_time(math.ceil(least / step) * step, "s").replace(" ", "")
+    return f"Give a `{target}` of at least {time}."
 
 
 def last_hurdle(reasons: dict[str, int]) -> str:
