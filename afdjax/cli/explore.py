@@ -221,7 +221,9 @@ def _written(found, output: Path, chosen: str | None, workload: str) -> str | No
     profile, bundle, workers = as_bundle(found.question.placed(part.place), part.replica, output.stem)
     write(output, profile_to_json(profile, bundle).encode())
     command = shlex.join(["afdjax", "plan", "--profile", str(output), "--workload", _workload_of_plan(workload)])
-    return f"wrote {output} ({best.level}, {workers} attention workers):\n  {command}"
+    beside = f"{workers} attention workers of {bundle.attention_weight:g} beside {bundle.ffn_weight:g} devices as one FFN worker"
+    how = "To plan with it, whatever the targets and the number of devices:"
+    return f"wrote {output} ({best.level}, {beside}).\n{how}\n  {command}"
 
 
 def _why_not_written(found, chosen: str | None) -> str:

@@ -63,11 +63,22 @@ def _reasons(plan: Document) -> list[str]:
         ("profile", f"{profile['name']}, time unit {profile['time_unit']}"),
         (
             "bundle",
-            f"{bundle['batch_size']:g} slots a worker and microbatch, {bundle['in_flight']} in flight, {barrier} barrier",
+            f"{bundle['batch_size']:g} slots a worker and microbatch, {bundle['in_flight']} in flight, {barrier} barrier"
+            + _weights(bundle),
         ),
         ("limited by", f"{best['regime']}; what decides a cycle: {decides}"),
     ]
     return [headline("Why"), pairs(rows + _mean_field(plan["closed_form"], workload))]
+
+
+def _weights(bundle: Document) -> str:
+    """What the workers count where an instance is not simply a worker."""
+    attention, ffn = bundle["attention_weight"], bundle["ffn_weight"]
+    return (
+        ""
+        if attention == ffn == 1
+        else f"; an attention worker counts as {attention:g} instances, an FFN worker as {ffn:g}"
+    )
 
 
 def _mean_field(form: Document | None, workload: Document) -> list[tuple[str, str]]:
