@@ -115,3 +115,27 @@ def test_gradients_of_the_excess(in_flight, together):
     differences = (values[:, 1:4] - values[:, 4:]) / 2e-4
     for mode in (0, 1):
         np.testing.assert_allclose(slopes[:, mode], differences, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("barrier", "in_flight", "double"),
+    [(afd.Gaussian(), 3, True), (afd.Gaussian(), 2, False), (afd.Exact(), 2, True), (afd.Exact(), 2, False)],
+)
+def test_attention_far_below_its_floor_does_not_vary(barrier, in_flight, double):
+    """The slope there is next to nothing (its square is no number), and the best ratio that without a barrier."""
+    with jax.enable_x64(double):
+        workload, bundle = (
+            afd.Requests([5.0, 9.0, 30.0], [3.0, 8.0, 4.0]),
+            afd.Bundle(8, in_flight=in_flight, layers=61),
+        )
+        profile_of = lambda floor: afd.Profile(
+            afd.FloorLinear(floor, 1e-3, 10.0, 64.0), afd.Affine(0.1, 100.0), afd.Affine(0.01, 5.0)
+        )
+        rate = lambda floor, ratio: float(afd.throughput(workload, profile_of(floor), bundle, ratio, barrier))
+        of = lambda barrier: jax.value_and_grad(
+            lambda floor: afd.optimal_ratio(workload, profile_of(floor), bundle, barrier)
+        )
+        for floor in (1.0, 50.0, 1e4):
+            (found, slope), (expected, _) = of(barrier)(floor), of(afd.MeanField())(floor)
+            assert np.isfinite(slope)
+            np.testing.assert_allclose(rate(floor, found), rate(floor, expected), rtol=1e-5)

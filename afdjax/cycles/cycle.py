@@ -117,7 +117,8 @@ def _climb(
         slowest = _rounded_maximum(times.attention, ffn, rounding, times.attention + ffn)
         shorter = times.attention + ffn - slowest
         lead = (m - 1) * times.attention - times.communication - shorter
-        load = seen_by_barrier(load, bundle.layers * times.attention_per_token, lead, m)
+        per_token = at_least_tiny(times.attention_per_token, times.attention / load.mean)
+        load = seen_by_barrier(load, lead / (bundle.layers * per_token), m)
     # one attention time is times.attention + spread z, so m tau = m times.attention + spread max_j V_j
     spread = at_least_tiny(times.attention_per_token * load.deviation, times.attention)
     delay = (times.communication + ffn - (m - 1) * times.attention) / spread

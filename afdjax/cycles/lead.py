@@ -41,20 +41,20 @@ CHANGE_LOSS = 0.4388
 """K: solved in `tests/test_lead.py` as a stationary Markov chain, on finer and finer grids."""
 
 
-def seen_by_barrier(load: WorkerLoad, attention_per_token: Scalar, lead: Scalar, in_flight: int) -> WorkerLoad:
+def seen_by_barrier(load: WorkerLoad, lead: Scalar, in_flight: int) -> WorkerLoad:
     """The law of a worker's load averaged for as long as its lead lasts: the same mean, a smaller deviation.
 
-    `attention_per_token` is the slope of t_A over a whole decode step, and `lead` the cost c of a change [time]; loads
-    whose `variation` is not known are left alone.
+    `lead` is the cost c of a change in tokens: the time, by the slope of t_A over a whole decode step. (In time, everything would
+    be divided by the square of that slope, which is next to nothing below a floor.) Loads whose `variation` is not known are left
+    alone.
     """
     if load.variation is None:
         return load
-    of_round = in_flight * attention_per_token**2
-    tie = 2.0 * of_round * load.variation
+    tie = 2.0 * in_flight * load.variation
     lead = jnp.maximum(lead, 0.0)
     # loads that hold still, of slots that all cost the same, have no ties to lose
     still = tie <= 0.0
     tie = jnp.where(still, 1.0, tie)
-    delta = CHANGE_LOSS * tie ** (2.0 / 3.0) * lead**2 / (lead**2 + tie) ** (2.0 / 3.0) / of_round
+    delta = CHANGE_LOSS * tie ** (2.0 / 3.0) * lead**2 / (lead**2 + tie) ** (2.0 / 3.0) / in_flight
     delta = jnp.where(still, 0.0, delta)
     return load.with_moments(load.mean, load.deviation / jnp.sqrt(1.0 + delta / load.deviation**2))
