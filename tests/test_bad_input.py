@@ -60,7 +60,7 @@ SUMMARIES = {
     "decode": ({"decode": [0]}, "'decode' must hold whole numbers from 1"),
     "count": ({"count": [-1]}, "'weight' must be a number from 1e-09 to .*, but it is -1"),
     "covariance": ({"covariance": [[-1, 0], [0, 1]]}, "'covariance' must be a symmetric, non-negative 2 x 2 matrix"),
-    "extra": ({"foo": 1}, "field 'foo': Extra inputs are not permitted"),
+    "extra": ({"foo": 1}, "field 'document': has no 'foo', but schema, name"),
 }
 PROFILES = {
     "negative-slope": (
@@ -69,8 +69,8 @@ PROFILES = {
     ),
     "missing-stage": ({"ffn": ...}, "field 'ffn': Field required"),
     "mixed-units": ({"ffn.time_unit": "ms"}, "must be in the profile's time unit 'cycle', but ffn is in 'ms'"),
-    "unknown-field": ({"speed": 3}, "field 'speed': Extra inputs are not permitted"),
-    "unknown-stage-field": ({"ffn.speed": 3}, "field 'ffn.speed': Extra inputs are not permitted"),
+    "unknown-field": ({"speed": 3}, "field 'document': has no 'speed'"),
+    "unknown-stage-field": ({"ffn.speed": 3}, "field 'ffn': has no 'speed'"),
     "unknown-form": ({"ffn.form": "cubic"}, "field 'ffn.form': Input should be 'affine', "),
     "unknown-link": ({"communication.link": "bus"}, "field 'communication.link': Input should be 'per-worker' or"),
     "missing-coefficient": ({"ffn.coefficients.base": ...}, "'affine' must have the .* but 'base' is missing"),
@@ -97,7 +97,10 @@ PROFILES = {
         {"bundle": {"batch_size": 1, "start": "never"}},
         "field 'bundle.start': Input should be 'worker-wise' or 'together'",
     ),
-    "bundle-ratio": ({"bundle": {"batch_size": 1, "ratio": 3}}, "field 'bundle.ratio': Extra inputs are not permitted"),
+    "bundle-ratio": (
+        {"bundle": {"batch_size": 1, "ratio": 3}},
+        "field 'bundle': has no 'ratio', but batch_size, in_flight",
+    ),
     "saturation": (
         {
             "ffn.form": "expert-hit",

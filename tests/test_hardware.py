@@ -1,5 +1,7 @@
 """Words for data types and for devices: each meaning is said once, and texts are understood by it."""
 
+import re
+
 import pytest
 
 from afdjax.hardware.accelerator import Accelerator, Link
@@ -72,3 +74,21 @@ def test_parts_without_a_data_sheet_have_a_name(name):
 @pytest.mark.parametrize("text", ["", "xh1000", "h100user", "a CPU"])
 def test_a_text_may_name_no_device(text):
     assert device_named_in(text) is None and accelerator_named_in(text) is None and without_device(text) == text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            '{"base": "h20", "scale_out": {"bandwidth": 1}}',
+            "field 'scale_out': has no 'bandwidth', but gb_per_s, devices",
+        ),
+        ('{"base": "h20", "memory": 141}', "has no 'memory' (did you mean memory_gib?), but schema, name"),
+        ('{"base": "h20", "memory_gib": 141}', 'field \'memory_gib\': must be {"value": ..., "source": "..."}'),
+        ("{}", "must have the field 'base', the shipped part that it changes"),
+    ],
+)
+def test_a_file_of_an_accelerator_says_what_its_fields_are(tmp_path, content, said):
+    (tmp_path / "mine.json").write_text(content)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load_accelerator(tmp_path / "mine.json")

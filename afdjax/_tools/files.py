@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class FileError(ValueError):
@@ -21,6 +21,15 @@ class Strict(BaseModel):
     """A part of a file whose fields are known, all of them, with finite numbers."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_are_known(cls, data: Any) -> Any:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        for key in data if isinstance(data, dict) else ():
+            if key not in known:
+                raise ValueError(f"has no '{key}'{suggestion(str(key), known)}, but {', '.join(known)}")
+        return data
 
 
 def read_text(path: Path) -> str:

@@ -46,8 +46,9 @@ def calibrate_steps(
 ) -> None:
     """Fit a profile to a log of whole steps.
 
-    Also reports which coefficients the log cannot identify. Columns: batch, token_load, attention_workers, step_time, unit;
-    optional spread, ffn_workers, in_flight, layers. With --workload no token_load is needed.
+    Also reports which coefficients the log cannot identify. Columns: batch, token_load (tokens of all slots of a worker's
+    microbatch), attention_workers, step_time (from one token of a request to its next: all layers, all microbatches in flight),
+    unit; optional spread, ffn_workers, in_flight (2 if not given), layers (1). With --workload no token_load is needed.
     """
     prepare()
     import afdjax

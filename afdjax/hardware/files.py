@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from afdjax._tools.files import FileError, Strict, first_problem, parse_json, read_text
 from afdjax._tools.objects.arguments import checked
@@ -23,6 +23,13 @@ _SHIPPED = Shipped("accelerators", "accelerator", "a JSON file")
 class _Number(Strict):
     value: Annotated[float, Field(gt=0)]
     source: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_source(cls, data: Any) -> Any:
+        if not isinstance(data, dict | _Number):
+            raise ValueError('must be {"value": ..., "source": "..."}')
+        return data
 
 
 class _Link(Strict):
@@ -80,8 +87,11 @@ UNKNOWN_LATENCY_US = 10.0
 def load_accelerator(name_or_path: str | Path) -> Accelerator:
     """The accelerator shipped under this name or alias, or read from this JSON file.
 
-    A file may say `"base": "b200"` and hold only what is different. Raises `FileError` (a `ValueError`) in one line: the file,
-    the field, what would be right, and near names.
+    A file may say `"base": "b200"` and hold only what is different: `memory_gib`, `memory_gb_per_s`, `cache_mib`,
+    `peak_tflops` (by type, such as `{"bf16": ..., "fp8": ...}`), `scale_up` and `scale_out` (`gb_per_s`, `devices`,
+    `latency_us`), `price_per_hour`, `power_w`; every number is `{"value": ..., "source": "..."}`.
+
+    Raises `FileError` (a `ValueError`) in one line: the file, the field, what would be right, and near names.
 
         >>> from pathlib import Path
         >>> _ = Path("mine.json").write_text('{"base": "h20", "memory_gib": {"value": 141, "source": "data sheet"}}')
@@ -97,6 +107,10 @@ def load_accelerator(name_or_path: str | Path) -> Accelerator:
         raise _SHIPPED.unknown(text, shipped_accelerators())
     document = parse_json(read_text(path), text)
     base = document.pop("base", None) if isinstance(document, dict) else None
+    if base is None and isinstance(document, dict) and "schema" not in document:
+        raise FileError(
+            f"{text}: must have the field 'base', the shipped part that it changes (\"h20\"), or 'schema' and all that one has."
+        )
     if base is not None:
         if str(base).lower() not in shipped:
             raise FileError(f"{text}: 'base' must be one of {', '.join(shipped_accelerators())}, but it is {base}.")
