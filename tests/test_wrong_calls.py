@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def raised(tmp_path_factory) -> dict[str, Any]:
     """By call, what it raises in single and in double precision: in a process without the tests' checks of types."""
-    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    here = os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
     command = [sys.executable, "-W", "ignore", "-m", "tests.wrong_calls"]
     folder = tmp_path_factory.mktemp("wrong")
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=here)

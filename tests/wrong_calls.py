@@ -189,7 +189,7 @@ WRONG = [
     Wrong("explore.search(setting, '64 GPUs')", "devices", "must hold numbers"),
     Wrong(
         "explore.search(setting, 64, rules='whole-experts')", "rules", "a list of names", **BY_VALUE,
-        instead="explore.search(setting, 64, rules=['whole-experts'])",
+        instead="explore.search(setting, 8, rules=['whole-experts'])",
     ),
     Wrong("explore.from_config('deepseek-v3')", "config", "a dictionary"),
     Wrong("afd.register_form(p.attention)", "kind", "decorate the class itself"),
