@@ -92,9 +92,9 @@ def test_every_piece_of_advice_is_followed():
     claims = {text: [part for part in FOLLOWED if part in text] for text in texts}
     assert {text: found for text, found in claims.items() if len(found) != 1} == {}
     assert [part for part in FOLLOWED if not any(part in text for text in texts)] == []
-    for follower in set(FOLLOWED.values()):
+    for follower in set(FOLLOWED.values()) - {"call"}:
         file, _, name = follower.partition("::")
-        assert f"def {name}" in (ROOT / file).read_text(), follower
+        assert follower.removeprefix("command ") in CASES or f"def {name}(" in (ROOT / file).read_text(), follower
 
 
 @pytest.fixture(scope="module")

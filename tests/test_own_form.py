@@ -128,6 +128,29 @@ class Labelled(afd.Latency):
         return self.curve(self.per_token * tokens)
 
 
+class Looped(afd.Latency):
+    """A line, by a loop that JAX differentiates in forward mode only."""
+
+    form: ClassVar[str] = "looped"
+    per_token: jax.Array = afd.coefficient("time per token")
+
+    def __call__(self, tokens, batch_size):
+        more = lambda state: (state[0] + 1, state[1] + self.per_token * tokens / 4.0)
+        return jax.lax.while_loop(lambda state: state[0] < 4, more, (0, 0.0 * self.per_token * tokens))[1]
+
+
+def test_a_form_with_a_loop_plans_as_its_line_does():
+    profile, workload = afd.load_profile("deepseek-v3-ascend-910c"), afd.load_workload("geometric:500,100")
+    of = lambda ffn: afd.plan(workload, eqx.tree_at(lambda p: p.ffn, profile, ffn), afd.Bundle(64), afd.Gaussian())
+    looped, line = of(Looped(jnp.asarray(0.1))), of(afd.Affine(0.1, 0.0))
+    np.testing.assert_allclose(looped.ratio, line.ratio, rtol=1e-9)
+    for found, expected in (
+        (looped.ratio_elasticities, line.ratio_elasticities),
+        (looped.throughput_elasticities, line.throughput_elasticities),
+    ):
+        np.testing.assert_allclose([found[n] for n in found], [expected[n] for n in found], rtol=1e-6, atol=1e-9)
+
+
 def test_a_form_is_known_to_files_once_it_is_registered():
     FORMS.pop("square-root")
     form = SquareRoot(jnp.asarray(2.0), jnp.asarray(10.0))

@@ -240,6 +240,28 @@ def test_bad_rows_of_csv_are_skipped_and_counted_on_request(tmp_path):
     assert requests.source.bad_rows == 7
 
 
+@pytest.mark.parametrize(
+    ("rows", "names", "said"),
+    [
+        ("1,many,3\n-1,2,4\n", {}, "row 1: 'b' must be a whole number of tokens .* but it is 'many'"),
+        ("1,2,never\n-1,2,4\n", {}, "row 1: 'c' must be a number of seconds .* but it is 'never'"),
+        # one column for two: its tokens are no numbers of tokens, but its times are times
+        ("1,2,3\n-1,2,4\n", {"time_column": "a"}, "row 2: 'a' must be a whole number of tokens"),
+    ],
+)
+def test_the_first_bad_row_is_named_whatever_its_column(tmp_path, rows, names, said):
+    options = afd.LogOptions(**({"prompt_column": "a", "decode_column": "b", "time_column": "c"} | names))
+    with pytest.raises(ValueError, match=said):
+        afd.load_trace(written(tmp_path, "a,b,c\n" + rows), options)
+
+
+def test_a_document_is_no_log(tmp_path):
+    for text, kind in ((afd.profile_to_json(afd.load_profile("deepseek-v3-ascend-910c")), "profile"),
+                       (afd.summarize(afd.Requests([5, 6], [7, 8]), name="mine"), "workload")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"must be a table, but it is a document of afdjax about a {kind}"):
+            afd.load_trace(written(tmp_path, text))
+
+
 @pytest.mark.parametrize("start", ["", "\ufeff"])
 def test_bad_lines_of_json_are_skipped_and_counted_on_request(tmp_path, start):
     lines = ['{"input_length": 5, "output_length": 6}', '{"input_length": 7,', "[1]", "x", '{"input_length": -1}']

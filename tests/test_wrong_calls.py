@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.advice import FOLLOWED
 from tests.wrong_calls import WRONG, Wrong
 
 
@@ -37,13 +39,21 @@ def test_a_wrong_call_names_the_argument_and_what_would_be_right(wrong: Wrong, r
         assert found["advice"] is None
 
 
+def test_the_advice_that_is_left_to_calls_is_followed_here(raised):
+    """What `tests/advice.py` leaves to calls is said by one that spells out what to write, or has the call `instead`."""
+    said = [found["message"] for wrong in WRONG for found in raised[wrong.code] if found["followed"]]
+    for part in [part for part, follower in FOLLOWED.items() if follower == "call"]:
+        pattern = re.escape(part).replace(re.escape("{}"), ".*")
+        assert any(re.search(pattern, message) for message in said), part
+
+
 @pytest.mark.skipif(shutil.which("pyright", path=str(Path(sys.executable).parent)) is None, reason="needs pyright")
 def test_a_checker_of_types_sees_the_wrong_calls_that_it_can(tmp_path):
     """Those that it sees, and no others: what only values show is typed right."""
     names = (
-        "from pathlib import Path\nimport jax\nimport jax.numpy as jnp\nimport numpy as np\n"
+        "from pathlib import Path\nfrom typing import Any\nimport jax\nimport jax.numpy as jnp\nimport numpy as np\n"
         "import afdjax as afd\nfrom afdjax import calibrate, explore\n"
-        "def stacked(p: afd.Profile) -> afd.Profile: return p\n"
+        "def stacked(tree: Any) -> Any: return tree\n"
         "def calls(w: afd.Requests, log: afd.Requests, p: afd.Profile, b: afd.Bundle, key: jax.Array, "
         "h100: afd.Accelerator, model: explore.Model, requests: explore.UseCase, setting: explore.Setting, "
         "timings: calibrate.Timings, capped: afd.Profile, curved: afd.Profile):\n"

@@ -135,6 +135,10 @@ WRONG = [
         "afd.Exact(points=1000)", "points", "give 512 or 1024", **BY_VALUE,
         instead="afd.Exact(points=1024)",
     ),
+    Wrong(
+        "afd.Gaussian().worker_load(stacked(afd.Moments(500.0, 100.0)), 8.0)", "workload", "`jax.vmap`", **BY_VALUE,
+        instead="jax.vmap(lambda one: afd.Gaussian().worker_load(one, 8.0))(stacked(afd.Moments(500.0, 100.0)))",
+    ),
     # what jax cannot transform
     Wrong("jax.jit(afd.plan)(w, p, b)", "workload", "`afd.optimal_ratio`", **BY_VALUE),
     Wrong("jax.vmap(lambda x: afd.plan(w, p, afd.Bundle(x)).ratio)(jnp.ones(2))", "bundle", "`afd.optimal_ratio`", **BY_VALUE),
@@ -236,18 +240,19 @@ FILES = {
 """What calls and advice read, in the folder where they are made."""
 
 
-def raised(code: str, instead: str, known: dict[str, Any]) -> dict[str, str | None]:
-    """What a call raises, and what goes wrong where its message is followed."""
+def raised(code: str, instead: str, known: dict[str, Any]) -> dict[str, Any]:
+    """What a call raises, what was written instead by who follows its message, and what goes wrong there."""
     try:
         eval(code, known)
     except Exception as error:
         text = str(error)
-        return {"kind": type(error).__name__, "message": text, "advice": _follow(text, instead, known)}
-    return {"kind": "none", "message": "", "advice": None}
+        followed = [*re.findall(r"(?:write|such as) `([^`]+)`", text), *filter(None, [instead])]
+        return {"kind": type(error).__name__, "message": text, "followed": followed, "advice": _follow(followed, known)}
+    return {"kind": "none", "message": "", "followed": [], "advice": None}
 
 
-def _follow(message: str, instead: str, known: dict[str, Any]) -> str | None:
-    for written in [*re.findall(r"(?:write|such as) `([^`]+)`", message), *filter(None, [instead])]:
+def _follow(followed: list[str], known: dict[str, Any]) -> str | None:
+    for written in followed:
         try:
             eval(written, known)
         except Exception as error:

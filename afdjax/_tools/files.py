@@ -20,7 +20,7 @@ class FileError(ValueError):
 class Strict(BaseModel):
     """A part of a file whose fields are known, all of them, with finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -181,9 +181,17 @@ def derivatives(
     height by one pass in reverse.
     """
     slope = lambda values, x: _slope(function, values, x)
-    steeper, curvature = jax.grad(slope, argnums=(0, 1))(numbers, top.at)
-    moves = jax.tree.map(lambda one: _moved(one, curvature, top.inside), steeper)
-    return moves, jax.grad(function)(numbers, top.at)
+
+    def by(gradient: Callable[..., Callable[..., Any]]) -> tuple[dict[str, Scalar], dict[str, Scalar]]:
+        steeper, curvature = gradient(slope, argnums=(0, 1))(numbers, top.at)
+        moves = jax.tree.map(lambda one: _moved(one, curvature, top.inside), steeper)
+        return moves, gradient(function)(numbers, top.at)
+
+    try:
+        return by(jax.grad)
+    except ValueError:
+        # a loop in a user's form that is as long as its numbers say has derivatives in forward mode only
+        return by(jax.jacfwd)
 
 
 def _slope(height: Callable[[Any, Scalar], Scalar], parameters: Any, x: Scalar) -> Scalar:

@@ -24,13 +24,12 @@ from afdjax.cycles.loads import WorkerLoad
 from afdjax.deployment.bundle import Bundle
 from afdjax.deployment.forms import Affine, SlotCost
 from afdjax.deployment.profile import Profile
-from afdjax.deployment.stages import STAGES
 from afdjax.planning.cautions import cautions
+from afdjax.planning.intervals import COSTS, TOKENS, covariances_of
 from afdjax.planning.mean_field import ClosedForm, closed_form, horizon_load
 from afdjax.planning.plan import Curve, Plan, WholeBundle, workload_title
 from afdjax.planning.ratio import MAX_RATIO, best_log_ratio, best_whole_number, check_range, log_throughput
 from afdjax.workload.estimation.diagnosis import diagnose
-from afdjax.workload.estimation.errors import SamplingError, sampling_error
 from afdjax.workload.laws import Independent, Requests, Workload
 from afdjax.workload.lengths import Geometric
 from afdjax.workload.slots import SlotLoad
@@ -156,7 +155,7 @@ def _plan(
     best = int(np.argmax(values))
     optimum = _optimum(scenario, max_ratio)
 
-    covariances, error = _covariances(workload, profile)
+    covariances, error = covariances_of(workload, profile)
     at_best = jax.tree.map(lambda column: column[best], curve.performance)
     rate = float(at_best.throughput_per_instance)
     result = Plan(
@@ -213,10 +212,6 @@ def _described(workload: SlotLoad, profile: Profile, bundle: Bundle, barrier: Ba
     of_slot = dict(zip(TOKENS if costly is None else COSTS, slot, strict=True))
     parameters = of_slot | {"batch_size": bundle.batch_size} | profile.coefficients()
     return _Described(_Scenario(load, profile, bundle, parameters, moving), barrier, tokens, slot, means)
-
-
-TOKENS, COSTS = ("theta", "nu"), ("slot_cost.mean", "slot_cost.deviation")
-"""What moments of a slot are called: those of its tokens, and those of what it costs where that is something else."""
 
 
 @kept
@@ -316,69 +311,6 @@ def _whole_bundle(scenario: _Scenario, ratio: float, ffn_workers: int, max_ratio
 
     best = best_whole_number(rate, round(ratio * ffn_workers), int(max_ratio * ffn_workers + 1e-9))
     return WholeBundle(best, ffn_workers, rate(best))
-
-
-class _Covariances(NamedTuple):
-    """Sampling covariance of the two of what a slot holds or costs, None where there is none, and the profile with that of its
-    coefficients."""
-
-    slot: np.ndarray | None
-    profile: Profile
-
-    def interval(
-        self, value: float, elasticities: dict[str, float], parameters: dict[str, Scalar]
-    ) -> tuple[float, float] | None:
-        """95 % interval of `value` by the delta method on its logarithm, so that it stays positive."""
-        coefficients, covariance = tuple(self.profile.coefficients()), self.profile.covariance
-        of_log = self._variance_by_log(elasticities, parameters)
-        of_fit = (
-            None if covariance is None else _variance(elasticities, parameters, coefficients, np.asarray(covariance))
-        )
-        if of_log is None and of_fit is None:
-            return None
-        factor = float(np.exp(1.96 * np.sqrt((of_log or 0.0) + (of_fit or 0.0))))
-        return value / factor, value * factor
-
-    def by_source(self, elasticities: dict[str, float], parameters: dict[str, Scalar]) -> dict[str, float | None]:
-        """Relative standard deviation that the log and each stage give; None where no error of a source is stated."""
-        names = list(self.profile.coefficients())
-        variances = {"log": self._variance_by_log(elasticities, parameters)}
-        for stage in STAGES:
-            own = [i for i, name in enumerate(names) if name.startswith(f"{stage}.")]
-            block = np.zeros((0, 0))
-            if self.profile.covariance is not None:
-                block = np.asarray(self.profile.covariance)[np.ix_(own, own)]
-            of_stage = tuple(names[i] for i in own)
-            # a stage that was taken from elsewhere has no errors, not errors of zero
-            variances[stage] = _variance(elasticities, parameters, of_stage, block) if block.any() else None
-        return {name: None if variance is None else float(np.sqrt(variance)) for name, variance in variances.items()}
-
-    def _variance_by_log(self, elasticities: dict[str, float], parameters: dict[str, Scalar]) -> float | None:
-        if self.slot is None:
-            return None
-        return sum(_variance(elasticities, parameters, names, self.slot) for names in (TOKENS, COSTS))
-
-
-def _variance(
-    elasticities: dict[str, float], parameters: dict[str, Scalar], names: tuple[str, ...], covariance: np.ndarray
-) -> float:
-    """Of the logarithm of what has these elasticities by `parameters`, of which those of `names` have this covariance."""
-    slopes = np.array(
-        [
-            elasticities[name] / float(parameters[name]) if name in elasticities and float(parameters[name]) else 0.0
-            for name in names
-        ]
-    )
-    return max(float(slopes @ covariance @ slopes), 0.0)
-
-
-def _covariances(workload: SlotLoad, profile: Profile) -> tuple[_Covariances, SamplingError]:
-    """Everything that is known of how sure inputs are, and of theta and nu of the workload."""
-    if not isinstance(workload, Workload):
-        return _Covariances(None, profile), SamplingError(np.zeros((2, 2)), "not known")
-    error, attention = sampling_error(workload), profile.attention
-    slot = sampling_error(workload, attention.slot_cost) if isinstance(attention, SlotCost) else error
-    return _Covariances(slot.of_normal if slot.covariance.any() else None, profile), error
 
 
 def _horizon_load(workload: SlotLoad, bundle: Bundle, requests: int | float | None) -> float | None:

@@ -6,7 +6,7 @@ be right is refused with its number, or skipped and counted if that is asked for
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,11 +74,11 @@ def load_trace(path: str | Path, options: LogOptions | None = None) -> Requests:
     time, time_good = _times(rows.frame, layout)
     good = time_good & _whole(prompt) & _whole(decode)
     if not options.skip_bad_rows:
-        columns = {
-            layout.prompt: (_whole(prompt), TOKENS),
-            layout.decode: (_whole(decode), TOKENS),
-            layout.time: (time_good, "a number of seconds or a date and time"),
-        }
+        columns = [
+            (layout.prompt, _whole(prompt), TOKENS),
+            (layout.decode, _whole(decode), TOKENS),
+            (layout.time, time_good, "a number of seconds or a date and time"),
+        ]
         _refuse_bad(rows, good, columns, path)
     source = Source(
         name=path.name,
@@ -93,12 +93,14 @@ def load_trace(path: str | Path, options: LogOptions | None = None) -> Requests:
 TOKENS = f"a whole number of tokens from 0 to {LONGEST:,}"
 
 
-def _refuse_bad(rows: Rows, good: np.ndarray, columns: Mapping[str | None, tuple[np.ndarray, str]], path: Path) -> None:
-    """Raise about the first row that is not `good`; `columns` have which of their rows are, and what is right."""
+def _refuse_bad(
+    rows: Rows, good: np.ndarray, columns: Sequence[tuple[str | None, np.ndarray, str]], path: Path
+) -> None:
+    """Raise about the first row that is not `good`, by the first column that is not: name, which rows are, what is right."""
     if good.all():
         return
     row = int(np.argmin(good))
-    name, right = next((name, right) for name, (of_column, right) in columns.items() if name and not of_column[row])
+    name, right = next((name, right) for name, of_column, right in columns if name and not of_column[row])
     raise FileError(
         f"{path}: row {rows.number[row]}: '{name}' must be {right}, but it is {_shown(rows.frame[name][row])}{hint(False)}."
     )
