@@ -7,41 +7,34 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.advice import FOLLOWED
-from tests.wrong_calls import WRONG, Wrong
+from tests.wrong_calls import WRONG
 
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def raised(tmp_path_factory) -> dict[str, Any]:
-    """By call, what it raises in single and in double precision: in a process without the tests' checks of types."""
+def test_a_wrong_call_names_the_argument_and_what_would_be_right(tmp_path):
+    """In both precisions, in a process without the tests' checks of types; one test, so that one worker makes them all.
+
+    What `tests/advice.py` leaves to calls is said by one that spells out what to write, or has the call `instead`.
+    """
     here = os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
     command = [sys.executable, "-W", "ignore", "-m", "tests.wrong_calls"]
-    folder = tmp_path_factory.mktemp("wrong")
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=here)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=here)
     assert done.returncode == 0, done.stderr
-    return dict(zip([wrong.code for wrong in WRONG], zip(*json.loads(done.stdout), strict=True), strict=True))
-
-
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.code)
-def test_a_wrong_call_names_the_argument_and_what_would_be_right(wrong: Wrong, raised):
-    for found in raised[wrong.code]:
-        assert found["kind"] in ("TypeError", "ValueError", "FileError"), found
-        assert wrong.argument in found["message"]
-        assert wrong.right in found["message"]
-        # what a message says to write works
-        assert found["advice"] is None
-
-
-def test_the_advice_that_is_left_to_calls_is_followed_here(raised):
-    """What `tests/advice.py` leaves to calls is said by one that spells out what to write, or has the call `instead`."""
-    said = [found["message"] for wrong in WRONG for found in raised[wrong.code] if found["followed"]]
+    said = []
+    for raised in json.loads(done.stdout):
+        for wrong, found in zip(WRONG, raised, strict=True):
+            assert found["kind"] in ("TypeError", "ValueError", "FileError"), (wrong.code, found)
+            assert wrong.argument in found["message"], (wrong.code, found)
+            assert wrong.right in found["message"], (wrong.code, found)
+            # what a message says to write works
+            assert found["advice"] is None, (wrong.code, found)
+            said += [found["message"]] if found["followed"] else []
     for part in [part for part, follower in FOLLOWED.items() if follower == "call"]:
         pattern = re.escape(part).replace(re.escape("{}"), ".*")
         assert any(re.search(pattern, message) for message in said), part

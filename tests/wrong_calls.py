@@ -97,16 +97,16 @@ WRONG = [
     Wrong("afd.Geometric(np.array([5.0, 6.0]))", "mean", "`jax.vmap`", **BY_VALUE),
     Wrong(
         "afd.cycle_time(w, p, b, np.arange(1.0, 4.0))", "attention_workers", "`jax.vmap`", **BY_VALUE,
-        instead="jax.vmap(lambda x: afd.cycle_time(w, p, b, x))(jnp.arange(1.0, 4.0))",
+        instead="jax.vmap(lambda x: afd.cycle_time(w, p, b, x, afd.Gaussian()))(jnp.arange(1.0, 4.0))",
     ),
     Wrong("afd.optimal_ratio(w, p, b, max_ratio=np.array([32.0, 64.0]))", "max_ratio", "`jax.vmap`", **BY_VALUE),
     Wrong(
         "afd.optimal_ratio(afd.stack([log, log]), p, b)", "workload", "`jax.vmap`", **BY_VALUE,
-        instead="jax.vmap(lambda one: afd.optimal_ratio(one, p, b))(afd.stack([log, log]))",
+        instead="jax.vmap(lambda one: afd.optimal_ratio(one, p, b, afd.Gaussian()))(afd.stack([log, log]))",
     ),
     Wrong(
         "afd.plan(w, stacked(p), b)", "profile", "`jax.vmap`", **BY_VALUE,
-        instead="jax.vmap(lambda one: afd.optimal_ratio(w, one, b))(stacked(p))",
+        instead="jax.vmap(lambda one: afd.optimal_ratio(w, one, b, afd.Gaussian()))(stacked(p))",
     ),
     Wrong("afd.simulate(key, w, p, b, 19)", "attention_workers", "write [19]", **BY_VALUE),
     # what needs a law that is not known, and what does not know a law
@@ -124,12 +124,12 @@ WRONG = [
     ),
     Wrong(
         "afd.closed_form(500.0, curved, b)", "profile", "use `optimal_ratio`", **BY_VALUE,
-        instead="afd.optimal_ratio(log, curved, b)",
+        instead="afd.optimal_ratio(log, curved, b, afd.Gaussian())",
     ),
     Wrong(
         "afd.plan(afd.Independent(afd.Geometric(9.0), afd.Geometric(5.0)), capped, b, horizon_requests=99)",
         "horizon_requests", "leave it out", **BY_VALUE,
-        instead="afd.plan(afd.Independent(afd.Geometric(9.0), afd.Geometric(5.0)), capped, b)",
+        instead="afd.plan(afd.Independent(afd.Geometric(9.0), afd.Geometric(5.0)), capped, b, afd.MeanField())",
     ),
     Wrong(
         "afd.Exact(points=1000)", "points", "give 512 or 1024", **BY_VALUE,
@@ -151,7 +151,7 @@ WRONG = [
     ),
     Wrong(
         "jax.jit(lambda x: afd.Requests(x, x))(jnp.ones(3))", "prompt", "outside of `jit`", **BY_VALUE,
-        instead="jax.jit(afd.optimal_ratio)(afd.Requests(jnp.ones(3), jnp.ones(3)), p, b)",
+        instead="jax.jit(afd.optimal_ratio)(afd.Requests(jnp.ones(3), jnp.ones(3)), p, b, afd.Gaussian())",
     ),
     # numbers that cannot be
     Wrong("afd.Rescaled(w, float('nan'), 5.0)", "theta", "a number from 0", **BY_VALUE),
